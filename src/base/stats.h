@@ -1,0 +1,80 @@
+
+/*
+ * Counters of one nginx master, in the zone: written by any worker without
+ * a lock, read by metrics and health.  They only grow, except gauges.
+ *
+ * Plain C on the compiler's atomics; zeroed memory is a valid start.
+ */
+
+
+#ifndef APIKEY_STATS_H_INCLUDED
+#define APIKEY_STATS_H_INCLUDED
+
+
+#include <stdint.h>
+
+#include "base/verdict.h"
+
+
+#define APIKEY_STATS_BUCKETS  12    /* upper bounds in apikey_stats_bounds */
+
+
+typedef struct {
+    uint64_t  bucket[APIKEY_STATS_BUCKETS + 1];   /* the last one: +Inf */
+    uint64_t  count;
+    uint64_t  sum;                                /* microseconds */
+} apikey_histogram_t;
+
+
+/* why a credential was refused: apikey_credential_failures_total{reason} */
+
+typedef enum {
+    APIKEY_FAIL_MISSING = 0,
+    APIKEY_FAIL_DUPLICATE,
+    APIKEY_FAIL_LENGTH,
+    APIKEY_FAIL_PREFIX,          /* apikey_accept */
+    APIKEY_FAIL_CHECKSUM,
+    APIKEY_FAIL_MAC,
+    APIKEY_FAIL_UNKNOWN,
+    APIKEY_FAIL_REVOKED,
+    APIKEY_FAIL_EXPIRED,
+    APIKEY_FAIL_DISABLED,
+    APIKEY_FAIL_OPERATOR,        /* admin API: no such token */
+    APIKEY_FAILS
+} apikey_fail_e;
+
+
+typedef struct {
+    uint64_t            requests[APIKEY_VERDICTS];
+    uint64_t            decisions[APIKEY_MODES];
+    uint64_t            failures[APIKEY_FAILS];
+    apikey_histogram_t  redis;           /* apikey_redis_seconds */
+    apikey_histogram_t  postgres;        /* apikey_postgres_seconds */
+
+    /* gauges */
+    uint64_t            redis_up;        /* 0 or 1; written by limit */
+    uint64_t            postgres_up;     /* written by keyring sync */
+    uint64_t            waiting;         /* requests suspended now */
+    uint64_t            nodes;           /* seen in the last hour; >= 1 */
+    uint64_t            schema;          /* version found; 0 unknown */
+    uint64_t            schema_ok;       /* 1 when new enough */
+    uint64_t            journal_bytes;   /* spool on disk, not yet shipped */
+    uint64_t            journal_oldest;  /* us since the epoch of the oldest
+                                            unshipped event, 0 none */
+    uint64_t            dropped;         /* usage records lost to a full
+                                            journal */
+} apikey_stats_t;
+
+
+#define apikey_stats_add(p, n)   (void) __atomic_fetch_add(p, n, __ATOMIC_RELAXED)
+#define apikey_stats_set(p, n)   __atomic_store_n(p, n, __ATOMIC_RELAXED)
+#define apikey_stats_get(p)      __atomic_load_n(p, __ATOMIC_RELAXED)
+
+
+extern const uint64_t  apikey_stats_bounds[APIKEY_STATS_BUCKETS];  /* us */
+
+void apikey_histogram_add(apikey_histogram_t *h, uint64_t us);
+const char *apikey_fail_name(apikey_fail_e reason);
+
+
+#endif /* APIKEY_STATS_H_INCLUDED */

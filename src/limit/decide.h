@@ -1,0 +1,126 @@
+
+/*
+ * The decision over all limits of a request: all or nothing.
+ *
+ * The caller describes the accounts of the request; decide() answers at once
+ * (local mode, breaker open, nothing to decide) or suspends until Redis has
+ * answered.  Accounts, buckets and their strings live in the request's pool
+ * until the handler ran or cancel() was called.
+ *
+ * An account is (holder, unit, scope); all its limits are paid by the same
+ * cost.  Nothing here knows keys or requests.
+ */
+
+
+#ifndef NGX_HTTP_APIKEY_DECIDE_H_INCLUDED
+#define NGX_HTTP_APIKEY_DECIDE_H_INCLUDED
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "base/limit.h"
+#include "base/stats.h"
+#include "wire/redis.h"
+
+
+typedef struct ngx_http_apikey_limit_sh_s  ngx_http_apikey_limit_sh_t;
+typedef struct ngx_http_apikey_limiter_s   ngx_http_apikey_limiter_t;
+typedef struct ngx_http_apikey_decision_s  ngx_http_apikey_decision_t;
+
+
+typedef struct {
+    const apikey_limit_t  *limit;
+
+    /* out */
+    uint64_t               remaining;    /* tokens, after this request */
+    uint64_t               reset;        /* us until full again */
+    uint64_t               wait;         /* us until this cost would fit;
+                                            UINT64_MAX never */
+    unsigned               refused:1;
+} ngx_http_apikey_bucket_t;
+
+
+typedef struct {
+    u_char                     root[16];     /* hash tag: the owner's UUID, or
+                                                the key's without owner */
+    u_char                     holder[16];
+    uint8_t                    level;        /* apikey_level_e */
+    uint8_t                    unit;
+    uint64_t                   scope;
+    uint64_t                   cost;         /* tokens; 0 only looks */
+    ngx_uint_t                 nbuckets;
+    ngx_http_apikey_bucket_t  *buckets;
+} ngx_http_apikey_account_t;
+
+
+struct ngx_http_apikey_decision_s {
+    ngx_http_apikey_account_t  *accounts;
+    ngx_uint_t                  naccounts;
+
+    void                      (*handler)(ngx_http_apikey_decision_t *d);
+    void                       *data;
+
+    /* out, valid when decide() did not return NGX_AGAIN or handler ran */
+    ngx_int_t                   rc;          /* NGX_OK admitted, NGX_DECLINED
+                                                refused by a limit, NGX_ERROR
+                                                unavailable */
+    apikey_mode_e               mode;
+    int64_t                     decided_at;  /* us since the epoch; Redis time
+                                                in direct mode */
+    unsigned                    known:1;     /* buckets' out members are true */
+
+    /* private to the limiter */
+    ngx_http_apikey_redis_call_t  call;
+    ngx_event_t                   event;     /* posted: handler runs from it */
+    ngx_http_apikey_limiter_t    *limiter;
+    unsigned                      waiting:1;
+    unsigned                      resent:1;  /* after NOSCRIPT */
+};
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_LIMIT_LOCAL = 0,
+    NGX_HTTP_APIKEY_LIMIT_DIRECT
+} ngx_http_apikey_limit_mode_e;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_DOWN_LOCAL = 0,
+    NGX_HTTP_APIKEY_DOWN_DENY,
+    NGX_HTTP_APIKEY_DOWN_ALLOW
+} ngx_http_apikey_down_e;
+
+
+typedef struct {
+    ngx_http_apikey_limit_sh_t    *sh;
+    ngx_slab_pool_t               *shpool;
+    apikey_stats_t                *stats;        /* stats->nodes: N of local */
+    ngx_http_apikey_limit_mode_e   mode;
+    ngx_http_apikey_down_e         down;
+    ngx_uint_t                     nodes;        /* configured; 0: as seen */
+    ngx_http_apikey_redis_conf_t  *redis;        /* NULL in local mode */
+    ngx_log_t                     *log;
+} ngx_http_apikey_limit_conf_t;
+
+
+ngx_http_apikey_limit_sh_t *ngx_http_apikey_limit_init_zone(
+    ngx_slab_pool_t *shpool, size_t size, ngx_log_t *log);
+
+ngx_http_apikey_limiter_t *ngx_http_apikey_limiter_start(ngx_pool_t *pool,
+    ngx_http_apikey_limit_conf_t *conf);
+void ngx_http_apikey_limiter_stop(ngx_http_apikey_limiter_t *l);
+
+/*
+ * NGX_OK, NGX_DECLINED, NGX_ERROR: d->rc, the handler will not run.
+ * NGX_AGAIN: the handler will run, from a posted event.
+ */
+ngx_int_t ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+
+/* The request goes away while it waits: the handler will not run. */
+void ngx_http_apikey_decide_cancel(ngx_http_apikey_decision_t *d);
+
+
+#endif /* NGX_HTTP_APIKEY_DECIDE_H_INCLUDED */
