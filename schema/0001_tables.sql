@@ -1,0 +1,394 @@
+--
+-- The control plane's tables: settings, owners, keys, secrets, limits, audit,
+-- and the three roles.
+--
+-- Rules for every migration: it runs in one transaction, running it again
+-- changes nothing, and it opens with SET LOCAL ROLE apikey_owner, so that
+-- every object belongs to that role.  EXECUTE is not given to PUBLIC (see the
+-- default privileges below): each function is granted by name.
+--
+-- Tenant tables carry row-level security for apikey_gateway on three
+-- transaction-local settings, apikey.caller, apikey.key and apikey.owner; not
+-- set means no rows.  The owner of the tables is not bound by it, so views for
+-- apikey_reader and SECURITY DEFINER functions see everything.
+--
+
+SET LOCAL client_min_messages = warning;
+
+DO $$
+DECLARE
+    r text;
+BEGIN
+    FOREACH r IN ARRAY ARRAY['apikey_owner', 'apikey_gateway', 'apikey_reader']
+    LOOP
+        CONTINUE WHEN to_regrole(r) IS NOT NULL;
+
+        BEGIN
+            EXECUTE format('CREATE ROLE %I %s', r,
+                CASE r WHEN 'apikey_owner' THEN 'NOLOGIN' ELSE 'LOGIN' END);
+        EXCEPTION
+            WHEN duplicate_object OR unique_violation THEN
+                NULL;            -- another database made it meanwhile
+            WHEN insufficient_privilege THEN
+                RAISE EXCEPTION 'role % does not exist and % may not make it',
+                    r, current_user
+                    USING ERRCODE = '42501',
+                    HINT = 'Create apikey_owner NOLOGIN, apikey_gateway LOGIN'
+                        ' and apikey_reader LOGIN, or give CREATEROLE.';
+        END;
+    END LOOP;
+
+    IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles
+            WHERE rolname = current_user)
+        AND current_user <> 'apikey_owner'
+    THEN
+        BEGIN
+            EXECUTE format('GRANT apikey_owner TO %I', current_user);
+        EXCEPTION WHEN insufficient_privilege THEN
+            NULL;                -- SET ROLE below says whether it matters
+        END;
+    END IF;
+END
+$$;
+
+CREATE SCHEMA IF NOT EXISTS apikey AUTHORIZATION apikey_owner;
+
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+COMMENT ON SCHEMA apikey IS
+    'API keys, limits and usage of ngx_http_apikey_module';
+
+REVOKE ALL ON SCHEMA apikey FROM PUBLIC;
+GRANT USAGE ON SCHEMA apikey TO apikey_gateway, apikey_reader;
+
+ALTER DEFAULT PRIVILEGES FOR ROLE apikey_owner
+    REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+
+
+CREATE TABLE IF NOT EXISTS migration (
+    version     int          PRIMARY KEY,
+    name        text         NOT NULL,
+    applied_at  timestamptz  NOT NULL DEFAULT now()
+);
+
+COMMENT ON TABLE migration IS
+    'Migrations applied to this database; written by apikeyctl schema apply';
+
+GRANT SELECT ON migration TO apikey_gateway;
+
+
+CREATE OR REPLACE FUNCTION schema_version()
+RETURNS int
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT coalesce(max(version), 0) FROM migration);
+
+COMMENT ON FUNCTION schema_version() IS
+    'Number of the newest migration applied';
+
+GRANT EXECUTE ON FUNCTION schema_version() TO apikey_gateway, apikey_reader;
+
+
+-- Who asks: what the policies read.  An empty setting is the same as none.
+
+CREATE OR REPLACE FUNCTION caller()
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN nullif(current_setting('apikey.caller', true), '');
+
+CREATE OR REPLACE FUNCTION caller_key()
+RETURNS uuid
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN nullif(current_setting('apikey.key', true), '')::uuid;
+
+CREATE OR REPLACE FUNCTION caller_owner()
+RETURNS uuid
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN nullif(current_setting('apikey.owner', true), '')::uuid;
+
+COMMENT ON FUNCTION caller() IS
+    'apikey.caller of this transaction: operator, operator_read, owner, key,'
+    ' node; null when not set';
+COMMENT ON FUNCTION caller_key() IS 'apikey.key of this transaction';
+COMMENT ON FUNCTION caller_owner() IS
+    'apikey.owner of this transaction: the UUID of an owner''s row';
+
+GRANT EXECUTE ON FUNCTION caller(), caller_key(), caller_owner()
+    TO apikey_gateway;
+
+
+-- Time-ordered ids (RFC 9562, version 7).
+
+CREATE OR REPLACE FUNCTION uuid_v7()
+RETURNS uuid
+LANGUAGE sql VOLATILE
+SET search_path = apikey, pg_temp
+RETURN encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+    PLACING substring(int8send(floor(extract(epoch FROM clock_timestamp())
+        * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid;
+
+COMMENT ON FUNCTION uuid_v7() IS 'A new UUID of version 7';
+
+GRANT EXECUTE ON FUNCTION uuid_v7() TO apikey_gateway;
+
+
+CREATE TABLE IF NOT EXISTS setting (
+    name   text  PRIMARY KEY,
+    value  text  NOT NULL
+);
+
+COMMENT ON TABLE setting IS
+    'What is set per installation; written by apikeyctl set';
+
+INSERT INTO setting (name, value)
+VALUES ('currency', 'USD'), ('raw_days', '7'), ('client_prefix', '24,48')
+ON CONFLICT DO NOTHING;
+
+GRANT SELECT ON setting TO apikey_gateway;
+
+
+-- Every change of a key or owner, its secrets or its limits takes a number.
+
+CREATE SEQUENCE IF NOT EXISTS version;
+
+COMMENT ON SEQUENCE version IS 'Source of owner.version and key.version';
+
+GRANT USAGE ON SEQUENCE version TO apikey_gateway;
+
+
+CREATE TABLE IF NOT EXISTS owner (
+    id          uuid         PRIMARY KEY DEFAULT uuid_v7(),
+    external    text         NOT NULL UNIQUE
+                             CHECK (char_length(external) BETWEEN 1 AND 255),
+    name        text         CHECK (char_length(name) BETWEEN 1 AND 255),
+    enabled     boolean      NOT NULL DEFAULT true,
+    plan        text,
+    time_zone   text         NOT NULL DEFAULT 'UTC',
+    anchor_day  int          NOT NULL DEFAULT 1
+                             CHECK (anchor_day BETWEEN 1 AND 31),
+    metadata    jsonb        NOT NULL DEFAULT '{}'
+                             CHECK (jsonb_typeof(metadata) = 'object'),
+    created_at  timestamptz  NOT NULL DEFAULT now(),
+    updated_at  timestamptz  NOT NULL DEFAULT now(),
+    version     bigint       NOT NULL DEFAULT nextval('apikey.version')
+);
+
+COMMENT ON TABLE owner IS
+    'Who holds keys: a customer of the API, known by the user''s own id';
+COMMENT ON COLUMN owner.external IS 'The user''s own id: "owner" in the API';
+COMMENT ON COLUMN owner.enabled IS 'false refuses all keys of this owner';
+COMMENT ON COLUMN owner.anchor_day IS
+    'Day of the month at which billing periods begin';
+COMMENT ON COLUMN owner.version IS
+    'Number of the last change of the row or its limits; the ETag';
+
+
+CREATE TABLE IF NOT EXISTS key (
+    id              uuid         PRIMARY KEY DEFAULT uuid_v7(),
+    owner_id        uuid         REFERENCES owner,
+    name            text         NOT NULL
+                                 CHECK (char_length(name) BETWEEN 1 AND 255),
+    customer        text         CHECK (char_length(customer)
+                                        BETWEEN 1 AND 255),
+    plan            text,
+    prefix          text         NOT NULL,
+    scopes          text[]       NOT NULL DEFAULT '{}',
+    allowed_models  text[],
+    allowed_ips     text[],
+    metadata        jsonb        NOT NULL DEFAULT '{}'
+                                 CHECK (jsonb_typeof(metadata) = 'object'),
+    enabled         boolean      NOT NULL DEFAULT true,
+    expires_at      timestamptz,
+    revoked_at      timestamptz,
+    created_at      timestamptz  NOT NULL DEFAULT now(),
+    updated_at      timestamptz  NOT NULL DEFAULT now(),
+    version         bigint       NOT NULL DEFAULT nextval('apikey.version')
+);
+
+COMMENT ON TABLE key IS
+    'Keys, without their secrets; never deleted, only revoked';
+COMMENT ON COLUMN key.owner_id IS 'Fixed when the key is made';
+COMMENT ON COLUMN key.customer IS
+    'The user''s own id of whom the key is handed to; only shown and summed by';
+COMMENT ON COLUMN key.prefix IS 'What secrets of this key begin with';
+COMMENT ON COLUMN key.scopes IS 'Scopes held; {*} all';
+COMMENT ON COLUMN key.allowed_models IS 'Model patterns; null any, {} none';
+COMMENT ON COLUMN key.allowed_ips IS
+    'Networks in canonical CIDR text; null any, {} none';
+COMMENT ON COLUMN key.revoked_at IS 'Set once; a revoked key never changes';
+COMMENT ON COLUMN key.version IS
+    'Number of the last change of the row, its secrets or limits; the ETag';
+
+CREATE INDEX IF NOT EXISTS key_created ON key (created_at, id);
+CREATE INDEX IF NOT EXISTS key_name ON key (name, id);
+CREATE INDEX IF NOT EXISTS key_owner ON key (owner_id, created_at, id);
+CREATE INDEX IF NOT EXISTS key_expires ON key (expires_at, id);
+
+
+CREATE TABLE IF NOT EXISTS secret (
+    id          uuid         PRIMARY KEY,
+    key_id      uuid         NOT NULL REFERENCES key,
+    digest      bytea        NOT NULL UNIQUE
+                             CHECK (octet_length(digest) = 32),
+    start       text         NOT NULL,
+    last4       text         NOT NULL,
+    created_at  timestamptz  NOT NULL DEFAULT now(),
+    expires_at  timestamptz,
+    ended_at    timestamptz
+);
+
+COMMENT ON TABLE secret IS
+    'Secrets of keys: one is current, older ones are in their grace or ended';
+COMMENT ON COLUMN secret.digest IS
+    'SHA-256 of the exact bytes; apikey_gateway writes but cannot read it';
+COMMENT ON COLUMN secret.start IS 'The prefix and four characters, for people';
+COMMENT ON COLUMN secret.last4 IS 'The last four characters, for people';
+COMMENT ON COLUMN secret.expires_at IS
+    'End of its grace after a rotation; null while it is current';
+COMMENT ON COLUMN secret.ended_at IS 'Ended at once, by rotation or revocation';
+
+CREATE INDEX IF NOT EXISTS secret_key ON secret (key_id, created_at);
+
+
+CREATE TABLE IF NOT EXISTS limit_rule (
+    id           uuid     PRIMARY KEY DEFAULT uuid_v7(),
+    key_id       uuid     REFERENCES key,
+    owner_id     uuid     REFERENCES owner,
+    position     int      NOT NULL,
+    name         text     NOT NULL CHECK (char_length(name) BETWEEN 1 AND 64),
+    unit         text     NOT NULL CHECK (unit IN
+                          ('requests', 'tokens', 'cost', 'concurrent')),
+    "limit"      bigint   NOT NULL CHECK ("limit" >= 0),
+    window_text  text,
+    window_us    bigint   CHECK (window_us > 0),
+    burst        bigint   CHECK (burst >= 0),
+    rolling      boolean,
+    model        text,
+    service      text,
+    mode         text     CHECK (mode IN ('strict', 'trim', 'observe')),
+    token        bigint   CHECK (token >= 1),
+    refill       bigint   CHECK (refill >= 0),
+    capacity     bigint   CHECK (capacity BETWEEN 0 AND 9007199254740991),
+    tick         bigint   CHECK (tick IN (1, 1000, 1000000)),
+    CHECK (num_nonnulls(key_id, owner_id) = 1),
+    UNIQUE (key_id, name),
+    UNIQUE (owner_id, name)
+);
+
+COMMENT ON TABLE limit_rule IS
+    'Limits of keys and owners; known by holder and name';
+COMMENT ON COLUMN limit_rule.key_id IS 'The holder is this key, or';
+COMMENT ON COLUMN limit_rule.owner_id IS 'the holder is this owner';
+COMMENT ON COLUMN limit_rule.position IS 'Order in the JSON array, from 0';
+COMMENT ON COLUMN limit_rule."limit" IS
+    'How much a window, in units (cost: nano-units of the currency)';
+COMMENT ON COLUMN limit_rule.window_text IS
+    'As given: 1h, day, month, total; null for concurrent';
+COMMENT ON COLUMN limit_rule.window_us IS
+    'A length in microseconds; null for calendar windows, total, concurrent';
+COMMENT ON COLUMN limit_rule.burst IS 'Held at most; lengths only';
+COMMENT ON COLUMN limit_rule.token IS
+    'Exact form of a length (src/base/rate.h): units in one token';
+COMMENT ON COLUMN limit_rule.refill IS 'Units refilled in one tick; 0 never';
+COMMENT ON COLUMN limit_rule.capacity IS 'Units held at most: burst x token';
+COMMENT ON COLUMN limit_rule.tick IS 'Length of a tick in microseconds';
+
+
+CREATE TABLE IF NOT EXISTS audit (
+    id           uuid         PRIMARY KEY DEFAULT uuid_v7(),
+    at           timestamptz  NOT NULL DEFAULT clock_timestamp(),
+    actor        text         NOT NULL,
+    actor_kind   text         NOT NULL,
+    address      text,
+    action       text         NOT NULL,
+    object_kind  text         NOT NULL,
+    object_id    uuid         NOT NULL,
+    before       jsonb,
+    after        jsonb,
+    request_id   uuid
+);
+
+COMMENT ON TABLE audit IS
+    'One row for every change, in its transaction: no entry, no change';
+COMMENT ON COLUMN audit.actor IS
+    'Name of the operator''s token, or the key''s id';
+COMMENT ON COLUMN audit.actor_kind IS 'operator, owner or key';
+COMMENT ON COLUMN audit.address IS 'Client address of the admin request';
+COMMENT ON COLUMN audit.action IS 'create, update, revoke, rotate';
+COMMENT ON COLUMN audit.object_kind IS 'key or owner';
+COMMENT ON COLUMN audit.before IS
+    'The object as the API shows it before the change; holds no secret';
+COMMENT ON COLUMN audit.after IS 'The same after the change';
+
+CREATE INDEX IF NOT EXISTS audit_at ON audit (at, id);
+CREATE INDEX IF NOT EXISTS audit_object ON audit (object_kind, object_id, id);
+
+
+-- Row-level security for the gateway.  A plain key sees itself and, to know
+-- its limits, its owner; operators see all, and one with role=read only reads.
+
+ALTER TABLE owner ENABLE ROW LEVEL SECURITY;
+ALTER TABLE key ENABLE ROW LEVEL SECURITY;
+ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+ALTER TABLE limit_rule ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
+
+DROP POLICY IF EXISTS operator_all ON owner;
+DROP POLICY IF EXISTS operator_all ON key;
+DROP POLICY IF EXISTS operator_all ON secret;
+DROP POLICY IF EXISTS operator_all ON limit_rule;
+DROP POLICY IF EXISTS operator_add ON audit;
+DROP POLICY IF EXISTS operator_see ON owner;
+DROP POLICY IF EXISTS operator_see ON key;
+DROP POLICY IF EXISTS operator_see ON secret;
+DROP POLICY IF EXISTS operator_see ON limit_rule;
+DROP POLICY IF EXISTS operator_see ON audit;
+DROP POLICY IF EXISTS key_see ON owner;
+DROP POLICY IF EXISTS key_see ON key;
+DROP POLICY IF EXISTS key_see ON secret;
+DROP POLICY IF EXISTS key_see ON limit_rule;
+
+CREATE POLICY operator_all ON owner TO apikey_gateway
+    USING ((SELECT caller()) = 'operator');
+CREATE POLICY operator_all ON key TO apikey_gateway
+    USING ((SELECT caller()) = 'operator');
+CREATE POLICY operator_all ON secret TO apikey_gateway
+    USING ((SELECT caller()) = 'operator');
+CREATE POLICY operator_all ON limit_rule TO apikey_gateway
+    USING ((SELECT caller()) = 'operator');
+CREATE POLICY operator_add ON audit FOR INSERT TO apikey_gateway
+    WITH CHECK ((SELECT caller()) = 'operator');
+
+CREATE POLICY operator_see ON owner FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'operator_read');
+CREATE POLICY operator_see ON key FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'operator_read');
+CREATE POLICY operator_see ON secret FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'operator_read');
+CREATE POLICY operator_see ON limit_rule FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'operator_read');
+CREATE POLICY operator_see ON audit FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) IN ('operator', 'operator_read'));
+
+CREATE POLICY key_see ON owner FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'key' AND id = (SELECT caller_owner()));
+CREATE POLICY key_see ON key FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'key' AND id = (SELECT caller_key()));
+CREATE POLICY key_see ON secret FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'key' AND key_id = (SELECT caller_key()));
+CREATE POLICY key_see ON limit_rule FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'key'
+        AND (key_id = (SELECT caller_key())
+             OR owner_id = (SELECT caller_owner())));
+
+GRANT SELECT, INSERT, UPDATE ON owner, key TO apikey_gateway;
+GRANT SELECT (id, key_id, start, last4, created_at, expires_at, ended_at)
+    ON secret TO apikey_gateway;
+GRANT INSERT ON secret TO apikey_gateway;
+GRANT UPDATE (expires_at, ended_at) ON secret TO apikey_gateway;
+GRANT SELECT, INSERT, DELETE ON limit_rule TO apikey_gateway;
+GRANT SELECT, INSERT ON audit TO apikey_gateway;
