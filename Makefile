@@ -1,0 +1,155 @@
+# make help says what there is.
+#
+# Everything is built below BUILD: the module against the sources of the nginx
+# that will load it (NGINX says which, NGINX_SRC where its sources are), the
+# tool, the unit tests.  A flavour is a BUILD of its own with its own SANITIZE.
+
+NGINX     ?= nginx
+NGINX_SRC ?= /usr/share/nginx/src
+BUILD     ?= build
+SANITIZE  ?=
+OPTIMIZE  ?= -O2
+JOBS      ?= $(shell nproc)
+FUZZ_CC   ?= clang
+FUZZ_TIME ?= 60
+TESTS     ?= t/*.t
+
+MODULE = $(BUILD)/ngx_http_apikey_module.so
+CTL    = $(BUILD)/apikeyctl
+
+WARN   = -Wall -Wextra -Wno-unused-parameter -Werror
+CFLAGS = -std=gnu11 -g $(OPTIMIZE) -Wall -Wextra -Werror -fPIC $(SANITIZE)
+INCS   = -Isrc $(shell pkg-config --cflags libpq libcrypto 2> /dev/null)
+PQ     = $(shell pkg-config --libs libpq 2> /dev/null || echo -lpq)
+
+# what compiles without nginx
+PLAIN  = $(wildcard src/base/*.c src/limit/bucket*.c src/usage/record*.c \
+	src/usage/spool*.c)
+PLAINO = $(PLAIN:%.c=$(BUILD)/plain/%.o)
+CTLO   = $(patsubst %.c,$(BUILD)/plain/%.o,$(wildcard cli/*.c))
+UNITS  = $(patsubst t/unit/%.c,$(BUILD)/unit/%,$(wildcard t/unit/*.c))
+FUZZES = $(patsubst t/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard t/fuzz/*.c))
+
+ASAN   = BUILD=$(BUILD)/asan OPTIMIZE=-O1 SANITIZE="-fsanitize=address \
+	-fsanitize=undefined -fno-omit-frame-pointer -U_FORTIFY_SOURCE"
+
+
+.PHONY: all build module run break mend deps test suite unit asan bench soak \
+	fuzz clean help FORCE
+
+all: build
+
+
+help:
+	@echo 'make build   the module, apikeyctl and the unit tests in $(BUILD)/'
+	@echo 'make run     the whole thing to try: Postgres, Redis, a demo API,'
+	@echo '             nginx, a key and curl lines; Ctrl-C ends it'
+	@echo 'make break   (another shell) stops both stores of make run'
+	@echo 'make mend    starts them again'
+	@echo 'make deps    installs what build, run and test need (Debian)'
+	@echo 'make test    everything: unit, the suite, the suite under ASan+UBSan'
+	@echo 'make unit    the plain core alone'
+	@echo 'make suite   t/*.t, or TESTS="t/a.t t/b.t"'
+	@echo 'make asan    unit and suite under ASan and UBSan'
+	@echo 'make soak    the tests with random faults, for long'
+	@echo 'make fuzz    each fuzzer for FUZZ_TIME=$(FUZZ_TIME) seconds'
+	@echo 'make bench   next to bare nginx'
+	@echo 'make clean   removes $(BUILD)/; .run/ keeps the data of make run'
+	@echo
+	@echo 'NGINX=$(NGINX) NGINX_SRC=$(NGINX_SRC): build for an nginx of yours'
+
+
+build: $(CTL) $(UNITS) module
+
+# nginx's own Makefile knows which files have changed
+module: $(BUILD)/nginx/objs/Makefile FORCE
+	@cd $(BUILD)/nginx && unset MAKEFLAGS MFLAGS \
+		&& $(MAKE) -s -j$(JOBS) -f objs/Makefile modules
+	@cmp -s $(BUILD)/nginx/objs/ngx_http_apikey_module.so $(MODULE) \
+		|| { cp $(BUILD)/nginx/objs/ngx_http_apikey_module.so $(MODULE) \
+		     && echo "built $(MODULE)"; }
+
+$(BUILD)/nginx/objs/Makefile: config tools/configure \
+		$(NGINX_SRC)/src/core/nginx.h
+	@echo "configuring $(BUILD)/nginx"
+	@NGINX="$(NGINX)" CC="$(CC)" CC_OPT="$(OPTIMIZE) $(WARN) $(SANITIZE)" \
+		LD_OPT="$(SANITIZE)" \
+		tools/configure "$(NGINX_SRC)" $(BUILD)/nginx
+
+$(NGINX_SRC)/src/core/nginx.h:
+	@echo 'no nginx sources in $(NGINX_SRC): make deps,' \
+		'or NGINX_SRC=directory' >&2; exit 1
+
+$(BUILD)/plain/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(INCS) -MMD -c -o $@ $<
+
+$(CTL): $(CTLO) $(PLAINO)
+	$(CC) $(CFLAGS) -o $@ $^ $(PQ) -lcrypto
+
+$(BUILD)/unit/%: $(BUILD)/plain/t/unit/%.o $(PLAINO)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $^ -lcrypto
+
+.PRECIOUS: $(BUILD)/plain/%.o
+
+$(BUILD)/fuzz/%: t/fuzz/%.c $(PLAIN) FORCE
+	@mkdir -p $(@D)
+	$(FUZZ_CC) -g -O1 -fsanitize=fuzzer,address,undefined $(INCS) -o $@ \
+		$< $(PLAIN) -lcrypto
+
+-include $(shell find $(BUILD)/plain -name '*.d' 2> /dev/null)
+
+
+deps:
+	@tools/deps build run test
+
+run:
+	@tools/deps build run
+	@$(MAKE) --no-print-directory build
+	@exec tools/run
+
+break:
+	@tools/run break
+
+mend:
+	@tools/run mend
+
+
+test:
+	@tools/deps build test
+	@$(MAKE) --no-print-directory unit suite
+	@$(MAKE) --no-print-directory asan
+
+unit: build
+	@for unit in $(UNITS); do \
+		$$unit > $$unit.log 2>&1 && echo "$$unit ok" \
+		|| { cat $$unit.log; echo "$$unit failed"; exit 1; }; \
+	done
+
+suite: build
+	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" \
+		prove -j$(JOBS) -It/lib $(TESTS)
+
+asan:
+	@$(MAKE) --no-print-directory $(ASAN) build
+	@APIKEY_ASAN=1 ASAN_OPTIONS=detect_leaks=1 \
+		$(MAKE) --no-print-directory $(ASAN) unit suite
+
+soak: build
+	@APIKEY_SOAK=1 APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" \
+		prove -v -It/lib $$(grep -l 'rounds(' t/*.t)
+
+fuzz: $(FUZZES)
+	@for fuzz in $(FUZZES); do \
+		name=$$(basename $$fuzz); mkdir -p $$fuzz.corpus; \
+		$$fuzz -max_total_time=$(FUZZ_TIME) -print_final_stats=1 \
+			-artifact_prefix=$$fuzz. $$fuzz.corpus \
+			$$(ls -d t/fuzz/$$name.seeds 2> /dev/null) || exit 1; \
+	done
+
+bench: build
+	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/run
+
+clean:
+	rm -rf $(BUILD)
