@@ -14,6 +14,7 @@
 #include <ngx_http.h>
 
 #include "base/compat.h"
+#include "base/digest.h"
 #include "base/key.h"
 #include "base/stats.h"
 #include "keyring/keyring.h"
