@@ -105,6 +105,9 @@ typedef struct {
 
     ngx_flag_t                  admin;           /* apikey_admin */
     ngx_str_t                   admin_base;      /* the location's name */
+    off_t                       admin_max_body;
+    ngx_http_handler_pt         content;         /* of apikey_admin, _metrics,
+                                                    _health; NULL: none */
 } ngx_http_apikey_loc_conf_t;
 
 
@@ -181,6 +184,13 @@ ngx_int_t ngx_http_apikey_log_handler(ngx_http_request_t *r);
 char *ngx_http_apikey_admin(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_apikey_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_apikey_health(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+
+/*
+ * merge_loc_conf calls it before it merges mode: our content handlers imply
+ * "apikey off" and hold inside limit_except; NGX_CONF_ERROR is logged.
+ */
+char *ngx_http_apikey_content_merge(ngx_conf_t *cf,
+    ngx_http_apikey_loc_conf_t *prev, ngx_http_apikey_loc_conf_t *conf);
 
 
 #endif /* NGX_HTTP_APIKEY_HTTP_H_INCLUDED */
