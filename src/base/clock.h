@@ -11,6 +11,7 @@
 #define APIKEY_CLOCK_H_INCLUDED
 
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,12 @@ void apikey_time_format(char *out, int64_t us);
 
 /* Writes 10 bytes, YYYY-MM-DD in UTC; no NUL. */
 void apikey_date_format(char *out, int64_t us);
+
+/*
+ * RFC 3339 with any offset, digits below a microsecond cut; a date alone is
+ * its midnight in UTC.  False: not a time.
+ */
+bool apikey_time_parse(int64_t *us, const char *text, size_t len);
 
 
 #endif /* APIKEY_CLOCK_H_INCLUDED */

@@ -20,7 +20,8 @@
 
 
 typedef struct {
-    uint64_t  bucket[APIKEY_STATS_BUCKETS + 1];   /* the last one: +Inf */
+    uint64_t  bucket[APIKEY_STATS_BUCKETS + 1];   /* each alone, not summed
+                                                     up; the last: +Inf */
     uint64_t  count;
     uint64_t  sum;                                /* microseconds */
 } apikey_histogram_t;

@@ -1,0 +1,157 @@
+
+/*
+ * SHA-256, HMAC-SHA-256 and random bytes of OpenSSL 3.
+ *
+ * The algorithms are fetched and the contexts made once a process and kept
+ * until it ends; whoever calls first makes them.  Not thread safe.
+ */
+
+
+#include <pthread.h>
+#include <string.h>
+
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+#include <openssl/rand.h>
+
+#include "base/digest.h"
+
+
+#define APIKEY_RANDOM_BLOCK  1024
+
+
+static void apikey_random_forget(void);
+
+
+static EVP_MD       *apikey_digest_md;
+static EVP_MD_CTX   *apikey_digest_ctx;
+static EVP_MAC      *apikey_digest_hmac;
+static EVP_MAC_CTX  *apikey_digest_hmac_ctx;
+
+static uint8_t       apikey_random_block[APIKEY_RANDOM_BLOCK];
+static size_t        apikey_random_left;
+
+
+bool
+apikey_digest_init(void)
+{
+    static bool  ready, watched;
+
+    if (ready) {
+        return true;
+    }
+
+    /* two processes must never draw from one block */
+
+    if (!watched) {
+        if (pthread_atfork(NULL, NULL, apikey_random_forget) != 0) {
+            return false;
+        }
+
+        watched = true;
+    }
+
+    if (apikey_digest_md == NULL) {
+        apikey_digest_md = EVP_MD_fetch(NULL, "SHA256", NULL);
+    }
+
+    if (apikey_digest_hmac == NULL) {
+        apikey_digest_hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    }
+
+    if (apikey_digest_md == NULL || apikey_digest_hmac == NULL) {
+        return false;
+    }
+
+    if (apikey_digest_ctx == NULL) {
+        apikey_digest_ctx = EVP_MD_CTX_new();
+    }
+
+    if (apikey_digest_hmac_ctx == NULL) {
+        apikey_digest_hmac_ctx = EVP_MAC_CTX_new(apikey_digest_hmac);
+    }
+
+    ready = apikey_digest_ctx != NULL && apikey_digest_hmac_ctx != NULL;
+
+    return ready;
+}
+
+
+bool
+apikey_sha256(const void *data, size_t len, uint8_t out[APIKEY_DIGEST_LEN])
+{
+    return apikey_digest_init()
+           && EVP_DigestInit_ex2(apikey_digest_ctx, apikey_digest_md, NULL)
+              == 1
+           && EVP_DigestUpdate(apikey_digest_ctx, data, len) == 1
+           && EVP_DigestFinal_ex(apikey_digest_ctx, out, NULL) == 1;
+}
+
+
+bool
+apikey_hmac_sha256(const void *secret, size_t secret_len, const void *data,
+    size_t len, uint8_t out[APIKEY_DIGEST_LEN])
+{
+    char        name[] = "SHA256";
+    size_t      n;
+    OSSL_PARAM  params[2];
+
+    if (!apikey_digest_init()) {
+        return false;
+    }
+
+    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name,
+                                                 0);
+    params[1] = OSSL_PARAM_construct_end();
+
+    return EVP_MAC_init(apikey_digest_hmac_ctx, secret, secret_len, params)
+           == 1
+           && EVP_MAC_update(apikey_digest_hmac_ctx, data, len) == 1
+           && EVP_MAC_final(apikey_digest_hmac_ctx, out, &n,
+                            APIKEY_DIGEST_LEN) == 1
+           && n == APIKEY_DIGEST_LEN;
+}
+
+
+bool
+apikey_random(void *out, size_t len)
+{
+    uint8_t  *next;
+
+    if (!apikey_digest_init()) {
+        return false;
+    }
+
+    if (len > APIKEY_RANDOM_BLOCK / 2) {
+        return len <= INT32_MAX && RAND_bytes(out, (int) len) == 1;
+    }
+
+    if (len > apikey_random_left) {
+        apikey_random_left = 0;
+
+        if (RAND_bytes(apikey_random_block, APIKEY_RANDOM_BLOCK) != 1) {
+            return false;
+        }
+
+        apikey_random_left = APIKEY_RANDOM_BLOCK;
+    }
+
+    next = apikey_random_block + APIKEY_RANDOM_BLOCK - apikey_random_left;
+
+    memcpy(out, next, len);
+    OPENSSL_cleanse(next, len);
+
+    apikey_random_left -= len;
+
+    return true;
+}
+
+
+static void
+apikey_random_forget(void)
+{
+    OPENSSL_cleanse(apikey_random_block, APIKEY_RANDOM_BLOCK);
+    apikey_random_left = 0;
+}

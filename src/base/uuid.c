@@ -1,0 +1,127 @@
+
+/*
+ * UUIDs: version 7 with the microseconds as far as they go.
+ *
+ * 48 bits of milliseconds, 12 bits of their fraction (RFC 9562, method 3),
+ * 62 random bits.  The last stamp of the process is the only state.
+ */
+
+
+#include "base/digest.h"
+#include "base/uuid.h"
+
+
+static int apikey_uuid_hex(char c);
+
+
+bool
+apikey_uuid_make(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
+{
+    int              i;
+    uint64_t         now, stamp;
+    static uint64_t  last;
+
+    if (!apikey_random(out + 8, 8)) {
+        return false;
+    }
+
+    now = now_us > 0 ? (uint64_t) now_us : 0;
+    stamp = (now / 1000) << 12 | (now % 1000) * 4096 / 1000;
+
+    if (stamp <= last) {
+        stamp = last + 1;
+    }
+
+    last = stamp;
+
+    for (i = 0; i < 6; i++) {
+        out[i] = (uint8_t) (stamp >> (52 - 8 * i));
+    }
+
+    out[6] = (uint8_t) (0x70 | (stamp >> 8 & 0x0f));
+    out[7] = (uint8_t) stamp;
+    out[8] = 0x80 | (out[8] & 0x3f);
+
+    return true;
+}
+
+
+void
+apikey_uuid_format(char *out, const uint8_t uuid[APIKEY_UUID_LEN])
+{
+    int                i;
+    static const char  hex[] = "0123456789abcdef";
+
+    for (i = 0; i < APIKEY_UUID_LEN; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) {
+            *out++ = '-';
+        }
+
+        *out++ = hex[uuid[i] >> 4];
+        *out++ = hex[uuid[i] & 15];
+    }
+}
+
+
+bool
+apikey_uuid_parse(uint8_t out[APIKEY_UUID_LEN], const char *text, size_t len)
+{
+    int     i, high, low;
+    size_t  at;
+
+    if (len != APIKEY_UUID_TEXT_LEN) {
+        return false;
+    }
+
+    at = 0;
+
+    for (i = 0; i < APIKEY_UUID_LEN; i++) {
+        if ((i == 4 || i == 6 || i == 8 || i == 10) && text[at++] != '-') {
+            return false;
+        }
+
+        high = apikey_uuid_hex(text[at++]);
+        low = apikey_uuid_hex(text[at++]);
+
+        if (high < 0 || low < 0) {
+            return false;
+        }
+
+        out[i] = (uint8_t) (high << 4 | low);
+    }
+
+    return true;
+}
+
+
+int64_t
+apikey_uuid_time(const uint8_t uuid[APIKEY_UUID_LEN])
+{
+    int      i;
+    int64_t  ms, part;
+
+    ms = 0;
+
+    for (i = 0; i < 6; i++) {
+        ms = ms << 8 | uuid[i];
+    }
+
+    part = (uuid[6] & 0x0f) << 8 | uuid[7];
+
+    /* rounded up: make() cut it */
+
+    return ms * 1000 + (part * 1000 + 4095) / 4096;
+}
+
+
+static int
+apikey_uuid_hex(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+
+    c |= 0x20;
+
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
