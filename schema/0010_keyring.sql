@@ -1,0 +1,430 @@
+--
+-- What the nodes' keyrings live on: the change log with its triggers, the two
+-- functions that hand keys to a node, and the nodes' heartbeat.
+--
+-- A change of a key or owner row, its secrets or its limits gives the row a
+-- new version, a line in the change log and a NOTIFY, all in its transaction.
+-- A node refetches what it is notified of; the log, read in commit order,
+-- finds what a lost notice would have missed, and tells a restored database
+-- from the one the node knows.
+--
+
+SET LOCAL client_min_messages = warning;
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+CREATE TABLE IF NOT EXISTS change (
+    seq      bigint       GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    xid      xid8         NOT NULL DEFAULT pg_current_xact_id(),
+    kind     text         NOT NULL CHECK (kind IN ('key', 'owner')),
+    id       uuid         NOT NULL,
+    version  bigint       NOT NULL,
+    mark     uuid         NOT NULL DEFAULT gen_random_uuid(),
+    at       timestamptz  NOT NULL DEFAULT now()
+);
+
+COMMENT ON TABLE change IS
+    'Changes of keys and owners, for the nodes; kept for a day';
+COMMENT ON COLUMN change.seq IS
+    'Order of writing, which is not the order of committing';
+COMMENT ON COLUMN change.xid IS
+    'Writing transaction: all below a snapshot''s xmin have ended';
+COMMENT ON COLUMN change.kind IS 'Which row changed: key or owner';
+COMMENT ON COLUMN change.id IS 'The row''s id';
+COMMENT ON COLUMN change.version IS
+    'The row''s version at this change; a later one may already stand';
+COMMENT ON COLUMN change.mark IS
+    'Random: a restored database that took the same numbers again differs here';
+COMMENT ON COLUMN change.at IS 'Start of the transaction';
+
+CREATE INDEX IF NOT EXISTS change_xid ON change (xid);
+CREATE INDEX IF NOT EXISTS change_at ON change (at);
+
+GRANT SELECT, INSERT, DELETE ON change TO apikey_gateway;
+
+
+CREATE TABLE IF NOT EXISTS node (
+    id          uuid         PRIMARY KEY,
+    name        text         NOT NULL,
+    version     text         NOT NULL,
+    started_at  timestamptz  NOT NULL DEFAULT now(),
+    seen_at     timestamptz  NOT NULL DEFAULT now()
+);
+
+COMMENT ON TABLE node IS
+    'nginx nodes that reached this database; a heartbeat a minute';
+COMMENT ON COLUMN node.id IS 'From the file "node" in its journal directory';
+COMMENT ON COLUMN node.name IS 'apikey_node, by default the host name';
+COMMENT ON COLUMN node.version IS 'Of the module';
+COMMENT ON COLUMN node.started_at IS 'First heartbeat ever';
+COMMENT ON COLUMN node.seen_at IS 'Last heartbeat';
+
+GRANT SELECT, INSERT, UPDATE ON node TO apikey_gateway;
+
+
+-- Version, log and notice.
+
+CREATE OR REPLACE FUNCTION row_version()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    NEW.version := nextval('apikey.version');
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION row_version() IS
+    'Trigger: any write of a key or owner row takes a new version';
+
+
+CREATE OR REPLACE FUNCTION row_changed()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    INSERT INTO change (kind, id, version)
+    VALUES (TG_ARGV[0], NEW.id, NEW.version);
+
+    PERFORM pg_notify('apikey', TG_ARGV[0] || ' ' || NEW.id);
+
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION row_changed() IS
+    'Trigger: logs a change of a key or owner row and notifies the nodes';
+
+
+CREATE OR REPLACE FUNCTION touch(kind text, holder uuid)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    mine xid := pg_current_xact_id()::xid;
+    n    int;
+BEGIN
+    -- a row this transaction wrote has its new version already, and nobody
+    -- has seen it yet
+
+    IF kind = 'key' THEN
+        PERFORM 1 FROM key WHERE id = holder AND xmin = mine;
+
+        IF NOT FOUND THEN
+            UPDATE key SET version = version WHERE id = holder;
+            GET DIAGNOSTICS n = ROW_COUNT;
+        END IF;
+
+    ELSE
+        PERFORM 1 FROM owner WHERE id = holder AND xmin = mine;
+
+        IF NOT FOUND THEN
+            UPDATE owner SET version = version WHERE id = holder;
+            GET DIAGNOSTICS n = ROW_COUNT;
+        END IF;
+    END IF;
+
+    IF n = 0 THEN
+        RAISE EXCEPTION '% % cannot be given a new version', kind, holder
+            USING ERRCODE = '42501';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION touch(text, uuid) IS
+    'Gives a key or owner a new version because a secret or limit changed';
+
+
+CREATE OR REPLACE FUNCTION part_changed()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    was  jsonb := CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END;
+    new_ jsonb := CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END;
+    col  text;
+    old_holder uuid;
+    new_holder uuid;
+BEGIN
+    FOREACH col IN ARRAY ARRAY['key_id', 'owner_id']
+    LOOP
+        old_holder := (was ->> col)::uuid;
+        new_holder := (new_ ->> col)::uuid;
+
+        IF new_holder IS NOT NULL THEN
+            PERFORM touch(split_part(col, '_', 1), new_holder);
+        END IF;
+
+        IF old_holder IS NOT NULL AND old_holder IS DISTINCT FROM new_holder
+        THEN
+            PERFORM touch(split_part(col, '_', 1), old_holder);
+        END IF;
+    END LOOP;
+
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION part_changed() IS
+    'Trigger: a secret or limit changed, so its key or owner did';
+
+GRANT EXECUTE ON FUNCTION row_version(), row_changed(), touch(text, uuid),
+    part_changed() TO apikey_gateway;
+
+
+CREATE OR REPLACE TRIGGER keyring_version
+    BEFORE INSERT OR UPDATE ON key
+    FOR EACH ROW EXECUTE FUNCTION row_version();
+
+CREATE OR REPLACE TRIGGER keyring_version
+    BEFORE INSERT OR UPDATE ON owner
+    FOR EACH ROW EXECUTE FUNCTION row_version();
+
+CREATE OR REPLACE TRIGGER keyring_changed
+    AFTER INSERT OR UPDATE ON key
+    FOR EACH ROW EXECUTE FUNCTION row_changed('key');
+
+CREATE OR REPLACE TRIGGER keyring_changed
+    AFTER INSERT OR UPDATE ON owner
+    FOR EACH ROW EXECUTE FUNCTION row_changed('owner');
+
+CREATE OR REPLACE TRIGGER keyring_changed
+    AFTER INSERT OR UPDATE OR DELETE ON secret
+    FOR EACH ROW EXECUTE FUNCTION part_changed();
+
+CREATE OR REPLACE TRIGGER keyring_changed
+    AFTER INSERT OR UPDATE OR DELETE ON limit_rule
+    FOR EACH ROW EXECUTE FUNCTION part_changed();
+
+COMMENT ON TRIGGER keyring_version ON key IS 'A new version with every write';
+COMMENT ON TRIGGER keyring_version ON owner IS
+    'A new version with every write';
+COMMENT ON TRIGGER keyring_changed ON key IS 'Change log and NOTIFY';
+COMMENT ON TRIGGER keyring_changed ON owner IS 'Change log and NOTIFY';
+COMMENT ON TRIGGER keyring_changed ON secret IS 'Its key changes with it';
+COMMENT ON TRIGGER keyring_changed ON limit_rule IS
+    'Its key or owner changes with it';
+
+
+-- Rows as a node reads them.  Nobody but the two functions below sees these
+-- views: they hold digests.
+
+CREATE OR REPLACE FUNCTION micros(at timestamptz)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN at < '9999-01-01+00'
+    THEN greatest((extract(epoch FROM
+        greatest(at, '1970-01-01 00:00:00.000001+00')) * 1000000)::bigint, 1)
+    END;
+
+COMMENT ON FUNCTION micros(timestamptz) IS
+    'Microseconds since 1970, at least 1; null for what is never reached';
+
+CREATE OR REPLACE VIEW keyring_owner AS
+SELECT 'owner'::text AS kind, o.id, o.version, o.enabled,
+    NULL::uuid AS owner_id, o.external AS name, NULL::text AS prefix,
+    NULL::text AS customer, o.plan, false AS revoked, NULL::bigint AS expires,
+    NULL::text AS scopes, NULL::text AS ips, NULL::text AS metadata,
+    NULL::text AS secrets,
+    (SELECT string_agg(concat_ws(E'\t', l.name, l.unit, l."limit"::text,
+            coalesce(l.window_us::text, ''), coalesce(l.burst::text, ''),
+            coalesce(l.token::text, ''), coalesce(l.refill::text, ''),
+            coalesce(l.tick::text, ''), coalesce(l.service, ''),
+            coalesce(l.model, '')) || E'\n', '' ORDER BY l.position, l.name)
+        FROM limit_rule l WHERE l.owner_id = o.id) AS limits
+FROM owner o;
+
+COMMENT ON VIEW keyring_owner IS
+    'Owners as nodes read them (src/base/limit.h has the form of limits)';
+
+CREATE OR REPLACE VIEW keyring_key AS
+SELECT 'key'::text AS kind, k.id, k.version, k.enabled,
+    k.owner_id, k.name, k.prefix,
+    k.customer, k.plan, k.revoked_at IS NOT NULL AS revoked,
+    micros(k.expires_at) AS expires,
+    array_to_string(k.scopes, ' ') AS scopes,
+    array_to_string(k.allowed_ips, ' ') AS ips,
+    nullif(k.metadata, '{}')::text AS metadata,
+    (SELECT string_agg(concat_ws(E'\t', s.id::text, encode(s.digest, 'hex'),
+            coalesce(micros(s.expires_at)::text, ''),
+            CASE WHEN s.ended_at IS NULL THEN '0' ELSE '1' END) || E'\n', '')
+        FROM (SELECT * FROM secret x WHERE x.key_id = k.id
+              ORDER BY x.ended_at DESC NULLS FIRST, x.created_at DESC
+              LIMIT 200) s) AS secrets,
+    (SELECT string_agg(concat_ws(E'\t', l.name, l.unit, l."limit"::text,
+            coalesce(l.window_us::text, ''), coalesce(l.burst::text, ''),
+            coalesce(l.token::text, ''), coalesce(l.refill::text, ''),
+            coalesce(l.tick::text, ''), coalesce(l.service, ''),
+            coalesce(l.model, '')) || E'\n', '' ORDER BY l.position, l.name)
+        FROM limit_rule l WHERE l.key_id = k.id) AS limits
+FROM key k;
+
+COMMENT ON VIEW keyring_key IS
+    'Keys as nodes read them, with all secrets that work and the last ended';
+
+REVOKE ALL ON keyring_owner, keyring_key FROM PUBLIC, apikey_gateway,
+    apikey_reader;
+
+
+CREATE OR REPLACE FUNCTION keyring_rows(keys uuid[], owners uuid[],
+    page text, after uuid, n int)
+RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
+    owner_id uuid, name text, prefix text, customer text, plan text,
+    revoked boolean, expires bigint, scopes text, ips text, metadata text,
+    secrets text, limits text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = apikey, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF page = 'owner' THEN
+        RETURN QUERY SELECT o.* FROM keyring_owner o
+            WHERE o.id > coalesce(after,
+                '00000000-0000-0000-0000-000000000000')
+            ORDER BY o.id LIMIT n;
+        RETURN;
+
+    ELSIF page = 'key' THEN
+        RETURN QUERY SELECT k.* FROM keyring_key k
+            WHERE k.id > coalesce(after,
+                '00000000-0000-0000-0000-000000000000')
+            ORDER BY k.id LIMIT n;
+        RETURN;
+    END IF;
+
+    -- an owner stands before its keys
+
+    RETURN QUERY SELECT o.* FROM keyring_owner o
+        WHERE o.id = ANY (owners || ARRAY(
+            SELECT DISTINCT k.owner_id FROM key k
+            WHERE k.id = ANY (keys) AND k.owner_id IS NOT NULL));
+
+    RETURN QUERY SELECT k.* FROM keyring_key k WHERE k.id = ANY (keys);
+END
+$$;
+
+COMMENT ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int) IS
+    'Rows for a node''s keyring, with digests: these keys (and their owners)'
+    ' and owners, or n rows of page key or owner with ids after the given one';
+
+
+CREATE OR REPLACE FUNCTION keyring_find(digest bytea)
+RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
+    owner_id uuid, name text, prefix text, customer text, plan text,
+    revoked boolean, expires bigint, scopes text, ips text, metadata text,
+    secrets text, limits text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = apikey, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    found_key   uuid;
+    found_owner uuid;
+BEGIN
+    SELECT k.id, k.owner_id INTO found_key, found_owner
+    FROM secret s JOIN key k ON k.id = s.key_id
+    WHERE s.digest = keyring_find.digest;
+
+    IF found_key IS NULL THEN
+        RETURN;
+    END IF;
+
+    RETURN QUERY SELECT o.* FROM keyring_owner o WHERE o.id = found_owner;
+    RETURN QUERY SELECT k.* FROM keyring_key k WHERE k.id = found_key;
+END
+$$;
+
+COMMENT ON FUNCTION keyring_find(bytea) IS
+    'The key, and before it its owner, that has a secret of this digest';
+
+REVOKE ALL ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int),
+    keyring_find(bytea) FROM PUBLIC, apikey_reader;
+GRANT EXECUTE ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int),
+    keyring_find(bytea) TO apikey_gateway;
+
+
+-- The net under NOTIFY.  The first row is of kind "head": where this database
+-- stands and whether it is the one the node knows.  Transactions below the
+-- horizon have ended; those above are given again next time.
+
+CREATE OR REPLACE FUNCTION keyring_changes(since text, last_seq bigint,
+    last_mark uuid)
+RETURNS TABLE (kind text, id uuid, version bigint, seq bigint, mark uuid,
+    origin text, horizon text, known boolean)
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    now_  pg_snapshot := pg_current_snapshot();
+    low   xid8 := nullif(since, '')::xid8;
+    same  boolean;
+BEGIN
+    same := low IS NOT NULL AND low <= pg_snapshot_xmax(now_)
+        AND CASE WHEN last_seq = 0
+            THEN coalesce((SELECT min(c.seq) FROM change c), 1) = 1
+            ELSE EXISTS (SELECT FROM change c
+                         WHERE c.seq = last_seq AND c.mark = last_mark)
+            END;
+
+    RETURN QUERY SELECT 'head'::text, NULL::uuid, NULL::bigint,
+        coalesce(c.seq, 0), c.mark,
+        concat_ws('/', s.system_identifier, p.timeline_id, d.oid),
+        pg_snapshot_xmin(now_)::text, same
+    FROM pg_control_system() s, pg_control_checkpoint() p,
+        pg_database d
+        LEFT JOIN LATERAL (SELECT c.seq, c.mark FROM change c
+                           ORDER BY c.seq DESC LIMIT 1) c ON true
+    WHERE d.datname = current_database();
+
+    IF same THEN
+        RETURN QUERY SELECT c.kind, c.id, max(c.version), max(c.seq),
+            NULL::uuid, NULL::text, NULL::text, NULL::boolean
+        FROM change c
+        WHERE c.xid >= low
+        GROUP BY c.kind, c.id;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION keyring_changes(text, bigint, uuid) IS
+    'Changes since a node''s last horizon, after a head row; none when the'
+    ' node''s last change is unknown here, and the node then loads all again';
+
+
+CREATE OR REPLACE FUNCTION node_seen(node uuid, name text, version text)
+RETURNS int
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    INSERT INTO node AS n (id, name, version)
+    VALUES ($1, $2, $3)
+    ON CONFLICT (id) DO UPDATE
+    SET name = excluded.name, version = excluded.version, seen_at = now();
+
+    -- the last line stays: it is what nodes know this database by
+
+    DELETE FROM change c
+    WHERE c.seq IN (SELECT o.seq FROM change o
+                    WHERE o.at < now() - interval '1 day'
+                    ORDER BY o.at LIMIT 10000)
+        AND c.seq < (SELECT max(l.seq) FROM change l);
+
+    RETURN (SELECT count(*) FROM node n
+            WHERE n.seen_at > now() - interval '1 hour');
+END
+$$;
+
+COMMENT ON FUNCTION node_seen(uuid, text, text) IS
+    'A node''s heartbeat; returns how many were seen in the last hour';
+
+GRANT EXECUTE ON FUNCTION micros(timestamptz),
+    keyring_changes(text, bigint, uuid), node_seen(uuid, text, text)
+    TO apikey_gateway;
