@@ -226,7 +226,8 @@ COMMENT ON COLUMN key.version IS
 CREATE INDEX IF NOT EXISTS key_created ON key (created_at, id);
 CREATE INDEX IF NOT EXISTS key_name ON key (name, id);
 CREATE INDEX IF NOT EXISTS key_owner ON key (owner_id, created_at, id);
-CREATE INDEX IF NOT EXISTS key_expires ON key (expires_at, id);
+CREATE INDEX IF NOT EXISTS key_expires
+    ON key (coalesce(expires_at, 'infinity'), id);
 
 
 CREATE TABLE IF NOT EXISTS secret (

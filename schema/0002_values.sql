@@ -1,0 +1,197 @@
+--
+-- Values between Postgres and JSON: times, money, durations, networks, rates.
+-- Readers return null for what they cannot read and never raise.
+--
+
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+CREATE OR REPLACE FUNCTION time_text(at timestamptz)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+
+COMMENT ON FUNCTION time_text(timestamptz) IS
+    'RFC 3339, UTC, three decimals';
+
+
+-- Multiplied, not divided: numeric division rounds to a chosen scale.
+
+CREATE OR REPLACE FUNCTION money_text(nano numeric)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT CASE WHEN scale(m) < 2 THEN round(m, 2) ELSE m END::text
+    FROM (SELECT trim_scale(nano * 0.000000001) AS m) x);
+
+COMMENT ON FUNCTION money_text(numeric) IS
+    'Nano-units as decimal text with at least two decimals';
+
+
+CREATE OR REPLACE FUNCTION currency()
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN coalesce((SELECT value FROM setting WHERE name = 'currency'), 'USD');
+
+COMMENT ON FUNCTION currency() IS 'The installation''s currency (ISO 4217)';
+
+
+CREATE OR REPLACE FUNCTION url_text(plain text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT coalesce(string_agg(
+        CASE WHEN chr(b) ~ '[A-Za-z0-9._~-]' AND b < 128 THEN chr(b)
+             ELSE '%' || upper(lpad(to_hex(b), 2, '0')) END, '' ORDER BY i), '')
+    FROM (SELECT i, get_byte(convert_to(plain, 'UTF8'), i) AS b
+          FROM generate_series(0, octet_length(convert_to(plain, 'UTF8')) - 1)
+              AS i) x);
+
+COMMENT ON FUNCTION url_text(text) IS
+    'Percent-encoded for one segment of a path';
+
+
+CREATE OR REPLACE FUNCTION pointer_text(member text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN replace(replace(member, '~', '~0'), '/', '~1');
+
+COMMENT ON FUNCTION pointer_text(text) IS
+    'One reference token of a JSON pointer (RFC 6901)';
+
+
+CREATE OR REPLACE FUNCTION read_uuid(value text)
+RETURNS uuid
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN value ~*
+    '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+    THEN value::uuid END;
+
+COMMENT ON FUNCTION read_uuid(text) IS 'A UUID, or null';
+
+
+CREATE OR REPLACE FUNCTION read_duration(value text)
+RETURNS numeric
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT m[1]::numeric * CASE m[2]
+        WHEN 'ms' THEN 1000
+        WHEN 's' THEN 1000000
+        WHEN 'm' THEN 60000000
+        WHEN 'h' THEN 3600000000
+        WHEN 'd' THEN 86400000000 END
+    FROM regexp_matches(value, '^(0|[1-9][0-9]{0,11})(ms|s|m|h|d)$') AS m);
+
+COMMENT ON FUNCTION read_duration(text) IS
+    'Microseconds of 250ms, 1s, 5m, 1h, 30d, or null';
+
+
+CREATE OR REPLACE FUNCTION read_time(value text)
+RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO, YMD'
+AS $$
+BEGIN
+    IF value !~ ('^[0-9]{4}-[0-9]{2}-[0-9]{2}'
+        '([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?'
+        '([Zz]|[+-][0-9]{2}:[0-9]{2}))?$')
+    THEN
+        RETURN NULL;
+    END IF;
+
+    RETURN value::timestamptz;
+
+EXCEPTION WHEN data_exception THEN
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION read_time(text) IS
+    'RFC 3339 with any offset, or a date (its midnight in UTC), or null';
+
+
+-- Host bits are dropped, and an IPv4 network written inside IPv6 is IPv4:
+-- the data plane compares network bits only, by family.
+
+CREATE OR REPLACE FUNCTION read_network(value text)
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    net inet;
+BEGIN
+    IF value !~ ('^((0|[1-9][0-9]{0,2})([.](0|[1-9][0-9]{0,2})){3}'
+        '|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)(/[0-9]{1,3})?$')
+    THEN
+        RETURN NULL;
+    END IF;
+
+    net := value::inet;
+
+    IF net <<= inet '::ffff:0:0/96' THEN
+        net := set_masklen(inet '0.0.0.0'
+            + (set_masklen(net, 128) - inet '::ffff:0:0'), masklen(net) - 96);
+    END IF;
+
+    RETURN network(net)::text;
+
+EXCEPTION WHEN data_exception THEN
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION read_network(text) IS
+    'An address or network as canonical CIDR text, or null';
+
+
+-- The one rule shared with src/base/rate.c: the smallest tick whose capacity
+-- stays below 2^53.
+
+CREATE OR REPLACE FUNCTION rate_form(tokens bigint, period_us bigint,
+    burst bigint, OUT token bigint, OUT refill bigint, OUT capacity bigint,
+    OUT tick bigint)
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    period  bigint;
+    common  bigint;
+    most    CONSTANT bigint := 9007199254740991;
+BEGIN
+    FOREACH tick IN ARRAY ARRAY[1, 1000, 1000000]::bigint[] LOOP
+        CONTINUE WHEN period_us % tick <> 0;
+
+        period := period_us / tick;
+        common := gcd(tokens, period);
+        token := CASE WHEN tokens = 0 THEN 1 ELSE period / common END;
+        refill := tokens / common;
+
+        IF burst <= most / token AND refill <= most THEN
+            capacity := burst * token;
+            RETURN;
+        END IF;
+    END LOOP;
+
+    token := NULL;
+    refill := NULL;
+    tick := NULL;
+END
+$$;
+
+COMMENT ON FUNCTION rate_form(bigint, bigint, bigint) IS
+    'Exact form of a rate (src/base/rate.h); all null: it has none';
+
+GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
+    currency(), url_text(text), pointer_text(text), read_uuid(text),
+    read_duration(text), read_time(text), read_network(text),
+    rate_form(bigint, bigint, bigint) TO apikey_gateway;
+GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
+    currency() TO apikey_reader;

@@ -1,0 +1,424 @@
+--
+-- What a request may say: every check returns a JSON array of
+-- {location, code, message}, empty when nothing is wrong, so that a caller is
+-- told all wrong fields at once.  A value that is absent is SQL null, JSON
+-- null is 'null'.
+--
+
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+CREATE OR REPLACE FUNCTION wrong(location text, code text, message text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN jsonb_build_array(jsonb_build_object('location', location,
+    'code', code, 'message', message));
+
+COMMENT ON FUNCTION wrong(text, text, text) IS
+    'One wrong field, as an array of one';
+
+
+CREATE OR REPLACE FUNCTION check_members(body jsonb, at text, known text[],
+    fixed text[])
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT coalesce(jsonb_agg(wrong(at || '/' || pointer_text(m),
+        CASE WHEN m = ANY (fixed) THEN 'read_only' ELSE 'unknown' END,
+        CASE WHEN m = ANY (fixed) THEN 'this member cannot be set here'
+             ELSE 'there is no such member' END) -> 0 ORDER BY m), '[]')
+    FROM jsonb_object_keys(body) AS m
+    WHERE m <> ALL (known));
+
+COMMENT ON FUNCTION check_members(jsonb, text, text[], text[]) IS
+    'Members of an object that are not known; fixed: known, but not writable';
+
+
+CREATE OR REPLACE FUNCTION check_text(value jsonb, at text, most int,
+    message text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    t text := value #>> '{}';
+BEGIN
+    CASE
+        WHEN t IS NULL THEN
+            RETURN CASE WHEN message IS NULL THEN jsonb '[]'
+                ELSE wrong(at, 'required', message) END;
+        WHEN jsonb_typeof(value) <> 'string' THEN
+            RETURN wrong(at, 'bad_type', 'a text is needed');
+        WHEN char_length(t) NOT BETWEEN 1 AND most THEN
+            RETURN wrong(at, 'bad_length', format('1 to %s characters', most));
+        WHEN t ~ '[\u0001-\u001f\u007f-\u009f]' THEN
+            RETURN wrong(at, 'bad_value', 'no control characters');
+        ELSE
+            RETURN '[]';
+    END CASE;
+END
+$$;
+
+COMMENT ON FUNCTION check_text(jsonb, text, int, text) IS
+    'A text of 1 to most characters; absent or null is wrong only with a'
+    ' message to say then';
+
+
+CREATE OR REPLACE FUNCTION check_boolean(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN value IS NULL OR jsonb_typeof(value) = 'boolean' THEN '[]'
+    ELSE wrong(at, 'bad_type', 'true or false is needed') END;
+
+COMMENT ON FUNCTION check_boolean(jsonb, text) IS
+    'true, false, or absent; null is wrong';
+
+
+CREATE OR REPLACE FUNCTION check_count(value jsonb, at text, message text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    n numeric;
+BEGIN
+    IF value IS NULL OR jsonb_typeof(value) = 'null' THEN
+        RETURN CASE WHEN message IS NULL THEN jsonb '[]'
+            ELSE wrong(at, 'required', message) END;
+    END IF;
+
+    IF jsonb_typeof(value) <> 'number' THEN
+        RETURN wrong(at, 'bad_type', 'a number is needed');
+    END IF;
+
+    n := value::numeric;
+
+    IF n < 0 OR n > 9007199254740991 THEN
+        RETURN wrong(at, 'out_of_range', '0 to 9007199254740991');
+    ELSIF n <> trunc(n) THEN
+        RETURN wrong(at, 'bad_value', 'a whole number is needed');
+    END IF;
+
+    RETURN '[]';
+END
+$$;
+
+COMMENT ON FUNCTION check_count(jsonb, text, text) IS
+    'A whole number from 0 to 2^53 - 1; absent or null is wrong only with a'
+    ' message to say then';
+
+
+CREATE OR REPLACE FUNCTION check_absent(value jsonb, at text, default_ jsonb,
+    what text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN value IS NULL OR value IN ('null', default_) THEN '[]'
+    ELSE wrong(at, 'not_supported', what || ' cannot be set yet') END;
+
+COMMENT ON FUNCTION check_absent(jsonb, text, jsonb, text) IS
+    'What is not enforced yet may only be absent, null or its default';
+
+
+CREATE OR REPLACE FUNCTION check_scopes(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF value IS NULL OR jsonb_typeof(value) = 'null' THEN
+        RETURN '[]';
+    ELSIF jsonb_typeof(value) <> 'array' THEN
+        RETURN wrong(at, 'bad_type', 'an array of text is needed');
+    ELSIF jsonb_array_length(value) > 1000 THEN
+        RETURN wrong(at, 'too_many', 'at most 1000 scopes');
+    END IF;
+
+    RETURN (SELECT coalesce(jsonb_agg(CASE
+            WHEN jsonb_typeof(v) <> 'string'
+                THEN wrong(p, 'bad_type', 'a text is needed')
+            WHEN char_length(t) NOT BETWEEN 1 AND 128
+                THEN wrong(p, 'bad_length', '1 to 128 characters')
+            ELSE wrong(p, 'bad_value', 'no blanks or control characters')
+            END -> 0 ORDER BY i), '[]')
+        FROM (SELECT v, v #>> '{}' AS t, i,
+                  at || '/' || (i - 1) AS p
+              FROM jsonb_array_elements(value) WITH ORDINALITY AS e (v, i)) x
+        WHERE jsonb_typeof(v) <> 'string'
+            OR char_length(t) NOT BETWEEN 1 AND 128
+            OR t ~ '[\s\u0001-\u0020\u007f-\u009f]');
+END
+$$;
+
+COMMENT ON FUNCTION check_scopes(jsonb, text) IS
+    'An array of at most 1000 texts of 1 to 128 characters without blanks';
+
+
+CREATE OR REPLACE FUNCTION check_networks(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF value IS NULL OR jsonb_typeof(value) = 'null' THEN
+        RETURN '[]';
+    ELSIF jsonb_typeof(value) <> 'array' THEN
+        RETURN wrong(at, 'bad_type', 'an array of text is needed');
+    ELSIF jsonb_array_length(value) > 1000 THEN
+        RETURN wrong(at, 'too_many', 'at most 1000 networks');
+    END IF;
+
+    RETURN (SELECT coalesce(jsonb_agg(CASE
+            WHEN jsonb_typeof(v) <> 'string'
+                THEN wrong(p, 'bad_type', 'a text is needed')
+            ELSE wrong(p, 'bad_value', format(
+                '"%s" is no address or network such as 203.0.113.0/24',
+                left(v #>> '{}', 50)))
+            END -> 0 ORDER BY i), '[]')
+        FROM (SELECT v, i, at || '/' || (i - 1) AS p
+              FROM jsonb_array_elements(value) WITH ORDINALITY AS e (v, i)) x
+        WHERE jsonb_typeof(v) <> 'string' OR read_network(v #>> '{}') IS NULL);
+END
+$$;
+
+COMMENT ON FUNCTION check_networks(jsonb, text) IS
+    'An array of at most 1000 addresses or networks, or null';
+
+
+CREATE OR REPLACE FUNCTION merge_metadata(old jsonb, new jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN new IS NULL THEN old
+    WHEN jsonb_typeof(new) = 'null' THEN '{}'
+    ELSE (old || new) - ARRAY(SELECT m.key FROM jsonb_each(new) AS m
+                              WHERE m.value = 'null') END;
+
+COMMENT ON FUNCTION merge_metadata(jsonb, jsonb) IS
+    'old after a change: absent keeps, null clears, members are merged';
+
+
+CREATE OR REPLACE FUNCTION check_metadata(value jsonb, at text, old jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF value IS NULL OR jsonb_typeof(value) = 'null' THEN
+        RETURN '[]';
+    ELSIF jsonb_typeof(value) <> 'object' THEN
+        RETURN wrong(at, 'bad_type', 'an object is needed');
+    ELSIF octet_length(merge_metadata(old, value)::text) > 8192 THEN
+        RETURN wrong(at, 'bad_length', 'at most 8 KiB');
+    END IF;
+
+    RETURN '[]';
+END
+$$;
+
+COMMENT ON FUNCTION check_metadata(jsonb, text, jsonb) IS
+    'An object that keeps the holder''s metadata within 8 KiB';
+
+
+CREATE OR REPLACE FUNCTION check_future(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    t timestamptz := read_time(value #>> '{}');
+BEGIN
+    IF value IS NULL OR jsonb_typeof(value) = 'null' THEN
+        RETURN '[]';
+    ELSIF jsonb_typeof(value) <> 'string' THEN
+        RETURN wrong(at, 'bad_type', 'a time as text is needed');
+    ELSIF t IS NULL THEN
+        RETURN wrong(at, 'bad_value',
+            'write a time such as 2027-01-01T00:00:00Z');
+    ELSIF t <= now() THEN
+        RETURN wrong(at, 'out_of_range', 'this time is over');
+    END IF;
+
+    RETURN '[]';
+END
+$$;
+
+COMMENT ON FUNCTION check_future(jsonb, text) IS
+    'A time to come, or null';
+
+
+CREATE OR REPLACE FUNCTION check_window(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    t     text := value #>> '{}';
+    us    numeric := read_duration(t);
+    near  text[];
+BEGIN
+    IF t IS NULL THEN
+        RETURN wrong(at, 'required', 'write a length such as 1h');
+    ELSIF jsonb_typeof(value) <> 'string' THEN
+        RETURN wrong(at, 'bad_type', 'a text such as 1h is needed');
+    ELSIF t IN ('day', 'week', 'month', 'total') THEN
+        RETURN wrong(at, 'not_supported', format(
+            'window %s cannot be set yet: write a length such as 1h', t));
+    ELSIF us IS NULL THEN
+        near := regexp_match(t, '^\s*([1-9][0-9]{0,5})\s*'
+            '(s|m|h|d|sec|second|min|minute|hour|day)s?\s*$', 'i');
+        RETURN wrong(at, 'bad_value', format('"%s": write %s', left(t, 40),
+            coalesce(near[1] || lower(left(near[2], 1)),
+                     'a length such as 30s, 5m, 1h, 1d')));
+    ELSIF us NOT BETWEEN 1000000 AND 31 * 86400000000 THEN
+        RETURN wrong(at, 'out_of_range', '1s to 31d');
+    END IF;
+
+    RETURN '[]';
+END
+$$;
+
+COMMENT ON FUNCTION check_window(jsonb, text) IS
+    'A length of time from 1s to 31d';
+
+
+-- The whole of one limit.  Only buckets of requests are enforced so far.
+
+CREATE OR REPLACE FUNCTION check_limit(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    errors  jsonb;
+    unit    text;
+BEGIN
+    IF jsonb_typeof(value) <> 'object' THEN
+        RETURN wrong(at, 'bad_type', 'an object is needed');
+    END IF;
+
+    errors := check_members(value, at, ARRAY['name', 'unit', 'limit', 'window',
+            'burst', 'rolling', 'model', 'service', 'mode'], '{}')
+        || check_text(value -> 'name', at || '/name', 64,
+            'give the limit a name');
+
+    unit := value ->> 'unit';
+
+    IF unit IS NULL THEN
+        errors := errors || wrong(at || '/unit', 'required', 'write requests');
+    ELSIF jsonb_typeof(value -> 'unit') <> 'string' THEN
+        errors := errors || wrong(at || '/unit', 'bad_type',
+            'a text is needed');
+    ELSIF unit IN ('tokens', 'cost', 'concurrent') THEN
+        RETURN errors || wrong(at || '/unit', 'not_supported',
+            format('unit %s cannot be set yet', unit));
+    ELSIF unit <> 'requests' THEN
+        errors := errors || wrong(at || '/unit', 'bad_value',
+            'requests, tokens, cost or concurrent');
+    END IF;
+
+    errors := errors
+        || check_count(value -> 'limit', at || '/limit',
+            'say how many requests')
+        || check_window(value -> 'window', at || '/window')
+        || check_count(value -> 'burst', at || '/burst', NULL)
+        || check_absent(value -> 'rolling', at || '/rolling', 'false',
+            'rolling')
+        || check_absent(value -> 'model', at || '/model', 'null', 'model')
+        || check_text(value -> 'service', at || '/service', 255, NULL)
+        || CASE WHEN value -> 'mode' <> 'null' THEN wrong(at || '/mode',
+            'bad_value', 'always null for requests') ELSE '[]' END;
+
+    IF errors = '[]' THEN
+        errors := check_rate((value -> 'limit')::bigint,
+            read_duration(value ->> 'window')::bigint,
+            (value ->> 'burst')::numeric::bigint, at);
+    END IF;
+
+    RETURN errors;
+END
+$$;
+
+COMMENT ON FUNCTION check_limit(jsonb, text) IS 'One limit of a holder';
+
+
+CREATE OR REPLACE FUNCTION check_rate(tokens bigint, period_us bigint,
+    burst bigint, at text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF tokens = 0 AND burst > 0 THEN
+        RETURN wrong(at || '/burst', 'out_of_range',
+            'limit 0 means none: burst must be 0');
+    ELSIF tokens > 0 AND burst = 0 THEN
+        RETURN wrong(at || '/burst', 'out_of_range', '1 or more');
+    ELSIF (rate_form(tokens, period_us, coalesce(burst, tokens))).token
+        IS NULL
+    THEN
+        RETURN wrong(at
+            || CASE WHEN burst > tokens THEN '/burst' ELSE '/limit' END,
+            'out_of_range',
+            'no exact rate in this window: choose a smaller or rounder number');
+    END IF;
+
+    RETURN '[]';
+END
+$$;
+
+COMMENT ON FUNCTION check_rate(bigint, bigint, bigint, text) IS
+    'A rate that has an exact form; burst null: the limit';
+
+
+CREATE OR REPLACE FUNCTION check_limits(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    errors  jsonb := '[]';
+    item    jsonb;
+    i       int := 0;
+    names   text[] := '{}';
+BEGIN
+    IF value IS NULL OR jsonb_typeof(value) = 'null' THEN
+        RETURN '[]';
+    ELSIF jsonb_typeof(value) <> 'array' THEN
+        RETURN wrong(at, 'bad_type', 'an array of limits is needed');
+    ELSIF jsonb_array_length(value) > 50 THEN
+        RETURN wrong(at, 'too_many', 'at most 50 limits');
+    END IF;
+
+    FOR item IN SELECT jsonb_array_elements(value) LOOP
+        errors := errors || check_limit(item, at || '/' || i);
+
+        IF item ->> 'name' = ANY (names) THEN
+            errors := errors || wrong(at || '/' || i || '/name', 'duplicate',
+                'another limit has this name');
+        END IF;
+
+        names := names || (item ->> 'name');
+        i := i + 1;
+    END LOOP;
+
+    RETURN errors;
+END
+$$;
+
+COMMENT ON FUNCTION check_limits(jsonb, text) IS
+    'At most 50 limits with unique names; null is none';
+
+GRANT EXECUTE ON FUNCTION wrong(text, text, text),
+    check_members(jsonb, text, text[], text[]),
+    check_text(jsonb, text, int, text), check_boolean(jsonb, text),
+    check_count(jsonb, text, text), check_absent(jsonb, text, jsonb, text),
+    check_scopes(jsonb, text), check_networks(jsonb, text),
+    merge_metadata(jsonb, jsonb), check_metadata(jsonb, text, jsonb),
+    check_future(jsonb, text), check_window(jsonb, text),
+    check_limit(jsonb, text), check_rate(bigint, bigint, bigint, text),
+    check_limits(jsonb, text) TO apikey_gateway;
