@@ -53,9 +53,12 @@ typedef void (*ngx_http_apikey_redis_handler_pt)(
 struct ngx_http_apikey_redis_call_s {
     ngx_http_apikey_redis_handler_pt   handler;
     void                              *data;
-    ngx_msec_t                         sent;      /* private from here */
-    ngx_msec_t                         deadline;
-    ngx_queue_t                        queue;
+    ngx_msec_t                         deadline;  /* set by the first send();
+                                                     kept where it is not 0:
+                                                     a second send of one call
+                                                     does not wait longer */
+    ngx_http_apikey_redis_t           *redis;     /* private from here */
+    ngx_uint_t                         slot;
     unsigned                           waiting:1;
 };
 
@@ -63,11 +66,17 @@ struct ngx_http_apikey_redis_call_s {
 ngx_http_apikey_redis_t *ngx_http_apikey_redis_create(ngx_pool_t *pool,
     ngx_http_apikey_redis_conf_t *conf, apikey_stats_t *stats, ngx_log_t *log);
 
-/* Runs whenever the connection became ready (up 1) or broke (up 0). */
+/*
+ * Runs whenever the connection became ready (up 1), broke, or could not be
+ * made (up 0).
+ */
 void ngx_http_apikey_redis_set_state_handler(ngx_http_apikey_redis_t *redis,
     void (*handler)(void *data, ngx_uint_t up), void *data);
 
 ngx_uint_t ngx_http_apikey_redis_ready(ngx_http_apikey_redis_t *redis);
+
+/* Not ready, but an attempt is under way: the state handler will run. */
+ngx_uint_t ngx_http_apikey_redis_connecting(ngx_http_apikey_redis_t *redis);
 
 /*
  * argv is copied.  NGX_OK: the handler will run; NGX_ERROR: not ready or too

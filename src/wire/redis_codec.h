@@ -1,0 +1,54 @@
+
+/*
+ * RESP: commands formatted, replies read.  The only file that calls hiredis
+ * is redis_codec.c; nobody else sees its types.
+ *
+ * A reader belongs to one connection.  A reply belongs to whoever took it
+ * with next() and is given back with reply_free(); its text is valid until
+ * then.  Called by wire/redis.c; limit/ only looks into replies.
+ */
+
+
+#ifndef NGX_HTTP_APIKEY_REDIS_CODEC_H_INCLUDED
+#define NGX_HTTP_APIKEY_REDIS_CODEC_H_INCLUDED
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+
+struct redisReader;
+struct redisReply;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_REDIS_OTHER = 0,     /* arrays, nil, integers */
+    NGX_HTTP_APIKEY_REDIS_STATUS,
+    NGX_HTTP_APIKEY_REDIS_STRING,
+    NGX_HTTP_APIKEY_REDIS_ERROR
+} ngx_http_apikey_redis_kind_e;
+
+
+size_t ngx_http_apikey_redis_format_size(ngx_uint_t argc, ngx_str_t *argv);
+u_char *ngx_http_apikey_redis_format(u_char *p, ngx_uint_t argc,
+    ngx_str_t *argv);
+
+/* NULL: no memory. */
+struct redisReader *ngx_http_apikey_redis_reader_create(void);
+void ngx_http_apikey_redis_reader_free(struct redisReader *reader);
+
+/* NGX_OK, NGX_ERROR: no memory, or a reply that no command here can have. */
+ngx_int_t ngx_http_apikey_redis_feed(struct redisReader *reader, u_char *buf,
+    size_t size);
+
+/* NGX_OK with *reply set, NGX_AGAIN, NGX_ERROR: this is not RESP. */
+ngx_int_t ngx_http_apikey_redis_next(struct redisReader *reader,
+    struct redisReply **reply);
+
+void ngx_http_apikey_redis_reply_free(struct redisReply *reply);
+
+ngx_http_apikey_redis_kind_e ngx_http_apikey_redis_reply(
+    struct redisReply *reply, ngx_str_t *text);
+
+
+#endif /* NGX_HTTP_APIKEY_REDIS_CODEC_H_INCLUDED */
