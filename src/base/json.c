@@ -217,6 +217,35 @@ apikey_json_escape(char *out, size_t size, const char *text, size_t len)
 }
 
 
+bool
+apikey_json_check(const char *text, size_t len)
+{
+    bool                  good;
+    size_t                used;
+    const unsigned char  *p;
+
+    p = (const unsigned char *) text;
+
+    while (len) {
+        good = (*p != 0);
+        used = 1;
+
+        if (*p >= 0x80) {
+            used = apikey_json_utf8(p, len, &good);
+        }
+
+        if (!good) {
+            return false;
+        }
+
+        p += used;
+        len -= used;
+    }
+
+    return true;
+}
+
+
 static void
 apikey_json_put(apikey_json_t *j, const char *text, size_t len)
 {

@@ -61,5 +61,8 @@ void apikey_json_raw(apikey_json_t *j, const char *json, size_t len);
 size_t apikey_json_escape(char *out, size_t size, const char *text,
     size_t len);
 
+/* True: well-formed UTF-8 without NUL, so nothing would be replaced. */
+bool apikey_json_check(const char *text, size_t len);
+
 
 #endif /* APIKEY_JSON_H_INCLUDED */
