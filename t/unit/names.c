@@ -1,0 +1,88 @@
+
+/*
+ * Names of numbers, and the histogram that counts into its bounds.
+ */
+
+
+#include "base/stats.h"
+#include "base/verdict.h"
+
+#include "unit.h"
+
+
+#define is_name(got, want)  is_text(got, strlen(got), want, want)
+
+
+static void
+test_names(void)
+{
+    is_name(apikey_verdict_name(APIKEY_OK), "ok");
+    is_name(apikey_verdict_name(APIKEY_REVOKED_KEY), "revoked_key");
+    is_name(apikey_verdict_name(APIKEY_RATE_LIMITED), "rate_limited");
+    is_name(apikey_verdict_name(APIKEY_UNAVAILABLE), "unavailable");
+    is_name(apikey_verdict_name(APIKEY_VERDICTS), "unknown");
+    is_name(apikey_verdict_name((apikey_verdict_e) -1), "unknown");
+
+    is_name(apikey_mode_name(APIKEY_MODE_NONE), "none");
+    is_name(apikey_mode_name(APIKEY_MODE_DOWN_DENY), "down_deny");
+    is_name(apikey_mode_name(APIKEY_MODES), "unknown");
+
+    is_name(apikey_end_name(APIKEY_END_NORMAL), "");
+    is_name(apikey_end_name(APIKEY_END_WORKER_LOST), "worker_lost");
+    is_name(apikey_end_name(APIKEY_ENDS), "unknown");
+
+    is_name(apikey_level_name(APIKEY_LEVEL_KEY), "key");
+    is_name(apikey_level_name(APIKEY_LEVEL_OWNER), "owner");
+    is_name(apikey_level_name(APIKEY_LEVELS), "unknown");
+
+    is_name(apikey_unit_name(APIKEY_UNIT_REQUESTS), "requests");
+    is_name(apikey_unit_name(APIKEY_UNIT_CONCURRENT), "concurrent");
+    is_name(apikey_unit_name(APIKEY_UNITS), "unknown");
+
+    is_name(apikey_fail_name(APIKEY_FAIL_MISSING), "missing");
+    is_name(apikey_fail_name(APIKEY_FAIL_OPERATOR), "operator");
+    is_name(apikey_fail_name(APIKEY_FAILS), "other");
+}
+
+
+static void
+test_histogram(void)
+{
+    unsigned            i;
+    apikey_histogram_t  h;
+
+    memset(&h, 0, sizeof(h));
+
+    for (i = 0; i < APIKEY_STATS_BUCKETS; i++) {
+        ok(i == 0 || apikey_stats_bounds[i - 1] < apikey_stats_bounds[i],
+           "bounds rise");
+
+        apikey_histogram_add(&h, apikey_stats_bounds[i]);
+        apikey_histogram_add(&h, apikey_stats_bounds[i] + 1);
+    }
+
+    is_uint(h.bucket[0], 1, "a bound is in its bucket");
+
+    for (i = 1; i <= APIKEY_STATS_BUCKETS; i++) {
+        is_uint(h.bucket[i], i < APIKEY_STATS_BUCKETS ? 2 : 1,
+                "what is above it in the next");
+    }
+
+    is_uint(h.count, 2 * APIKEY_STATS_BUCKETS, "all are counted");
+
+    for (i = 0; i < APIKEY_STATS_BUCKETS; i++) {
+        h.sum -= 2 * apikey_stats_bounds[i] + 1;
+    }
+
+    is_uint(h.sum, 0, "and summed up");
+}
+
+
+int
+main(void)
+{
+    test_names();
+    test_histogram();
+
+    return unit_done();
+}
