@@ -1,0 +1,307 @@
+package Apikey::Postgres;
+
+# A Postgres of the test's own, on a unix socket and a loopback port, trusting
+# everybody.  initdb and the schema are done once for each state of schema/
+# and copied from then on.  fsync is off: a killed Postgres loses nothing by
+# that, only a power cut would.
+
+use strict;
+use warnings;
+
+use Digest::SHA;
+use Fcntl qw(:flock);
+use File::Path qw(make_path remove_tree);
+
+use Apikey::Process qw(free_port wait_for spawn account);
+
+my $bindir;
+my $quote = "\x1f";
+
+
+sub bindir {
+    return $bindir if $bindir;
+
+    for my $dir (map { $_->[0] } sort { $b->[1] <=> $a->[1] }
+                 map { [ $_, m{/(\d+)/bin$} ] }
+                 glob '/usr/lib/postgresql/*/bin')
+    {
+        return $bindir = $dir if -x "$dir/postgres";
+    }
+
+    chomp(my $dir = `pg_config --bindir 2>/dev/null` // '');
+    return $bindir = $dir if -x "$dir/postgres";
+
+    die "no Postgres server here: make deps\n";
+}
+
+
+# new(dir => of the test, build => where apikeyctl is, schema => 0: none)
+
+sub new {
+    my ($class, %opt) = @_;
+
+    my $self = bless {
+        dir  => "$opt{dir}/pg",
+        build => $opt{build},
+        port => free_port(),
+        user => account('postgres'),
+        log  => "$opt{dir}/postgres.log",
+    }, $class;
+
+    my $data = "$self->{dir}/data";
+
+    make_path($self->{dir});
+    $self->own($self->{dir});
+
+    if ($opt{schema} // 1) {
+        my $template = $self->template;
+        system('cp', '-a', '--reflink=auto', $template, $data) == 0
+            or die "cannot copy $template\n";
+
+    } else {
+        $self->initdb($data);
+    }
+
+    return $self->start;
+}
+
+
+sub own {
+    my ($self, $path) = @_;
+
+    return unless $self->{user};
+
+    my ($uid, $gid) = (getpwnam $self->{user})[2, 3];
+    chown $uid, $gid, $path or die "chown $path: $!\n";
+}
+
+
+sub initdb {
+    my ($self, $data) = @_;
+
+    spawn(cmd => [ bindir() . '/initdb', '-D', $data, '-U', 'postgres',
+                   '-E', 'UTF8', '--no-locale', '--auth=trust', '--no-sync',
+                   '--wal-segsize=1', '--no-instructions' ],
+          user => $self->{user}, log => $self->{log}, dir => $self->{dir},
+          name => 'initdb')
+        ->stop(0, 60) and die "initdb failed, see $self->{log}\n";
+}
+
+
+# The copy to copy: named after what it was made from.
+
+sub template {
+    my ($self) = @_;
+
+    my $sha = Digest::SHA->new(256);
+    $sha->add(bindir());
+
+    for my $file (sort glob 'schema/*.sql') {
+        $sha->add($file)->addfile($file);
+    }
+
+    my $store = "$self->{build}/t";
+    my $name = "$store/pg-" . substr $sha->hexdigest, 0, 16;
+
+    make_path($store);
+
+    open my $lock, '>', "$store/lock" or die "$store/lock: $!\n";
+    flock $lock, LOCK_EX;
+
+    return $name if -d $name;
+
+    remove_tree($_) for glob "$store/pg-*";
+
+    my $data = "$self->{dir}/data";
+    $self->initdb($data);
+    $self->start;
+    $self->ctl('schema', 'apply');
+    $self->stop;
+
+    system('cp', '-a', $data, "$name.new") == 0
+        or die "cannot keep $data\n";
+    rename "$name.new", $name or die "$name: $!\n";
+    remove_tree($data);
+
+    return $name;
+}
+
+
+sub start {
+    my ($self) = @_;
+
+    my $data = "$self->{dir}/data";
+
+    # a killed Postgres leaves this behind; its pid may be another's by now
+    unlink "$data/postmaster.pid";
+
+    $self->{process} = spawn(
+        cmd => [ bindir() . '/postgres', '-D', $data, '-k', $self->{dir},
+                 '-h', '127.0.0.1', '-p', $self->{port}, '-F',
+                 map { ('-c', $_) } 'full_page_writes=off',
+                     'max_connections=60', 'shared_buffers=16MB',
+                     'log_line_prefix=%m [%p] %a ', 'autovacuum=off',
+                     'max_parallel_workers=0' ],
+        user => $self->{user}, log => $self->{log}, dir => $self->{dir},
+        name => 'postgres');
+
+    $self->wait_ready;
+    return $self;
+}
+
+
+sub wait_ready {
+    my ($self) = @_;
+
+    wait_for('Postgres', sub {
+        die "Postgres ended, see $self->{log}\n"
+            unless $self->{process}->alive;
+        return eval { ($self->value('SELECT 1') // 0) eq 1 };
+    }, 30);
+}
+
+
+# 'fast' (INT), 'immediate' (QUIT: as a crash, but orderly), 'kill' (-9)
+
+sub stop {
+    my ($self, $how) = @_;
+
+    my $process = delete $self->{process} or return;
+
+    $how //= 'fast';
+
+    if ($how eq 'kill') {
+        my @pids = ($process->pid, Apikey::Process::children_of($process->pid));
+        kill 'KILL', @pids;
+
+        # its shared memory is free only when all have ended
+        wait_for('end of Postgres', sub {
+            !$process->alive && !grep { kill 0, $_ } @pids;
+        });
+        return;
+    }
+
+    $process->stop($how eq 'immediate' ? 'QUIT' : 'INT', 30);
+}
+
+
+sub alive { $_[0]{process} && $_[0]{process}->alive }
+
+
+# Conninfo over the unix socket; tcp => 1 over loopback.
+
+sub conninfo {
+    my ($self, %opt) = @_;
+
+    my $host = $opt{tcp} ? '127.0.0.1' : $self->{dir};
+    my $user = $opt{user} // 'apikey_gateway';
+
+    return "host=$host port=$self->{port} dbname=postgres user=$user";
+}
+
+
+sub ctl {
+    my ($self, @args) = @_;
+
+    my $conninfo = $self->conninfo(user => 'postgres');
+
+    # libpq reads the same names from the environment
+    local $ENV{PGHOST} = $self->{dir};
+    local $ENV{PGPORT} = $self->{port};
+    local $ENV{PGUSER} = 'postgres';
+    local $ENV{PGDATABASE} = 'postgres';
+
+    open my $f, '-|', "$self->{build}/apikeyctl", @args
+        or die "$self->{build}/apikeyctl: $!\n";
+    my $out = do { local $/; <$f> } // '';
+    close $f or die "apikeyctl @args failed: $out\n";
+
+    return $out;
+}
+
+
+# All rows, each an array; NULL is undef.  user => role, default the superuser
+
+sub rows {
+    my ($self, $sql, %opt) = @_;
+
+    my @cmd = (bindir() . '/psql', '-XqAt', '-v', 'ON_ERROR_STOP=1',
+               '-P', 'null=\N', '-F', $quote, '-R', "\x1e",
+               '-d', $self->conninfo(user => $opt{user} // 'postgres'),
+               '-f', '-');
+
+    my $err = "$self->{dir}/psql.$$.err";
+    my $in = "$self->{dir}/psql.$$.sql";
+
+    open my $f, '>:utf8', $in or die "$in: $!\n";
+    print $f $sql;
+    close $f;
+
+    my $pid = open(my $out, '-|') // die "fork: $!\n";
+
+    if ($pid == 0) {
+        open STDIN, '<', $in;
+        open STDERR, '>', $err;
+        { exec { $cmd[0] } @cmd };
+        POSIX::_exit(127);
+    }
+
+    my $text = do { local $/; <$out> } // '';
+
+    unless (close $out) {
+        open my $f, '<', $err;
+        my $why = join '', <$f>;
+        unlink $in, $err;
+        die "psql: $why";
+    }
+
+    unlink $in, $err;
+
+    return () if $text eq '';
+
+    chomp $text;
+    $text =~ s/\x1e\z//;
+
+    return map { [ map { $_ eq '\N' ? undef : $_ } split /$quote/, $_, -1 ] }
+           split /\x1e/, $text, -1;
+}
+
+
+sub value {
+    my ($self, $sql, %opt) = @_;
+
+    my ($row) = $self->rows($sql, %opt);
+    return $row ? $row->[0] : undef;
+}
+
+
+# The first column of all rows.
+
+sub column {
+    my ($self, $sql, %opt) = @_;
+
+    return map { $_->[0] } $self->rows($sql, %opt);
+}
+
+
+sub run { my ($self, $sql, %opt) = @_; $self->rows($sql, %opt); return }
+
+
+# A Perl value as SQL text: undef is NULL, an array is a text[].
+
+sub quote {
+    my ($self, $value) = @_;
+
+    return 'NULL' unless defined $value;
+
+    if (ref $value eq 'ARRAY') {
+        return 'ARRAY[' . join(',', map { $self->quote($_) } @$value)
+               . ']::text[]';
+    }
+
+    $value =~ s/'/''/g;
+    return "'$value'";
+}
+
+
+1;

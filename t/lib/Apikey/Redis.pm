@@ -1,0 +1,180 @@
+package Apikey::Redis;
+
+# A redis-server of the test's own, without persistence unless asked for, and
+# a small client to look into it.
+
+use strict;
+use warnings;
+
+use File::Path qw(make_path);
+use IO::Socket::INET;
+use IO::Socket::UNIX;
+
+use Apikey::Process qw(free_port wait_for spawn);
+
+
+# new(dir => of the test, name =>, password =>, unix => 1, aof => 1)
+# aof: every acknowledged write survives kill -9
+
+sub new {
+    my ($class, %opt) = @_;
+
+    my $name = $opt{name} // 'redis';
+
+    my $self = bless {
+        dir  => "$opt{dir}/$name",
+        port => free_port(),
+        log  => "$opt{dir}/$name.log",
+        %opt{qw(password unix aof)},
+    }, $class;
+
+    make_path($self->{dir});
+    return $self->start;
+}
+
+
+sub start {
+    my ($self) = @_;
+
+    my @args = ('--bind', '127.0.0.1', '--port', $self->{port},
+                '--dir', $self->{dir}, '--save', '', '--daemonize', 'no');
+
+    push @args, '--requirepass', $self->{password} if $self->{password};
+    push @args, '--unixsocket', $self->socket, '--unixsocketperm', '777'
+        if $self->{unix};
+    push @args, '--appendonly', 'yes', '--appendfsync', 'always'
+        if $self->{aof};
+
+    $self->{process} = spawn(cmd => [ 'redis-server', @args ],
+                             log => $self->{log}, name => 'redis-server');
+
+    wait_for('Redis', sub {
+        die "redis-server ended, see $self->{log}\n"
+            unless $self->{process}->alive;
+        return eval { $self->command('PING') eq 'PONG' };
+    });
+
+    return $self;
+}
+
+
+# 'kill' is -9
+
+sub stop {
+    my ($self, $how) = @_;
+
+    delete $self->{client};
+    my $process = delete $self->{process} or return;
+    $process->stop(($how // '') eq 'kill' ? 'KILL' : 'TERM');
+}
+
+
+sub alive  { $_[0]{process} && $_[0]{process}->alive }
+sub socket { "$_[0]{dir}/redis.sock" }
+sub port   { $_[0]{port} }
+
+
+# Stopped as by a debugger: takes connections and says nothing.
+
+sub freeze { $_[0]{process}->signal('STOP') }
+sub thaw   { $_[0]{process}->signal('CONT') }
+
+
+# As apikey_redis wants it, without password.
+
+sub url {
+    my ($self) = @_;
+
+    return $self->{unix} ? 'unix:' . $self->socket
+                         : "redis://127.0.0.1:$self->{port}";
+}
+
+
+sub command {
+    my ($self, @args) = @_;
+
+    unless ($self->{client}) {
+        my $client = IO::Socket::INET->new(
+            PeerAddr => "127.0.0.1:$self->{port}", Timeout => 5)
+            or die "redis: $@\n";
+
+        $self->{client} = $client;
+        $self->command('AUTH', $self->{password}) if $self->{password};
+    }
+
+    my $client = $self->{client};
+
+    print $client '*', scalar @args, "\r\n",
+          map { ('$', length, "\r\n", $_, "\r\n") } @args;
+    $client->flush;
+
+    my $reply = eval { read_reply($client) };
+
+    if ($@) {
+        delete $self->{client} unless $@ =~ /^redis: [A-Z]/;
+        die $@;
+    }
+
+    return $reply;
+}
+
+
+sub read_reply {
+    my ($client) = @_;
+
+    local $/ = "\r\n";
+    my $line = <$client> // die "redis: connection closed\n";
+    chomp $line;
+
+    my ($type, $rest) = $line =~ /^(.)(.*)/s or die "redis: bad reply\n";
+
+    return $rest if $type eq '+' || $type eq ':';
+    die "redis: $rest\n" if $type eq '-';
+
+    return undef if $rest == -1;
+
+    if ($type eq '$') {
+        read $client, my $text, $rest + 2;
+        return substr $text, 0, $rest;
+    }
+
+    return [ map { read_reply($client) } 1 .. $rest ] if $type eq '*';
+
+    die "redis: bad reply $line\n";
+}
+
+
+# How often each command ran: { evalsha => 12, ... }
+
+sub calls {
+    my ($self) = @_;
+
+    my %calls = $self->command('INFO', 'commandstats')
+        =~ /^cmdstat_([^:]+):calls=(\d+)/mg;
+    return \%calls;
+}
+
+
+sub reset_calls { $_[0]->command('CONFIG', 'RESETSTAT') }
+
+
+# Everything it holds as one text, to look for what must not be there.
+
+sub dump {
+    my ($self) = @_;
+
+    my $text = '';
+
+    for my $key (@{$self->command('KEYS', '*')}) {
+        my $type = $self->command('TYPE', $key);
+        $text .= "$key\n";
+        $text .= $self->command('GET', $key) . "\n" if $type eq 'string';
+        $text .= join("\n", @{$self->command('HGETALL', $key)}) . "\n"
+            if $type eq 'hash';
+    }
+
+    return $text;
+}
+
+
+1;
