@@ -1,0 +1,427 @@
+--
+-- What the admin functions share: the JSON of keys, owners and limits (member
+-- order is the API's), failures, query strings, pages, audit.
+--
+
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+-- Failures.  SQLSTATE AKnnn is an answer with that status: MESSAGE is its
+-- detail, HINT its code, DETAIL its errors.  api() makes the problem of it.
+
+CREATE OR REPLACE FUNCTION fail(status int, code text, detail text,
+    errors jsonb DEFAULT '[]')
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'AK' || status, MESSAGE = detail,
+        HINT = code, DETAIL = errors::text;
+END
+$$;
+
+COMMENT ON FUNCTION fail(int, text, text, jsonb) IS
+    'Ends the call with a problem';
+
+
+CREATE OR REPLACE FUNCTION fail_if(errors jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    n      int := jsonb_array_length(errors);
+    other  boolean;
+BEGIN
+    IF n = 0 THEN
+        RETURN;
+    END IF;
+
+    other := EXISTS (SELECT FROM jsonb_array_elements(errors) AS e
+                     WHERE e ->> 'code' <> 'not_supported');
+
+    PERFORM fail(400,
+        CASE WHEN other THEN 'invalid_request' ELSE 'not_supported' END,
+        CASE WHEN n = 1 THEN '1 member is wrong.'
+             ELSE format('%s members are wrong.', n) END, errors);
+END
+$$;
+
+COMMENT ON FUNCTION fail_if(jsonb) IS
+    'Ends the call with 400 when the array of errors is not empty';
+
+
+CREATE OR REPLACE FUNCTION allow(VARIADIC callers text[])
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF caller() IS NULL OR caller() <> ALL (callers) THEN
+        PERFORM fail(403, 'forbidden', CASE
+            WHEN caller() = 'operator_read'
+                THEN 'A token with role=read may only GET.'
+            ELSE 'Only an operator may do this.' END);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION allow(text[]) IS
+    'Ends the call with 403 unless apikey.caller is one of these';
+
+
+CREATE OR REPLACE FUNCTION check_request(req jsonb,
+    VARIADIC known text[] DEFAULT '{}')
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT coalesce(jsonb_agg(CASE WHEN q.key <> ALL (known)
+            THEN wrong('query:' || q.key, 'unknown',
+                'there is no such parameter')
+            ELSE wrong('query:' || q.key, 'duplicate', 'give it once') END -> 0
+            ORDER BY q.key), '[]')
+        FROM jsonb_each(coalesce(nullif(req -> 'query', 'null'), '{}')) AS q
+        WHERE q.key <> ALL (known) OR jsonb_array_length(q.value) > 1)
+    || CASE WHEN req ->> 'idempotency_key' IS NULL THEN jsonb '[]'
+        ELSE wrong('header:Idempotency-Key', 'not_supported',
+            'Idempotency-Key cannot be used yet') END;
+
+COMMENT ON FUNCTION check_request(jsonb, text[]) IS
+    'What is wrong outside the body: query string and headers';
+
+
+CREATE OR REPLACE FUNCTION query_value(req jsonb, name text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN nullif(req #>> ARRAY['query', name, '0'], '');
+
+COMMENT ON FUNCTION query_value(jsonb, text) IS
+    'A parameter of the query string; an empty one is the same as none';
+
+
+CREATE OR REPLACE FUNCTION check_limit_query(req jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN query_value(req, 'limit') IS NULL THEN jsonb '[]'
+    WHEN query_value(req, 'limit') !~ '^-?[0-9]+$'
+        THEN wrong('query:limit', 'bad_type', 'a whole number is needed')
+    WHEN query_value(req, 'limit') !~ '^0*([1-9][0-9]?|100)$'
+        THEN wrong('query:limit', 'out_of_range', '1 to 100')
+    ELSE '[]' END;
+
+COMMENT ON FUNCTION check_limit_query(jsonb) IS 'The size of a page';
+
+
+CREATE OR REPLACE FUNCTION check_body(req jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF jsonb_typeof(req -> 'body') IS DISTINCT FROM 'object' THEN
+        PERFORM fail_if(check_request(req) || wrong('', CASE
+            WHEN req ->> 'body' IS NULL THEN 'required' ELSE 'bad_type' END,
+            'the body must be a JSON object'));
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION check_body(jsonb) IS
+    'Ends the call with 400 unless the body is an object';
+
+
+-- If-Match: nginx's gzip filter makes our ETag weak, so W/ is read over.
+
+CREATE OR REPLACE FUNCTION check_match(req jsonb, version bigint)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    want text := req ->> 'if_match';
+BEGIN
+    IF want IS NULL OR btrim(want) = '*'
+        OR EXISTS (SELECT FROM regexp_matches(want, '"([^"]*)"', 'g') AS m
+                   WHERE m[1] = version::text)
+    THEN
+        RETURN;
+    END IF;
+
+    PERFORM fail(412, 'precondition_failed',
+        'It was changed meanwhile: read it again.');
+END
+$$;
+
+COMMENT ON FUNCTION check_match(jsonb, bigint) IS
+    'Ends the call with 412 when If-Match names another version';
+
+
+CREATE OR REPLACE FUNCTION etag_line(version bigint)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN 'ETag: "' || version || E'"\n';
+
+COMMENT ON FUNCTION etag_line(bigint) IS 'Header line of an ETag';
+
+
+-- Pages.  A cursor holds the last row's sort value and id, and a hash of the
+-- filters it is good for.
+
+CREATE OR REPLACE FUNCTION filter_hash(req jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN left(md5(coalesce((req -> 'query') - '{cursor,limit}'::text[],
+    '{}')::text), 16);
+
+COMMENT ON FUNCTION filter_hash(jsonb) IS
+    'What a cursor is bound to: all of the query but cursor and limit';
+
+
+CREATE OR REPLACE FUNCTION write_cursor(req jsonb, sort_value text, id uuid)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT translate(encode(convert_to(row_to_json(c)::text, 'UTF8'),
+        'base64'), E'+/=\n', '-_')
+    FROM (SELECT 1 AS v, sort_value AS k, id AS i,
+              filter_hash(req) AS f) AS c);
+
+COMMENT ON FUNCTION write_cursor(jsonb, text, uuid) IS
+    'The cursor of the page after this row';
+
+
+CREATE OR REPLACE FUNCTION read_cursor(req jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    t text := translate(query_value(req, 'cursor'), '-_', '+/');
+    c jsonb;
+BEGIN
+    c := convert_from(decode(rpad(t, (char_length(t) + 3) / 4 * 4, '='),
+                             'base64'), 'UTF8')::jsonb;
+
+    IF c ->> 'v' = '1' AND c ->> 'f' = filter_hash(req)
+        AND jsonb_typeof(c -> 'k') = 'string'
+        AND read_uuid(c ->> 'i') IS NOT NULL
+    THEN
+        RETURN c;
+    END IF;
+
+    RETURN NULL;
+
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION read_cursor(jsonb) IS
+    'The query''s cursor, or null when it is none of these filters';
+
+
+CREATE OR REPLACE FUNCTION check_cursor(req jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN query_value(req, 'cursor') IS NOT NULL AND read_cursor(req) IS NULL
+        THEN wrong('query:cursor', 'bad_value',
+            'not a cursor of this list with these filters')
+    ELSE jsonb '[]' END;
+
+COMMENT ON FUNCTION check_cursor(jsonb) IS 'The cursor of a page';
+
+
+-- Objects.
+
+CREATE OR REPLACE FUNCTION limits_json(holder_key uuid, holder_owner uuid)
+RETURNS json
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x)
+        ORDER BY x_position)), '[]')
+    FROM (SELECT l.position AS x_position,
+              l.name, l.unit, l.window_text, l.burst, l.rolling, l.model,
+              l.service, l.mode, l."limit"
+          FROM limit_rule l
+          WHERE l.key_id = holder_key OR l.owner_id = holder_owner) AS l,
+        LATERAL (SELECT l.name, l.unit,
+              CASE l.unit WHEN 'cost'
+                  THEN to_json(money_text(l."limit"))
+                  ELSE to_json(l."limit") END AS "limit",
+              l.window_text AS "window", l.burst, l.rolling, l.model,
+              l.service, l.mode) AS x);
+
+COMMENT ON FUNCTION limits_json(uuid, uuid) IS
+    'Limits of a key or of an owner, as in the API';
+
+
+CREATE OR REPLACE FUNCTION key_status(k key)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN (k).revoked_at IS NOT NULL THEN 'revoked'
+    WHEN NOT (k).enabled THEN 'disabled'
+    WHEN (k).expires_at <= now() THEN 'expired'
+    ELSE 'active' END;
+
+COMMENT ON FUNCTION key_status(key) IS
+    'active, disabled, expired or revoked, in the data plane''s order';
+
+
+CREATE OR REPLACE FUNCTION secrets_json(holder uuid)
+RETURNS json
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x)
+            ORDER BY x_at DESC, x.id DESC)), '[]')
+        FROM (SELECT s.created_at AS x_at, s.id, s.start, s.last4,
+                  s.expires_at, s.ended_at, u.last_used_at
+              FROM secret s LEFT JOIN secret_usage u ON u.secret_id = s.id
+              WHERE s.key_id = holder) AS s,
+            LATERAL (SELECT s.id, s.start, s.last4, CASE
+                  WHEN s.ended_at IS NOT NULL OR s.expires_at <= now()
+                      THEN 'ended'
+                  WHEN s.expires_at IS NOT NULL THEN 'grace'
+                  ELSE 'current' END AS state,
+                  time_text(s.x_at) AS created_at,
+                  time_text(s.expires_at) AS expires_at,
+                  time_text(s.last_used_at) AS last_used_at) AS x);
+END
+$$;
+
+COMMENT ON FUNCTION secrets_json(uuid) IS
+    'Secrets of a key, newest first; nothing that opens a door';
+
+
+CREATE OR REPLACE FUNCTION key_json(k key)
+RETURNS json
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    secrets json := secrets_json(k.id);
+BEGIN
+    RETURN (SELECT row_to_json(x) FROM (SELECT
+            k.id, k.name,
+            (SELECT o.external FROM owner o WHERE o.id = k.owner_id) AS owner,
+            k.customer, k.plan, k.prefix,
+            secrets #>> '{0,start}' AS start,
+            secrets #>> '{0,last4}' AS last4,
+            (secrets #>> '{0,start}') || '...' || (secrets #>> '{0,last4}')
+                AS masked,
+            key_status(k) AS status, k.enabled, k.scopes, k.allowed_models,
+            k.allowed_ips, limits_json(k.id, NULL) AS limits,
+            NULL::json AS credits, currency() AS currency, k.metadata,
+            coalesce(u.requests, 0) AS usage_count,
+            time_text(u.last_used_at) AS last_used_at,
+            time_text(k.created_at) AS created_at,
+            time_text(k.updated_at) AS updated_at,
+            time_text(k.expires_at) AS expires_at,
+            time_text(k.revoked_at) AS revoked_at,
+            secrets
+        FROM (VALUES (1)) AS one
+            LEFT JOIN key_usage u ON u.key_id = k.id) AS x);
+END
+$$;
+
+COMMENT ON FUNCTION key_json(key) IS 'The key object, without "key"';
+
+
+-- C puts the key where the placeholder stands, right after the id.
+
+CREATE OR REPLACE FUNCTION with_secret(object json)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN overlay(object::text PLACING ',"key":"@SECRET@"'
+    FROM char_length('{"id":"01a1fd9a-9a4b-7a52-9d3b-5a0c4e1f2b60"') + 1
+    FOR 0);
+
+COMMENT ON FUNCTION with_secret(json) IS
+    'The key object of create and rotate, with a place for the new key';
+
+
+CREATE OR REPLACE FUNCTION owner_json(o owner)
+RETURNS json
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT row_to_json(x) FROM (SELECT (o).external AS id, (o).name,
+        (o).enabled, (o).plan, NULL::text AS plan_next,
+        limits_json(NULL, (o).id) AS limits, NULL::json AS credits,
+        (o).time_zone, (o).anchor_day, (o).metadata,
+        time_text((o).created_at) AS created_at,
+        time_text((o).updated_at) AS updated_at) AS x);
+
+COMMENT ON FUNCTION owner_json(owner) IS 'The owner object';
+
+
+-- Writes.
+
+CREATE OR REPLACE FUNCTION put_limits(holder_key uuid, holder_owner uuid,
+    limits jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    DELETE FROM limit_rule l
+    WHERE l.key_id = holder_key OR l.owner_id = holder_owner;
+
+    INSERT INTO limit_rule (key_id, owner_id, position, name, unit, "limit",
+        window_text, window_us, burst, rolling, service, token, refill,
+        capacity, tick)
+    SELECT holder_key, holder_owner, x.position - 1, x.v ->> 'name',
+        x.v ->> 'unit', x.amount, x.v ->> 'window', x.us, x.burst, false,
+        x.v ->> 'service', r.token, r.refill, r.capacity, r.tick
+    FROM (SELECT e.v, e.position, (e.v -> 'limit')::bigint AS amount,
+              read_duration(e.v ->> 'window')::bigint AS us,
+              coalesce((e.v ->> 'burst')::numeric, (e.v ->> 'limit')::numeric)
+                  ::bigint AS burst
+          FROM jsonb_array_elements(CASE jsonb_typeof(limits)
+              WHEN 'array' THEN limits ELSE '[]' END)
+              WITH ORDINALITY AS e (v, position)) AS x,
+        LATERAL rate_form(x.amount, x.us, x.burst) AS r;
+END
+$$;
+
+COMMENT ON FUNCTION put_limits(uuid, uuid, jsonb) IS
+    'Replaces all limits of a key or of an owner by these, checked before';
+
+
+CREATE OR REPLACE FUNCTION write_audit(who jsonb, req jsonb, action text,
+    object_kind text, object_id uuid, before json, after json)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    INSERT INTO audit (actor, actor_kind, address, action, object_kind,
+        object_id, before, after, request_id)
+    VALUES (coalesce(who ->> 'name', who ->> 'key', ''), who ->> 'kind',
+        who ->> 'address', action, object_kind, object_id,
+        before::jsonb, after::jsonb, read_uuid(req ->> 'request_id'));
+END;
+
+COMMENT ON FUNCTION write_audit(jsonb, jsonb, text, text, uuid, json, json) IS
+    'The audit entry of a change';
+
+GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
+    allow(text[]), check_request(jsonb, text[]), query_value(jsonb, text),
+    check_limit_query(jsonb), check_body(jsonb), check_match(jsonb, bigint),
+    etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
+    read_cursor(jsonb), check_cursor(jsonb), limits_json(uuid, uuid),
+    key_status(key), secrets_json(uuid), key_json(key), with_secret(json),
+    owner_json(owner), put_limits(uuid, uuid, jsonb),
+    write_audit(jsonb, jsonb, text, text, uuid, json, json)
+    TO apikey_gateway;

@@ -1,0 +1,622 @@
+--
+-- The admin API's api-keys.  Every function api_NAME(who, req) answers
+-- (status, headers, body, refresh) to apikey.api(): who is the caller, req
+-- the request with its body parsed.  Nothing is changed before everything is
+-- checked.
+--
+
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+CREATE OR REPLACE FUNCTION check_key(body jsonb, creating boolean,
+    metadata jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    known  text[] := ARRAY['name', 'customer', 'plan', 'scopes',
+        'allowed_models', 'allowed_ips', 'limits', 'credits', 'metadata',
+        'expires_at', 'enabled'];
+    fixed  text[] := ARRAY['id', 'key', 'start', 'last4', 'masked', 'status',
+        'currency', 'usage_count', 'last_used_at', 'created_at', 'updated_at',
+        'revoked_at', 'secrets'];
+BEGIN
+    IF creating THEN
+        known := known || ARRAY['owner', 'prefix'];
+    ELSE
+        fixed := fixed || ARRAY['owner', 'prefix'];
+    END IF;
+
+    RETURN check_members(body, '', known, fixed)
+        || check_text(coalesce(body -> 'name',
+                CASE WHEN creating THEN jsonb 'null' ELSE '"kept"' END),
+            '/name', 255, 'give the key a name')
+        || CASE WHEN creating
+            THEN check_text(body -> 'owner', '/owner', 255, NULL)
+                || check_prefix(body -> 'prefix')
+            ELSE '[]' END
+        || check_text(body -> 'customer', '/customer', 255, NULL)
+        || check_absent(body -> 'plan', '/plan', 'null', 'plan')
+        || check_scopes(body -> 'scopes', '/scopes')
+        || check_absent(body -> 'allowed_models', '/allowed_models', 'null',
+            'allowed_models')
+        || check_networks(body -> 'allowed_ips', '/allowed_ips')
+        || check_limits(body -> 'limits', '/limits')
+        || check_absent(body -> 'credits', '/credits', 'null', 'credits')
+        || check_metadata(body -> 'metadata', '/metadata', metadata)
+        || check_future(body -> 'expires_at', '/expires_at')
+        || check_boolean(body -> 'enabled', '/enabled');
+END
+$$;
+
+COMMENT ON FUNCTION check_key(jsonb, boolean, jsonb) IS
+    'The body of a create (creating) or of a change of a key with this'
+    ' metadata';
+
+
+CREATE OR REPLACE FUNCTION check_prefix(value jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN coalesce(jsonb_typeof(value), 'null') = 'null' THEN jsonb '[]'
+    WHEN jsonb_typeof(value) <> 'string'
+        THEN wrong('/prefix', 'bad_type', 'a text is needed')
+    WHEN char_length(value #>> '{}') NOT BETWEEN 1 AND 16
+        THEN wrong('/prefix', 'bad_length', '1 to 16 characters')
+    WHEN value #>> '{}' !~ '^[a-z0-9_]+$'
+        THEN wrong('/prefix', 'bad_value', 'only a-z, 0-9 and _')
+    ELSE '[]' END;
+
+COMMENT ON FUNCTION check_prefix(jsonb) IS 'The prefix of a new key';
+
+
+CREATE OR REPLACE FUNCTION merge_key(old key, body jsonb)
+RETURNS key
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k key := old;
+BEGIN
+    IF body ? 'name' THEN
+        k.name := body ->> 'name';
+    END IF;
+
+    IF body ? 'customer' THEN
+        k.customer := body ->> 'customer';
+    END IF;
+
+    IF body ? 'scopes' THEN
+        k.scopes := ARRAY(SELECT jsonb_array_elements_text(
+            coalesce(nullif(body -> 'scopes', 'null'), '[]')));
+    END IF;
+
+    IF body ? 'allowed_ips' THEN
+        k.allowed_ips := CASE WHEN body -> 'allowed_ips' <> 'null' THEN
+            ARRAY(SELECT read_network(v) FROM
+                jsonb_array_elements_text(body -> 'allowed_ips') AS v) END;
+    END IF;
+
+    k.metadata := merge_metadata(old.metadata, body -> 'metadata');
+
+    IF body ? 'expires_at' THEN
+        k.expires_at := read_time(body ->> 'expires_at');
+    END IF;
+
+    k.enabled := coalesce((body -> 'enabled')::boolean, old.enabled);
+
+    RETURN k;
+END
+$$;
+
+COMMENT ON FUNCTION merge_key(key, jsonb) IS
+    'The row after a checked change: absent keeps, null clears';
+
+
+CREATE OR REPLACE FUNCTION find_key(req jsonb)
+RETURNS key
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k key;
+BEGIN
+    SELECT * INTO k FROM key WHERE id = read_uuid(req #>> '{path,id}');
+
+    IF NOT FOUND THEN
+        PERFORM fail(404, 'not_found', 'There is no such key.');
+    END IF;
+
+    RETURN k;
+END
+$$;
+
+COMMENT ON FUNCTION find_key(jsonb) IS
+    'The key of the path; 404 also for one that the caller may not see';
+
+
+CREATE OR REPLACE FUNCTION lock_key(req jsonb)
+RETURNS key
+LANGUAGE plpgsql VOLATILE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k key := find_key(req);
+BEGIN
+    SELECT * INTO k FROM key WHERE id = k.id FOR UPDATE;
+    PERFORM check_match(req, k.version);
+
+    RETURN k;
+END
+$$;
+
+COMMENT ON FUNCTION lock_key(jsonb) IS
+    'The key of the path for a change, after If-Match';
+
+
+CREATE OR REPLACE FUNCTION check_revoked(k key)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF k.revoked_at IS NOT NULL THEN
+        PERFORM fail(409, 'revoked', 'A revoked key cannot be changed.');
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION check_revoked(key) IS
+    'Ends the call with 409 when the key is revoked';
+
+
+CREATE OR REPLACE FUNCTION add_secret(k key, made jsonb)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    INSERT INTO secret (id, key_id, digest, start, last4)
+    VALUES ((made ->> 'id')::uuid, (k).id, decode(made ->> 'digest', 'hex'),
+        made ->> 'start', made ->> 'last4');
+END;
+
+COMMENT ON FUNCTION add_secret(key, jsonb) IS
+    'A new secret, of which C made the plaintext';
+
+
+-- An owner that does not exist yet is made.
+
+CREATE OR REPLACE FUNCTION need_owner(who jsonb, req jsonb, external_id text,
+    OUT id uuid, OUT made boolean)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    o owner;
+BEGIN
+    made := false;
+
+    IF external_id IS NULL THEN
+        RETURN;
+    END IF;
+
+    SELECT x.id INTO id FROM owner x WHERE x.external = external_id;
+
+    IF FOUND THEN
+        RETURN;
+    END IF;
+
+    INSERT INTO owner (external) VALUES (external_id)
+    ON CONFLICT (external) DO NOTHING;
+    made := FOUND;
+
+    SELECT * INTO STRICT o FROM owner x WHERE x.external = external_id;
+    id := o.id;
+
+    IF made THEN
+        PERFORM write_audit(who, req, 'create', 'owner', o.id, NULL,
+            owner_json(o));
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION need_owner(jsonb, jsonb, text) IS
+    'The owner of this name, made if it is new';
+
+
+CREATE OR REPLACE FUNCTION api_key_create(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    b       jsonb := req -> 'body';
+    k       key;
+    holder  record;
+    object  json;
+BEGIN
+    PERFORM allow('operator');
+    PERFORM check_body(req);
+    PERFORM fail_if(check_request(req) || check_key(b, true, '{}'));
+
+    k.prefix := coalesce(b ->> 'prefix', req ->> 'key_prefix');
+
+    IF coalesce(req -> 'secret', 'null') = 'null' THEN
+        status := 100;
+        headers := k.prefix;
+        RETURN;
+    END IF;
+
+    k.enabled := true;
+    k.scopes := '{}';
+    k.metadata := '{}';
+    k := merge_key(k, b);
+    k.id := uuid_v7();
+
+    holder := need_owner(who, req, b ->> 'owner');
+
+    INSERT INTO key (id, owner_id, name, customer, prefix, scopes, allowed_ips,
+        metadata, enabled, expires_at)
+    VALUES (k.id, holder.id, k.name, k.customer, k.prefix, k.scopes,
+        k.allowed_ips, k.metadata, k.enabled, k.expires_at);
+
+    PERFORM add_secret(k, req -> 'secret');
+    PERFORM put_limits(k.id, NULL, b -> 'limits');
+
+    SELECT * INTO k FROM key WHERE id = k.id;
+    object := key_json(k);
+    PERFORM write_audit(who, req, 'create', 'key', k.id, NULL, object);
+
+    status := 201;
+    headers := 'Location: ' || (req ->> 'base') || 'api-keys/' || k.id
+        || E'\n' || etag_line(k.version);
+    body := with_secret(object);
+    refresh := CASE WHEN holder.made
+            THEN 'owner ' || holder.id || E'\n' ELSE '' END
+        || 'key ' || k.id || E'\n';
+END
+$$;
+
+COMMENT ON FUNCTION api_key_create(jsonb, jsonb) IS 'POST api-keys';
+
+
+CREATE OR REPLACE FUNCTION api_key_get(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k key;
+BEGIN
+    PERFORM allow('operator', 'operator_read', 'key');
+    k := find_key(req);
+    PERFORM fail_if(check_request(req));
+
+    status := 200;
+    headers := etag_line(k.version);
+    body := key_json(k);
+END
+$$;
+
+COMMENT ON FUNCTION api_key_get(jsonb, jsonb) IS 'GET api-keys/{id}';
+
+
+CREATE OR REPLACE FUNCTION api_key_update(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    b       jsonb := req -> 'body';
+    k       key;
+    before  json;
+BEGIN
+    PERFORM allow('operator');
+    k := lock_key(req);
+    PERFORM check_body(req);
+    PERFORM fail_if(check_request(req) || check_key(b, false, k.metadata));
+    PERFORM check_revoked(k);
+
+    before := key_json(k);
+    status := 200;
+
+    IF b <> '{}' THEN
+        k := merge_key(k, b);
+
+        UPDATE key SET name = k.name, customer = k.customer,
+            scopes = k.scopes, allowed_ips = k.allowed_ips,
+            metadata = k.metadata, expires_at = k.expires_at,
+            enabled = k.enabled, updated_at = now()
+        WHERE id = k.id;
+
+        -- a grace never outlives its key
+
+        UPDATE secret s SET expires_at = k.expires_at
+        WHERE s.key_id = k.id AND s.ended_at IS NULL
+            AND s.expires_at > k.expires_at;
+
+        IF b ? 'limits' THEN
+            PERFORM put_limits(k.id, NULL, b -> 'limits');
+        END IF;
+
+        SELECT * INTO k FROM key WHERE id = k.id;
+        PERFORM write_audit(who, req, 'update', 'key', k.id, before,
+            key_json(k));
+
+        refresh := 'key ' || k.id || E'\n';
+    END IF;
+
+    headers := etag_line(k.version);
+    body := key_json(k);
+END
+$$;
+
+COMMENT ON FUNCTION api_key_update(jsonb, jsonb) IS
+    'PATCH and PUT api-keys/{id}';
+
+
+CREATE OR REPLACE FUNCTION api_key_revoke(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k       key;
+    before  json;
+BEGIN
+    PERFORM allow('operator');
+    PERFORM fail_if(check_request(req));
+
+    status := 204;
+    headers := '';
+    k := find_key(req);
+
+    IF k.revoked_at IS NOT NULL THEN
+        RETURN;
+    END IF;
+
+    k := lock_key(req);
+    before := key_json(k);
+
+    UPDATE key SET revoked_at = now(), updated_at = now() WHERE id = k.id;
+    UPDATE secret SET ended_at = now()
+    WHERE key_id = k.id AND ended_at IS NULL;
+
+    SELECT * INTO k FROM key WHERE id = k.id;
+    PERFORM write_audit(who, req, 'revoke', 'key', k.id, before, key_json(k));
+
+    refresh := 'key ' || k.id || E'\n';
+END
+$$;
+
+COMMENT ON FUNCTION api_key_revoke(jsonb, jsonb) IS 'DELETE api-keys/{id}';
+
+
+CREATE OR REPLACE FUNCTION check_grace(value jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN coalesce(jsonb_typeof(value), 'null') = 'null' THEN jsonb '[]'
+    WHEN jsonb_typeof(value) <> 'string'
+        THEN wrong('/grace', 'bad_type', 'a text such as 1h is needed')
+    WHEN read_duration(value #>> '{}') IS NULL
+        THEN wrong('/grace', 'bad_value', 'write a length such as 1h')
+    WHEN read_duration(value #>> '{}') > 366 * 86400000000
+        THEN wrong('/grace', 'out_of_range', '0s to 366d')
+    ELSE '[]' END;
+
+COMMENT ON FUNCTION check_grace(jsonb) IS
+    'How long older secrets still work after a rotation';
+
+
+CREATE OR REPLACE FUNCTION api_key_rotate(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    b       jsonb := coalesce(nullif(req -> 'body', 'null'), '{}');
+    k       key;
+    before  json;
+    object  json;
+    until   timestamptz;
+BEGIN
+    PERFORM allow('operator');
+    k := lock_key(req);
+    PERFORM check_body(jsonb_set(req, '{body}', b));
+    PERFORM fail_if(check_request(req)
+        || check_members(b, '', '{grace}', '{}')
+        || check_grace(b -> 'grace'));
+    PERFORM check_revoked(k);
+
+    IF coalesce(req -> 'secret', 'null') = 'null' THEN
+        status := 100;
+        headers := k.prefix;
+        RETURN;
+    END IF;
+
+    before := key_json(k);
+    until := least(k.expires_at, now() + coalesce(
+        read_duration(b ->> 'grace'), 0)::bigint * interval '1 microsecond');
+
+    -- an older grace keeps its end, or ends with this one
+
+    UPDATE secret s SET
+        expires_at = CASE WHEN until > now()
+            THEN least(s.expires_at, until) ELSE s.expires_at END,
+        ended_at = CASE WHEN until <= now() THEN now() END
+    WHERE s.key_id = k.id AND s.ended_at IS NULL;
+
+    PERFORM add_secret(k, req -> 'secret');
+    UPDATE key SET updated_at = now() WHERE id = k.id;
+
+    SELECT * INTO k FROM key WHERE id = k.id;
+    object := key_json(k);
+    PERFORM write_audit(who, req, 'rotate', 'key', k.id, before, object);
+
+    status := 200;
+    headers := etag_line(k.version);
+    body := with_secret(object);
+    refresh := 'key ' || k.id || E'\n';
+END
+$$;
+
+COMMENT ON FUNCTION api_key_rotate(jsonb, jsonb) IS
+    'POST api-keys/{id}/rotate';
+
+
+-- The list: a page by (sort value, id), so that it stays stable while keys
+-- come and go.
+
+CREATE OR REPLACE FUNCTION key_order(sort text, OUT expr text, OUT kind text)
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    SELECT c.expr, c.kind FROM (VALUES
+        ('created_at', 'k.created_at', 'timestamptz'),
+        ('name', 'k.name', 'text'),
+        ('last_used_at', 'coalesce(u.last_used_at, ''-infinity'')',
+            'timestamptz'),
+        ('usage_count', 'coalesce(u.requests, 0)', 'bigint'),
+        ('expires_at', 'coalesce(k.expires_at, ''infinity'')', 'timestamptz'))
+        AS c (name, expr, kind)
+    WHERE c.name = ltrim(sort, '-') AND sort !~ '^--';
+END;
+
+COMMENT ON FUNCTION key_order(text) IS
+    'SQL of what a list of keys is sorted by, and its type; null: unknown';
+
+
+CREATE OR REPLACE FUNCTION check_key_query(req jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN check_request(req, 'owner', 'status', 'q', 'sort', 'limit', 'cursor')
+    || check_limit_query(req)
+    || CASE WHEN coalesce(query_value(req, 'status'), 'all') IN
+            ('active', 'disabled', 'expired', 'revoked', 'all')
+        THEN jsonb '[]'
+        ELSE wrong('query:status', 'bad_value',
+            'active, disabled, expired, revoked or all') END
+    || CASE WHEN (key_order(coalesce(query_value(req, 'sort'), 'name'))).expr
+            IS NOT NULL
+        THEN jsonb '[]'
+        ELSE wrong('query:sort', 'bad_value', 'created_at, name, last_used_at,'
+            ' usage_count or expires_at, "-" before it for descending') END
+    || check_cursor(req);
+
+COMMENT ON FUNCTION check_key_query(jsonb) IS 'Query of GET api-keys';
+
+
+CREATE OR REPLACE FUNCTION api_key_list(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    sort    text := coalesce(query_value(req, 'sort'), '-created_at');
+    size    int;
+    after   jsonb;
+    ids     uuid[];
+    sorts   text[];
+    ord     record;
+    more    boolean;
+BEGIN
+    PERFORM allow('operator', 'operator_read');
+    PERFORM fail_if(check_key_query(req));
+
+    size := coalesce(query_value(req, 'limit'), '50')::int;
+    ord := key_order(sort);
+
+    IF query_value(req, 'cursor') IS NOT NULL THEN
+        after := read_cursor(req);
+    END IF;
+
+    EXECUTE format($q$
+        SELECT array_agg(id), array_agg(sort_value) FROM (
+            SELECT k.id, (%1$s)::text AS sort_value
+            FROM key k
+                LEFT JOIN owner o ON o.id = k.owner_id
+                LEFT JOIN key_usage u ON u.key_id = k.id
+            WHERE %3$s AND %4$s AND %5$s AND %6$s
+            ORDER BY %1$s %2$s, k.id %2$s
+            LIMIT $4 + 1) AS page
+        $q$,
+        ord.expr,
+        CASE WHEN sort ^@ '-' THEN 'DESC' ELSE 'ASC' END,
+        key_where(query_value(req, 'status')),
+        CASE WHEN query_value(req, 'owner') IS NULL THEN 'true'
+            ELSE 'o.external = $1' END,
+        CASE WHEN query_value(req, 'q') IS NULL THEN 'true'
+            ELSE key_search() END,
+        CASE WHEN after IS NULL THEN 'true'
+            ELSE format('(%s, k.id) %s ($3::%s, $5)', ord.expr,
+                CASE WHEN sort ^@ '-' THEN '<' ELSE '>' END, ord.kind) END)
+    INTO ids, sorts
+    USING query_value(req, 'owner'), lower(query_value(req, 'q')),
+        after ->> 'k', size, (after ->> 'i')::uuid;
+
+    more := cardinality(ids) > size;
+
+    status := 200;
+    headers := '';
+    body := (SELECT row_to_json(x) FROM (SELECT
+            coalesce((SELECT array_to_json(array_agg(key_json(k)
+                    ORDER BY i.n))
+                FROM unnest(ids[:size]) WITH ORDINALITY AS i (id, n)
+                    JOIN key k ON k.id = i.id), '[]') AS data,
+            coalesce(more, false) AS has_more,
+            CASE WHEN more THEN write_cursor(req, sorts[size], ids[size]) END
+                AS next_cursor) AS x);
+END
+$$;
+
+COMMENT ON FUNCTION api_key_list(jsonb, jsonb) IS 'GET api-keys';
+
+
+CREATE OR REPLACE FUNCTION key_where(status text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE coalesce(status, '')
+    WHEN '' THEN 'k.revoked_at IS NULL'
+    WHEN 'all' THEN 'true'
+    WHEN 'revoked' THEN 'k.revoked_at IS NOT NULL'
+    WHEN 'disabled' THEN 'k.revoked_at IS NULL AND NOT k.enabled'
+    WHEN 'expired' THEN 'k.revoked_at IS NULL AND k.enabled'
+        ' AND k.expires_at <= now()'
+    WHEN 'active' THEN 'k.revoked_at IS NULL AND k.enabled'
+        ' AND coalesce(k.expires_at > now(), true)'
+    ELSE 'false' END;
+
+COMMENT ON FUNCTION key_where(text) IS
+    'SQL condition for keys of this status; without one all but the revoked';
+
+
+CREATE OR REPLACE FUNCTION key_search()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN $$(strpos(lower(k.name), $2) > 0
+    OR strpos(lower(k.customer), $2) > 0
+    OR strpos(lower(o.external), $2) > 0
+    OR k.id IN (SELECT s.key_id FROM secret s
+                WHERE strpos(lower(s.start || '...' || s.last4), $2) > 0))$$;
+
+COMMENT ON FUNCTION key_search() IS
+    'SQL condition for keys that hold $2 (lower case) in what people see';
+
+GRANT EXECUTE ON FUNCTION check_key(jsonb, boolean, jsonb),
+    check_prefix(jsonb), merge_key(key, jsonb), find_key(jsonb),
+    lock_key(jsonb), check_revoked(key), add_secret(key, jsonb),
+    need_owner(jsonb, jsonb, text), check_grace(jsonb), key_order(text),
+    check_key_query(jsonb), key_where(text), key_search(),
+    api_key_create(jsonb, jsonb), api_key_get(jsonb, jsonb),
+    api_key_update(jsonb, jsonb), api_key_revoke(jsonb, jsonb),
+    api_key_rotate(jsonb, jsonb), api_key_list(jsonb, jsonb)
+    TO apikey_gateway;

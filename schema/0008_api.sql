@@ -1,0 +1,205 @@
+--
+-- The door of the admin API: one statement of nginx, one call of api(), one
+-- transaction.  Whatever goes wrong inside becomes a problem body (RFC 9457),
+-- and nothing of the call stays.
+--
+
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+CREATE OR REPLACE FUNCTION problem_title(code text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE code
+    WHEN 'invalid_request' THEN 'Invalid request'
+    WHEN 'not_supported' THEN 'Not supported'
+    WHEN 'forbidden' THEN 'Forbidden'
+    WHEN 'not_found' THEN 'Not found'
+    WHEN 'conflict' THEN 'Conflict'
+    WHEN 'revoked' THEN 'Key is revoked'
+    WHEN 'precondition_failed' THEN 'Precondition failed'
+    WHEN 'schema_outdated' THEN 'Schema outdated'
+    ELSE 'Unavailable' END;
+
+COMMENT ON FUNCTION problem_title(text) IS 'The title of a code, for ever';
+
+
+CREATE OR REPLACE FUNCTION problem_json(status int, code text, detail text,
+    request_id text, errors json)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT CASE WHEN json_array_length(errors) = 0
+        THEN head
+        ELSE left(head, -1) || ',"errors":' || (
+            SELECT array_to_json(array_agg(row_to_json(e) ORDER BY n))
+            FROM json_array_elements(errors) WITH ORDINALITY AS x (v, n),
+                LATERAL (SELECT v ->> 'location' AS location,
+                    v ->> 'code' AS code, v ->> 'message' AS message) AS e)
+            || '}' END
+    FROM (SELECT row_to_json(p)::text AS head
+        FROM (SELECT 'urn:apikey:' || code AS type,
+            problem_title(code) AS title, status, code, detail,
+            request_id) AS p) AS y);
+
+COMMENT ON FUNCTION problem_json(int, text, text, text, json) IS
+    'A problem body';
+
+
+-- What an SQLSTATE means to the client.  Class 22 and 54 come from the
+-- request's own values (NUL in a text, JSON nested too deep); a table,
+-- column or function that is missing means an older schema.
+
+CREATE OR REPLACE FUNCTION problem_of(state text, OUT status int,
+    OUT code text, OUT detail text)
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    SELECT c.status, c.code, c.detail FROM (VALUES
+        ('^(22|54|2350[23]|23514)', 400, 'invalid_request',
+            'The request holds a value that cannot be stored.'),
+        ('^23', 409, 'conflict', 'Somebody else did the same meanwhile.'),
+        ('^42501', 403, 'forbidden', 'This is not allowed.'),
+        ('^(42P01|42703|42883|3F)', 503, 'schema_outdated',
+            'Run: apikeyctl schema apply'),
+        ('', 503, 'unavailable',
+            'The database cannot do this now. Try again.'))
+        AS c (pattern, status, code, detail)
+    WHERE state ~ c.pattern
+    LIMIT 1;
+END;
+
+COMMENT ON FUNCTION problem_of(text) IS
+    'Status, code and detail of an error that no function foresaw';
+
+
+-- JSON keeps the last of two members of one name; a client that sends both
+-- has made a mistake and is told.
+
+CREATE OR REPLACE FUNCTION read_body(body text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    parsed jsonb;
+BEGIN
+    IF body IS NULL OR body ~ '^[ \t\r\n]*$' THEN
+        RETURN NULL;
+    END IF;
+
+    parsed := body::jsonb;
+
+    IF jsonb_typeof(parsed) = 'object' THEN
+        PERFORM fail_if(coalesce((SELECT jsonb_agg(wrong(
+                '/' || pointer_text(m), 'duplicate', 'give it once') -> 0)
+            FROM (SELECT m FROM json_object_keys(body::json) AS m
+                  GROUP BY m HAVING count(*) > 1) AS x), '[]'));
+    END IF;
+
+    RETURN parsed;
+
+EXCEPTION
+    WHEN untranslatable_character OR program_limit_exceeded
+        OR statement_too_complex OR numeric_value_out_of_range
+    THEN
+        PERFORM fail_if(wrong('', 'out_of_range',
+            'the JSON nests too deep, or holds NUL or a number too great'));
+    WHEN data_exception THEN
+        PERFORM fail_if(wrong('', 'bad_value', 'the body is not JSON'));
+END
+$$;
+
+COMMENT ON FUNCTION read_body(text) IS
+    'The body as JSON; null when there is none';
+
+
+CREATE OR REPLACE FUNCTION enter(who jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM set_config('apikey.caller', CASE
+            WHEN who ->> 'kind' = 'operator' AND who ->> 'role' = 'admin'
+                THEN 'operator'
+            WHEN who ->> 'kind' = 'operator' THEN 'operator_read'
+            WHEN who ->> 'kind' IN ('key', 'owner') THEN 'key'
+            ELSE '' END, true),
+        set_config('apikey.key', CASE WHEN who ->> 'kind' <> 'operator'
+            THEN coalesce(who ->> 'key', '') ELSE '' END, true),
+        set_config('apikey.owner', CASE WHEN who ->> 'kind' <> 'operator'
+            THEN coalesce(who ->> 'owner', '') ELSE '' END, true);
+END
+$$;
+
+COMMENT ON FUNCTION enter(jsonb) IS
+    'Tells row-level security who asks, until the end of the transaction';
+
+
+CREATE OR REPLACE FUNCTION api(fn text, caller text, req text,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+SET lock_timeout = '3s'
+AS $$
+DECLARE
+    raw      json := req::json;
+    who      jsonb := caller::jsonb;
+    state    text;
+    message  text;
+    errors   text;
+    code     text;
+BEGIN
+    BEGIN
+        PERFORM enter(who);
+
+        IF fn !~ '^[a-z_]+$'
+            OR to_regprocedure(format('apikey.api_%s(jsonb, jsonb)', fn))
+                IS NULL
+        THEN
+            RAISE undefined_function;
+        END IF;
+
+        EXECUTE format('SELECT * FROM %I($1, $2)', 'api_' || fn)
+        INTO status, headers, body, refresh
+        USING who, raw::jsonb
+            || jsonb_build_object('body', read_body(raw ->> 'body'));
+
+    EXCEPTION WHEN query_canceled OR OTHERS THEN
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
+            message = MESSAGE_TEXT, errors = PG_EXCEPTION_DETAIL,
+            code = PG_EXCEPTION_HINT;
+
+        IF state ^@ 'AK' THEN
+            status := substr(state, 3)::int;
+
+        ELSE
+            RAISE WARNING 'apikey.api %: % (%)', fn, message, state;
+
+            errors := '[]';
+            SELECT p.status, p.code, p.detail INTO status, code, message
+            FROM problem_of(state) AS p;
+        END IF;
+
+        headers := '';
+        refresh := '';
+        body := problem_json(status, code, message, raw ->> 'request_id',
+            errors::json);
+    END;
+
+    headers := coalesce(headers, '');
+    refresh := coalesce(refresh, '');
+    body := coalesce(body, '');
+END
+$$;
+
+COMMENT ON FUNCTION api(text, text, text) IS
+    'Calls api_<fn> as this caller; status 100: make a key with the prefix in'
+    ' headers and call again with secret';
+
+GRANT EXECUTE ON FUNCTION problem_title(text),
+    problem_json(int, text, text, text, json), problem_of(text),
+    read_body(text), enter(jsonb), api(text, text, text) TO apikey_gateway;
