@@ -69,13 +69,15 @@ struct ngx_http_apikey_decision_s {
     apikey_mode_e               mode;
     int64_t                     decided_at;  /* us since the epoch; Redis time
                                                 in direct mode */
-    unsigned                    known:1;     /* buckets' out members are true */
+    unsigned                    known:1;     /* buckets' out members hold */
 
     /* private to the limiter */
     ngx_http_apikey_redis_call_t  call;
     ngx_event_t                   event;     /* posted: handler runs from it */
+    ngx_queue_t                   queue;
     ngx_http_apikey_limiter_t    *limiter;
     unsigned                      waiting:1;
+    unsigned                      queued:1;  /* for the connection */
     unsigned                      resent:1;  /* after NOSCRIPT */
 };
 

@@ -1,0 +1,231 @@
+
+/*
+ * Buckets in shared memory: chained hash over a preallocated array.
+ *
+ * A worker may die at any line here.  Links are single stores: an entry is
+ * filled before it is linked and unlinked before it is filled anew, so a torn
+ * change loses an entry for a while and never makes tokens.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "limit/table.h"
+
+
+#define NGX_HTTP_APIKEY_TABLE_SCAN  64       /* entries looked at for one */
+
+
+typedef struct {
+    u_char            holder[16];
+    uint64_t          scope;
+    uint64_t          id;
+    apikey_bucket_t   bucket;
+    apikey_rate_t     rate;
+    uint32_t          next;              /* index + 1; 0: none */
+    uint32_t          turn;              /* of its last get() */
+    uint8_t           level;
+    uint8_t           unit;
+    uint8_t           linked;
+} ngx_http_apikey_table_entry_t;
+
+
+struct ngx_http_apikey_table_s {
+    uint32_t                        n;
+    uint32_t                        fresh;       /* entries never used begin
+                                                    here */
+    uint32_t                        hand;
+    uint32_t                        turn;
+    ngx_http_apikey_table_entry_t  *entries;
+    uint32_t                       *heads;       /* n of them */
+};
+
+
+static uint32_t *ngx_http_apikey_table_head(ngx_http_apikey_table_t *table,
+    const u_char holder[16], uint64_t scope, uint64_t id);
+static ngx_http_apikey_table_entry_t *ngx_http_apikey_table_take(
+    ngx_http_apikey_table_t *table, int64_t now);
+static void ngx_http_apikey_table_unlink(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry);
+
+
+ngx_http_apikey_table_t *
+ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
+{
+    size_t                    n, one;
+    ngx_http_apikey_table_t  *table;
+
+    one = sizeof(ngx_http_apikey_table_entry_t) + sizeof(uint32_t);
+
+    if (size < sizeof(ngx_http_apikey_table_t) + one) {
+        return NULL;
+    }
+
+    n = (size - sizeof(ngx_http_apikey_table_t)) / one;
+    n = ngx_min(n, NGX_MAX_UINT32_VALUE - 1);
+
+    /* one piece: the slab rounds each up to whole pages */
+
+    table = ngx_slab_alloc(shpool, sizeof(ngx_http_apikey_table_t) + n * one);
+    if (table == NULL) {
+        return NULL;
+    }
+
+    table->n = n;
+    table->fresh = 0;
+    table->hand = 0;
+    table->turn = 0;
+    table->entries = (ngx_http_apikey_table_entry_t *) (table + 1);
+    table->heads = (uint32_t *) (table->entries + n);
+
+    ngx_memzero(table->heads, n * sizeof(uint32_t));
+
+    return table;
+}
+
+
+void
+ngx_http_apikey_table_begin(ngx_http_apikey_table_t *table)
+{
+    table->turn++;
+}
+
+
+apikey_bucket_t *
+ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+    int64_t now)
+{
+    uint32_t                       *head, i;
+    ngx_http_apikey_table_entry_t  *entry;
+
+    head = ngx_http_apikey_table_head(table, account->holder, account->scope,
+                                      limit->id);
+
+    for (i = *head; i; i = entry->next) {
+        entry = &table->entries[i - 1];
+
+        if (entry->id == limit->id && entry->scope == account->scope
+            && entry->level == account->level && entry->unit == account->unit
+            && ngx_memcmp(entry->holder, account->holder, 16) == 0)
+        {
+            entry->turn = table->turn;
+
+            apikey_bucket_rescale(&entry->bucket, &entry->rate, &limit->rate,
+                                  now);
+            entry->rate = limit->rate;
+
+            return &entry->bucket;
+        }
+    }
+
+    entry = ngx_http_apikey_table_take(table, now);
+    if (entry == NULL) {
+        return NULL;
+    }
+
+    ngx_memcpy(entry->holder, account->holder, 16);
+    entry->scope = account->scope;
+    entry->id = limit->id;
+    entry->level = account->level;
+    entry->unit = account->unit;
+    entry->rate = limit->rate;
+    entry->turn = table->turn;
+
+    apikey_bucket_init(&entry->bucket, now);
+
+    entry->next = *head;
+    entry->linked = 1;
+
+    ngx_memory_barrier();
+
+    *head = entry - table->entries + 1;
+
+    return &entry->bucket;
+}
+
+
+static uint32_t *
+ngx_http_apikey_table_head(ngx_http_apikey_table_t *table,
+    const u_char holder[16], uint64_t scope, uint64_t id)
+{
+    uint64_t  h, part;
+
+    ngx_memcpy(&h, holder, 8);
+    ngx_memcpy(&part, holder + 8, 8);
+
+    h = (h ^ part) * 0x9e3779b97f4a7c15ULL;
+    h = (h ^ (h >> 32) ^ scope ^ id) * 0x9e3779b97f4a7c15ULL;
+
+    return &table->heads[(h >> 32) % table->n];
+}
+
+
+/* An entry that is used by nobody, unlinked. */
+
+static ngx_http_apikey_table_entry_t *
+ngx_http_apikey_table_take(ngx_http_apikey_table_t *table, int64_t now)
+{
+    ngx_uint_t                      i;
+    ngx_http_apikey_table_entry_t  *entry;
+
+    if (table->fresh < table->n) {
+        entry = &table->entries[table->fresh];
+        ngx_memzero(entry, sizeof(ngx_http_apikey_table_entry_t));
+        table->fresh++;
+        return entry;
+    }
+
+    for (i = 0; i < NGX_HTTP_APIKEY_TABLE_SCAN && i < table->n; i++) {
+
+        if (table->hand >= table->n) {
+            table->hand = 0;
+        }
+
+        entry = &table->entries[table->hand++];
+
+        if (entry->linked) {
+
+            if (entry->turn == table->turn) {
+                continue;
+            }
+
+            apikey_bucket_refill(&entry->bucket, &entry->rate, now);
+
+            if (entry->bucket.used) {
+                continue;
+            }
+
+            ngx_http_apikey_table_unlink(table, entry);
+            entry->linked = 0;
+        }
+
+        return entry;
+    }
+
+    return NULL;
+}
+
+
+static void
+ngx_http_apikey_table_unlink(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry)
+{
+    uint32_t  *link, i;
+
+    i = entry - table->entries + 1;
+
+    link = ngx_http_apikey_table_head(table, entry->holder, entry->scope,
+                                      entry->id);
+
+    while (*link && *link != i) {
+        link = &table->entries[*link - 1].next;
+    }
+
+    if (*link) {
+        *link = entry->next;
+    }
+
+    ngx_memory_barrier();
+}

@@ -1,0 +1,44 @@
+
+/*
+ * Buckets in shared memory: the limiter itself in local mode, and in direct
+ * mode the levels last seen in Redis, from which a node that cannot reach
+ * Redis goes on.
+ *
+ * One entry a bucket, preallocated; entries whose bucket is full again are
+ * taken by others.  Times are CLOCK_BOOTTIME.  Every function wants the
+ * zone's mutex held by the caller; a pointer is good until it is released.
+ */
+
+
+#ifndef NGX_HTTP_APIKEY_TABLE_H_INCLUDED
+#define NGX_HTTP_APIKEY_TABLE_H_INCLUDED
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "limit/bucket.h"
+#include "limit/decide.h"
+
+
+typedef struct ngx_http_apikey_table_s  ngx_http_apikey_table_t;
+
+
+/* As many entries as fit in size bytes; NULL: not even one, or no memory. */
+ngx_http_apikey_table_t *ngx_http_apikey_table_init(ngx_slab_pool_t *shpool,
+    size_t size);
+
+/*
+ * The bucket of this limit, refilled to now and carried over to the limit's
+ * rate if that changed; a full one if it was never seen.  NULL: every entry
+ * that could be taken is in use.
+ */
+apikey_bucket_t *ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+    int64_t now);
+
+/* Before the get()s of one decision: they do not take each other's entries. */
+void ngx_http_apikey_table_begin(ngx_http_apikey_table_t *table);
+
+
+#endif /* NGX_HTTP_APIKEY_TABLE_H_INCLUDED */
