@@ -1,0 +1,265 @@
+
+/*
+ * The admin API's content handler: runs a request through its stages, parks
+ * it while Postgres, the keyring or the client is waited for, and finalizes
+ * it exactly once.
+ *
+ * One reference of r->main->count belongs to the stages from the first to
+ * the last, so that it does not matter whether they ever suspend.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include <openssl/crypto.h>
+
+#include "base/clock.h"
+#include "http/admin.h"
+
+
+static ngx_int_t ngx_http_apikey_admin_handler(ngx_http_request_t *r);
+static void ngx_http_apikey_admin_cleanup(void *data);
+static char *ngx_http_apikey_admin_base(ngx_conf_t *cf,
+    ngx_http_core_loc_conf_t *clcf, ngx_str_t *base);
+
+
+static const ngx_http_apikey_admin_stage_pt  ngx_http_apikey_admin_stages[] = {
+    ngx_http_apikey_admin_route,
+    ngx_http_apikey_admin_caller,
+    ngx_http_apikey_admin_query,
+    ngx_http_apikey_admin_body,
+    ngx_http_apikey_admin_call,
+    ngx_http_apikey_admin_refresh,
+    ngx_http_apikey_admin_answer
+};
+
+
+static ngx_int_t
+ngx_http_apikey_admin_handler(ngx_http_request_t *r)
+{
+    ngx_http_cleanup_t       *cln;
+    ngx_http_apikey_admin_t  *a;
+
+    if (r != r->main) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "apikey_admin does not serve subrequests");
+        return NGX_HTTP_FORBIDDEN;
+    }
+
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    a = ngx_pcalloc(r->pool, sizeof(ngx_http_apikey_admin_t));
+    if (a == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    a->request = r;
+    a->amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+    a->alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
+
+    cln->handler = ngx_http_apikey_admin_cleanup;
+    cln->data = a;
+
+    if (!apikey_uuid_make(a->id, apikey_clock_real())) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    /* nginx would compare If-Match with the ETag after the change */
+
+    r->disable_not_modified = 1;
+
+    r->main->count++;
+
+    ngx_http_apikey_admin_run(a);
+
+    return NGX_DONE;
+}
+
+
+/* a may be gone when it returns. */
+
+void
+ngx_http_apikey_admin_run(ngx_http_apikey_admin_t *a)
+{
+    ngx_int_t            rc;
+    ngx_http_request_t  *r;
+
+    r = a->request;
+
+    for ( ;; ) {
+        rc = ngx_http_apikey_admin_stages[a->stage](a);
+
+        if (rc == NGX_AGAIN) {
+            return;
+        }
+
+        if (rc != NGX_DECLINED) {
+            break;
+        }
+
+        a->stage++;
+    }
+
+    ngx_http_finalize_request(r, rc);
+}
+
+
+/* From an event that is not the client's own. */
+
+void
+ngx_http_apikey_admin_resume(ngx_http_apikey_admin_t *a)
+{
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = a->request;
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ngx_http_apikey_admin_run(a);
+
+    /* the request may be gone; its connection is not before this returns */
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+/* Parks the request: a client that leaves meanwhile is noticed. */
+
+void
+ngx_http_apikey_admin_wait(ngx_http_apikey_admin_t *a)
+{
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = a->request;
+    c = r->connection;
+
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    if (c->read->ready) {
+        ngx_post_event(c->read, &ngx_posted_events);
+
+    } else if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
+
+        /* the wait ends by its own deadline */
+
+        ngx_log_error(NGX_LOG_ALERT, c->log, 0,
+                      "apikey_admin cannot watch its client");
+    }
+}
+
+
+ngx_http_apikey_admin_t *
+ngx_http_apikey_admin_get(ngx_http_request_t *r)
+{
+    ngx_http_cleanup_t  *cln;
+
+    for (cln = r->main->cleanup; cln; cln = cln->next) {
+        if (cln->handler == ngx_http_apikey_admin_cleanup) {
+            return cln->data;
+        }
+    }
+
+    return NULL;
+}
+
+
+static void
+ngx_http_apikey_admin_cleanup(void *data)
+{
+    ngx_http_apikey_admin_t *a = data;
+
+    if (a->calling) {
+        a->calling = 0;
+        ngx_http_apikey_pg_abandon(
+                         ngx_http_apikey_keyring_pg(a->amcf->keyring), &a->op);
+    }
+
+    if (a->finding) {
+        a->finding = 0;
+        ngx_http_apikey_keyring_abandon(&a->wait);
+    }
+
+    OPENSSL_cleanse(a->secret, sizeof(a->secret));
+}
+
+
+char *
+ngx_http_apikey_admin(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_apikey_loc_conf_t *alcf = conf;
+
+    char                      *rv;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    rv = ngx_http_apikey_content_set(cf, cmd, alcf,
+                                     ngx_http_apikey_admin_handler);
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    alcf->admin = 1;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    return ngx_http_apikey_admin_base(cf, clcf, &alcf->admin_base);
+}
+
+
+/*
+ * Paths are relative to this: the location's name with a slash behind it; for
+ * an exact location the directory it is in.
+ */
+
+static char *
+ngx_http_apikey_admin_base(ngx_conf_t *cf, ngx_http_core_loc_conf_t *clcf,
+    ngx_str_t *base)
+{
+    u_char  *p;
+    size_t   len;
+
+#if (NGX_PCRE)
+    if (clcf->regex) {
+        return "needs a location with a prefix, not a regular expression: its "
+               "paths are relative to the location";
+    }
+#endif
+
+    if (clcf->named || clcf->name.len == 0 || clcf->name.data[0] != '/') {
+        return "needs a location with a prefix: its paths are relative to the "
+               "location";
+    }
+
+    len = clcf->name.len;
+
+    if (clcf->exact_match) {
+        while (clcf->name.data[len - 1] != '/') {
+            len--;
+        }
+    }
+
+    p = ngx_pnalloc(cf->pool, len + 1);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    base->data = p;
+
+    p = ngx_cpymem(p, clcf->name.data, len);
+
+    if (p[-1] != '/') {
+        *p++ = '/';
+    }
+
+    base->len = p - base->data;
+
+    return NGX_CONF_OK;
+}

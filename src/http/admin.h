@@ -1,0 +1,186 @@
+
+/*
+ * What the files of the admin API share: one request of it, its route, and
+ * the stages it runs through.
+ *
+ * Everything lives in the request's pool.  A stage returns NGX_DECLINED (go
+ * on with the next), NGX_AGAIN (suspended: an event calls admin_run() and the
+ * same stage again), or what to finalize the request with.
+ */
+
+
+#ifndef NGX_HTTP_APIKEY_ADMIN_H_INCLUDED
+#define NGX_HTTP_APIKEY_ADMIN_H_INCLUDED
+
+
+#include <libpq-fe.h>
+
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/key.h"
+#include "base/uuid.h"
+#include "http/http.h"
+
+
+#define NGX_HTTP_APIKEY_ADMIN_SEGMENTS  8
+#define NGX_HTTP_APIKEY_ADMIN_PARAMS    2
+#define NGX_HTTP_APIKEY_ADMIN_MAX_BODY  (1024 * 1024)
+
+
+typedef struct ngx_http_apikey_admin_s  ngx_http_apikey_admin_t;
+
+typedef ngx_int_t (*ngx_http_apikey_admin_stage_pt)(
+    ngx_http_apikey_admin_t *a);
+
+
+/*
+ * One line of the API.  The pattern's {name} takes one segment of the path
+ * and hands it to the function as path.name.  GET serves HEAD, too.
+ */
+
+typedef struct {
+    ngx_uint_t                      method;
+    ngx_str_t                       pattern;
+    const char                     *function;    /* apikey.api()'s $1 */
+    ngx_http_apikey_admin_stage_pt  handler;     /* answered here instead */
+    unsigned                        body:1;      /* may have one */
+    unsigned                        open:1;      /* needs no credential */
+} ngx_http_apikey_admin_route_t;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_CALLER_NOBODY = 0,
+    NGX_HTTP_APIKEY_CALLER_OPERATOR,
+    NGX_HTTP_APIKEY_CALLER_OWNER,
+    NGX_HTTP_APIKEY_CALLER_KEY
+} ngx_http_apikey_caller_e;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST = 0,
+    NGX_HTTP_APIKEY_PROBLEM_MISSING_CREDENTIAL,
+    NGX_HTTP_APIKEY_PROBLEM_INVALID_CREDENTIAL,
+    NGX_HTTP_APIKEY_PROBLEM_FORBIDDEN,
+    NGX_HTTP_APIKEY_PROBLEM_NOT_FOUND,
+    NGX_HTTP_APIKEY_PROBLEM_METHOD,
+    NGX_HTTP_APIKEY_PROBLEM_TOO_LARGE,
+    NGX_HTTP_APIKEY_PROBLEM_MEDIA_TYPE,
+    NGX_HTTP_APIKEY_PROBLEM_INTERNAL,
+    NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE,
+    NGX_HTTP_APIKEY_PROBLEM_SCHEMA
+} ngx_http_apikey_problem_e;
+
+
+/* errors[0] of a problem */
+
+typedef struct {
+    ngx_str_t    location;
+    const char  *code;
+    const char  *message;
+} ngx_http_apikey_admin_error_t;
+
+
+struct ngx_http_apikey_admin_s {
+    ngx_http_request_t                   *request;
+    ngx_http_apikey_main_conf_t          *amcf;
+    ngx_http_apikey_loc_conf_t           *alcf;
+    ngx_uint_t                            stage;
+    u_char                                id[APIKEY_UUID_LEN];
+
+    const ngx_http_apikey_admin_route_t  *route;
+    ngx_str_t                             segments[
+                                             NGX_HTTP_APIKEY_ADMIN_SEGMENTS];
+    ngx_uint_t                            nsegments;
+    char                                  param_name[
+                                            NGX_HTTP_APIKEY_ADMIN_PARAMS][16];
+    ngx_str_t                             param[NGX_HTTP_APIKEY_ADMIN_PARAMS];
+    ngx_uint_t                            nparams;
+
+    ngx_http_apikey_caller_e              caller;
+    const apikey_token_t                 *token;     /* operator */
+    ngx_http_apikey_key_t                 key;       /* owner, key */
+    uint8_t                               digest[APIKEY_DIGEST_LEN];
+    ngx_int_t                             find_rc;
+
+    ngx_array_t                          *query;     /* ngx_keyval_t */
+    ngx_str_t                             body;      /* data NULL: none */
+    size_t                                body_size; /* of body.data */
+
+    ngx_http_apikey_pg_op_t               op;
+    const char                           *values[3];
+    ngx_uint_t                            tries;
+    ngx_http_apikey_problem_e             problem;   /* of a failed call */
+
+    /* a key made here: wiped when the request goes */
+    u_char                                secret[APIKEY_KEY_MADE_MAX];
+    size_t                                secret_len;
+    u_char                                secret_id[APIKEY_UUID_LEN];
+
+    ngx_uint_t                            status;
+    ngx_str_t                             headers;   /* "Name: value" lines */
+    ngx_str_t                             answer;
+    ngx_str_t                             refresh;
+
+    ngx_http_apikey_keyring_wait_t        wait;
+
+    unsigned                              reading:1;    /* the body */
+    unsigned                              finding:1;    /* wait is in use */
+    unsigned                              found:1;      /* find_rc is set */
+    unsigned                              calling:1;    /* op is in use */
+    unsigned                              called:1;     /* problem or status
+                                                           is set */
+    unsigned                              refreshed:1;
+    unsigned                              failed:1;     /* see problem */
+};
+
+
+/* admin.c */
+void ngx_http_apikey_admin_run(ngx_http_apikey_admin_t *a);
+void ngx_http_apikey_admin_resume(ngx_http_apikey_admin_t *a);
+ngx_http_apikey_admin_t *ngx_http_apikey_admin_get(ngx_http_request_t *r);
+void ngx_http_apikey_admin_wait(ngx_http_apikey_admin_t *a);
+
+/* admin_routes.c */
+ngx_int_t ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a);
+
+/* admin_caller.c: who calls */
+ngx_int_t ngx_http_apikey_admin_caller(ngx_http_apikey_admin_t *a);
+ngx_uint_t ngx_http_apikey_admin_header(ngx_http_request_t *r,
+    const char *name, ngx_str_t *value);
+
+/* admin_path.c */
+ngx_int_t ngx_http_apikey_admin_path(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_unescape(u_char **p, u_char *last, u_char *c);
+
+/* admin_request.c: what is asked */
+ngx_int_t ngx_http_apikey_admin_query(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a);
+
+/* admin_body.c */
+ngx_int_t ngx_http_apikey_admin_body(ngx_http_apikey_admin_t *a);
+
+/* admin_call.c: Postgres and the keyring */
+ngx_int_t ngx_http_apikey_admin_call(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_refresh(ngx_http_apikey_admin_t *a);
+
+/* admin_answer.c */
+ngx_int_t ngx_http_apikey_admin_answer(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
+    ngx_http_apikey_problem_e problem, const char *detail,
+    ngx_http_apikey_admin_error_t *error);
+ngx_int_t ngx_http_apikey_admin_add_header(ngx_http_request_t *r,
+    const char *name, ngx_str_t *value);
+ngx_int_t ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a,
+    ngx_uint_t status, const char *type, ngx_str_t *body);
+
+/* content.c: shared by apikey_admin, apikey_metrics, apikey_health */
+char *ngx_http_apikey_content_set(ngx_conf_t *cf, ngx_command_t *cmd,
+    ngx_http_apikey_loc_conf_t *alcf, ngx_http_handler_pt handler);
+ngx_int_t ngx_http_apikey_content_send(ngx_http_request_t *r,
+    ngx_uint_t status, const char *type, ngx_str_t *body);
+
+/* health.c */
+ngx_int_t ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a);
+
+
+#endif /* NGX_HTTP_APIKEY_ADMIN_H_INCLUDED */

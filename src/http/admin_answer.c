@@ -1,0 +1,368 @@
+
+/*
+ * Answers of the admin API: what apikey.api() said, or a problem of our own
+ * (RFC 9457).  Nothing here is ever cached by anybody.
+ *
+ * The plaintext of a new key is sent from where it was made and stands in no
+ * other buffer of ours.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "http/admin.h"
+
+
+static ngx_int_t ngx_http_apikey_admin_answer_headers(
+    ngx_http_apikey_admin_t *a);
+static ngx_chain_t *ngx_http_apikey_admin_chain(ngx_http_apikey_admin_t *a,
+    ngx_str_t *body, off_t *len);
+static ngx_chain_t *ngx_http_apikey_admin_link(ngx_pool_t *pool,
+    ngx_chain_t ***last, u_char *start, u_char *end);
+
+
+#define NGX_HTTP_APIKEY_ADMIN_MARK  "@SECRET@"
+
+
+static const struct {
+    ngx_uint_t   status;
+    const char  *code;
+    const char  *title;
+} ngx_http_apikey_admin_problems[] = {
+    { 400, "invalid_request", "Invalid request" },
+    { 401, "missing_credential", "Missing credential" },
+    { 401, "invalid_credential", "Invalid credential" },
+    { 403, "forbidden", "Forbidden" },
+    { 404, "not_found", "Not found" },
+    { 405, "method_not_allowed", "Method not allowed" },
+    { 413, "too_large", "Too large" },
+    { 415, "unsupported_media_type", "Unsupported media type" },
+    { 500, "internal", "Internal error" },
+    { 503, "unavailable", "Unavailable" },
+    { 503, "schema_outdated", "Schema outdated" }
+};
+
+
+ngx_int_t
+ngx_http_apikey_admin_answer(ngx_http_apikey_admin_t *a)
+{
+    if (ngx_http_apikey_admin_answer_headers(a) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_apikey_admin_send(a, a->status,
+                                      a->status >= 400
+                                          ? "application/problem+json"
+                                          : "application/json",
+                                      &a->answer);
+}
+
+
+/* Lines of "Name: value". */
+
+static ngx_int_t
+ngx_http_apikey_admin_answer_headers(ngx_http_apikey_admin_t *a)
+{
+    u_char     *p, *next, *last, *colon;
+    ngx_str_t   value;
+
+    p = a->headers.data;
+    last = p + a->headers.len;
+
+    while (p < last) {
+        next = ngx_strlchr(p, last, '\n');
+
+        if (next == NULL) {
+            next = last;
+        }
+
+        colon = ngx_strlchr(p, next, ':');
+
+        if (colon) {
+            *colon = '\0';
+
+            for (value.data = colon + 1;
+                 value.data < next && *value.data == ' ';
+                 value.data++)
+            {
+                /* void */
+            }
+
+            value.len = next - value.data;
+
+            if (ngx_http_apikey_admin_add_header(a->request, (char *) p,
+                                                 &value)
+                != NGX_OK)
+            {
+                return NGX_ERROR;
+            }
+        }
+
+        p = next + 1;
+    }
+
+    return NGX_OK;
+}
+
+
+/* name and value must live as long as the request. */
+
+ngx_int_t
+ngx_http_apikey_admin_add_header(ngx_http_request_t *r, const char *name,
+    ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    h->hash = 1;
+    ngx_http_apikey_set_next(h);
+    h->key.data = (u_char *) name;
+    h->key.len = ngx_strlen(name);
+    h->value = *value;
+
+    return NGX_OK;
+}
+
+
+/* error NULL: none */
+
+ngx_int_t
+ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
+    ngx_http_apikey_problem_e problem, const char *detail,
+    ngx_http_apikey_admin_error_t *error)
+{
+    size_t          size;
+    u_char          type[64];
+    ngx_str_t       body, after;
+    ngx_uint_t      status;
+    apikey_json_t   j;
+
+    status = ngx_http_apikey_admin_problems[problem].status;
+
+    size = 1024 + (error ? 6 * error->location.len : 0);
+
+    body.data = ngx_pnalloc(a->request->pool, size);
+    if (body.data == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_sprintf(type, "urn:apikey:%s%Z",
+                ngx_http_apikey_admin_problems[problem].code);
+
+    apikey_json_init(&j, (char *) body.data, size);
+    apikey_json_object(&j);
+
+    apikey_json_name(&j, "type");
+    apikey_json_text(&j, (char *) type);
+    apikey_json_name(&j, "title");
+    apikey_json_text(&j, ngx_http_apikey_admin_problems[problem].title);
+    apikey_json_name(&j, "status");
+    apikey_json_uint(&j, status);
+    apikey_json_name(&j, "code");
+    apikey_json_text(&j, ngx_http_apikey_admin_problems[problem].code);
+    apikey_json_name(&j, "detail");
+    apikey_json_text(&j, detail);
+    apikey_json_name(&j, "request_id");
+    apikey_json_uuid(&j, a->id);
+
+    if (error) {
+        apikey_json_name(&j, "errors");
+        apikey_json_array(&j);
+        apikey_json_object(&j);
+        apikey_json_name(&j, "location");
+        apikey_json_string(&j, (char *) error->location.data,
+                           error->location.len);
+        apikey_json_name(&j, "code");
+        apikey_json_text(&j, error->code);
+        apikey_json_name(&j, "message");
+        apikey_json_text(&j, error->message);
+        apikey_json_object_end(&j);
+        apikey_json_array_end(&j);
+    }
+
+    apikey_json_object_end(&j);
+
+    body.len = apikey_json_len(&j);
+
+    if (status == NGX_HTTP_SERVICE_UNAVAILABLE) {
+        ngx_str_set(&after, "2");
+
+        if (ngx_http_apikey_admin_add_header(a->request, "Retry-After",
+                                             &after)
+            != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
+    return ngx_http_apikey_admin_send(a, status, "application/problem+json",
+                                      &body);
+}
+
+
+/* Returns what to finalize the request with; body NULL: none */
+
+ngx_int_t
+ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
+    const char *type, ngx_str_t *body)
+{
+    off_t                len;
+    u_char              *p;
+    ngx_int_t            rc;
+    ngx_str_t            value;
+    ngx_chain_t         *out;
+    ngx_http_request_t  *r;
+
+    r = a->request;
+
+    if (status == NGX_HTTP_REQUEST_ENTITY_TOO_LARGE) {
+        r->expect_tested = 1;
+        r->keepalive = 0;
+    }
+
+    rc = ngx_http_discard_request_body(r);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    p = ngx_pnalloc(r->pool, APIKEY_UUID_TEXT_LEN);
+    if (p == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    apikey_uuid_format((char *) p, a->id);
+    value.data = p;
+    value.len = APIKEY_UUID_TEXT_LEN;
+
+    if (ngx_http_apikey_admin_add_header(r, "X-Request-Id", &value)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_str_set(&value, "no-store");
+
+    if (ngx_http_apikey_admin_add_header(r, "Cache-Control", &value)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.status = status;
+
+    if (body == NULL || body->len == 0) {
+        r->header_only = 1;
+        r->headers_out.content_length_n = 0;
+
+        return ngx_http_send_header(r);
+    }
+
+    out = ngx_http_apikey_admin_chain(a, body, &len);
+    if (out == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.content_length_n = len;
+    r->headers_out.content_type.data = (u_char *) type;
+    r->headers_out.content_type.len = ngx_strlen(type);
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.content_type_lowcase = NULL;
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    return ngx_http_output_filter(r, out);
+}
+
+
+/* The body; with a new key in the place that SQL left for it. */
+
+static ngx_chain_t *
+ngx_http_apikey_admin_chain(ngx_http_apikey_admin_t *a, ngx_str_t *body,
+    off_t *len)
+{
+    u_char       *p, *mark, *last;
+    ngx_pool_t   *pool;
+    ngx_chain_t  *out, *cl, **next;
+
+    pool = a->request->pool;
+    next = &out;
+    out = NULL;
+
+    p = body->data;
+    last = p + body->len;
+    *len = body->len;
+
+    mark = NULL;
+
+    if (a->secret_len && body == &a->answer) {
+        mark = ngx_strlcasestrn(p, last,
+                                (u_char *) NGX_HTTP_APIKEY_ADMIN_MARK,
+                                sizeof(NGX_HTTP_APIKEY_ADMIN_MARK) - 2);
+    }
+
+    if (mark) {
+        *len += a->secret_len;
+        *len -= sizeof(NGX_HTTP_APIKEY_ADMIN_MARK) - 1;
+
+        if (ngx_http_apikey_admin_link(pool, &next, p, mark) == NULL
+            || ngx_http_apikey_admin_link(pool, &next, a->secret,
+                                          a->secret + a->secret_len)
+               == NULL)
+        {
+            return NULL;
+        }
+
+        p = mark + sizeof(NGX_HTTP_APIKEY_ADMIN_MARK) - 1;
+    }
+
+    cl = ngx_http_apikey_admin_link(pool, &next, p, last);
+    if (cl == NULL) {
+        return NULL;
+    }
+
+    cl->buf->last_buf = 1;
+    cl->buf->last_in_chain = 1;
+
+    return out;
+}
+
+
+/* Adds a buffer to the end of the chain. */
+
+static ngx_chain_t *
+ngx_http_apikey_admin_link(ngx_pool_t *pool, ngx_chain_t ***last,
+    u_char *start, u_char *end)
+{
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    b = ngx_calloc_buf(pool);
+    cl = ngx_alloc_chain_link(pool);
+
+    if (b == NULL || cl == NULL) {
+        return NULL;
+    }
+
+    b->pos = start;
+    b->last = end;
+    b->memory = 1;
+
+    cl->buf = b;
+    cl->next = NULL;
+
+    **last = cl;
+    *last = &cl->next;
+
+    return cl;
+}

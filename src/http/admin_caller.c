@@ -1,0 +1,464 @@
+
+/*
+ * Who calls the admin API: an operator's token or a key, out of
+ * "Authorization: Bearer" or "X-API-Key".
+ *
+ * A key must be one that the data plane would let in, but for its scopes and
+ * limits.  The credential is compared and hashed where it stands and goes
+ * nowhere else.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include <openssl/crypto.h>
+
+#include "base/clock.h"
+#include "http/admin.h"
+
+
+static ngx_int_t ngx_http_apikey_admin_credential(ngx_http_apikey_admin_t *a,
+    ngx_str_t *value);
+static ngx_uint_t ngx_http_apikey_admin_bearer(ngx_str_t *value);
+static void ngx_http_apikey_admin_token(ngx_http_apikey_admin_t *a);
+static ngx_int_t ngx_http_apikey_admin_key(ngx_http_apikey_admin_t *a,
+    ngx_str_t *value);
+static ngx_int_t ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a,
+    ngx_str_t *value);
+static void ngx_http_apikey_admin_found(ngx_http_apikey_keyring_wait_t *wait,
+    ngx_int_t rc);
+static ngx_int_t ngx_http_apikey_admin_key_state(ngx_http_apikey_admin_t *a);
+static ngx_int_t ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a,
+    apikey_fail_e reason);
+static ngx_int_t ngx_http_apikey_admin_unauthorized(
+    ngx_http_apikey_admin_t *a, ngx_http_apikey_problem_e problem,
+    const char *detail);
+static ngx_int_t ngx_http_apikey_admin_caller_json(
+    ngx_http_apikey_admin_t *a);
+
+
+ngx_int_t
+ngx_http_apikey_admin_caller(ngx_http_apikey_admin_t *a)
+{
+    ngx_int_t  rc;
+    ngx_str_t  value;
+
+    rc = ngx_http_apikey_admin_credential(a, &value);
+
+    if (rc == NGX_DECLINED && a->route->open) {
+        return NGX_DECLINED;
+    }
+
+    if (rc == NGX_DECLINED) {
+        apikey_stats_add(&a->amcf->sh->stats.failures[APIKEY_FAIL_MISSING],
+                         1);
+
+        return ngx_http_apikey_admin_unauthorized(a,
+                             NGX_HTTP_APIKEY_PROBLEM_MISSING_CREDENTIAL,
+                             "Send an operator token or a key as "
+                             "\"Authorization: Bearer\", or a key as "
+                             "\"X-API-Key\".");
+    }
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (!apikey_sha256(value.data, value.len, a->digest)) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_http_apikey_admin_token(a);
+
+    if (a->caller == NGX_HTTP_APIKEY_CALLER_NOBODY) {
+        rc = ngx_http_apikey_admin_key(a, &value);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+
+    return ngx_http_apikey_admin_caller_json(a);
+}
+
+
+/* NGX_OK, NGX_DECLINED none, or the end of the request. */
+
+static ngx_int_t
+ngx_http_apikey_admin_credential(ngx_http_apikey_admin_t *a, ngx_str_t *value)
+{
+    ngx_str_t                       bearer;
+    ngx_uint_t                      n;
+    ngx_http_apikey_admin_error_t   error;
+
+    n = ngx_http_apikey_admin_header(a->request, "x-api-key", value);
+
+    if (value->len == 0) {
+        n = 0;
+    }
+
+    if (ngx_http_apikey_admin_header(a->request, "authorization", &bearer)
+        && ngx_http_apikey_admin_bearer(&bearer))
+    {
+        n++;
+        *value = bearer;
+    }
+
+    if (n == 0) {
+        return NGX_DECLINED;
+    }
+
+    if (n == 1) {
+        return NGX_OK;
+    }
+
+    apikey_stats_add(&a->amcf->sh->stats.failures[APIKEY_FAIL_DUPLICATE], 1);
+
+    ngx_str_set(&error.location, "header:X-API-Key");
+    error.code = "duplicate";
+    error.message = "send one credential only";
+
+    return ngx_http_apikey_admin_problem(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
+                                     "The request holds more than one "
+                                     "credential.", &error);
+}
+
+
+/* How many there are; value is the last one, empty without any. */
+
+ngx_uint_t
+ngx_http_apikey_admin_header(ngx_http_request_t *r, const char *name,
+    ngx_str_t *value)
+{
+    size_t            len;
+    ngx_uint_t        i, n;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    n = 0;
+    len = ngx_strlen(name);
+    ngx_str_null(value);
+
+    part = &r->headers_in.headers.part;
+    h = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                return n;
+            }
+
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (h[i].hash && h[i].key.len == len
+            && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
+        {
+            *value = h[i].value;
+            n++;
+        }
+    }
+}
+
+
+/* Other schemes are auth_basic's. */
+
+static ngx_uint_t
+ngx_http_apikey_admin_bearer(ngx_str_t *value)
+{
+    size_t  len;
+
+    len = sizeof("Bearer ") - 1;
+
+    if (value->len < len
+        || ngx_strncasecmp(value->data, (u_char *) "Bearer ", len) != 0)
+    {
+        return 0;
+    }
+
+    value->data += len;
+    value->len -= len;
+
+    while (value->len && *value->data == ' ') {
+        value->data++;
+        value->len--;
+    }
+
+    return value->len != 0;
+}
+
+
+/* Every line is compared to its end, so that time tells nothing. */
+
+static void
+ngx_http_apikey_admin_token(ngx_http_apikey_admin_t *a)
+{
+    int64_t          now;
+    ngx_uint_t       i;
+    apikey_token_t  *token;
+
+    if (a->amcf->tokens == NULL) {
+        return;
+    }
+
+    now = apikey_clock_real();
+    token = a->amcf->tokens->elts;
+
+    for (i = 0; i < a->amcf->tokens->nelts; i++) {
+        if (CRYPTO_memcmp(token[i].digest, a->digest, APIKEY_DIGEST_LEN) == 0
+            && token[i].until > now)
+        {
+            a->token = &token[i];
+        }
+    }
+
+    if (a->token) {
+        a->caller = NGX_HTTP_APIKEY_CALLER_OPERATOR;
+    }
+}
+
+
+/* NGX_OK: a->key and a->caller are set. */
+
+static ngx_int_t
+ngx_http_apikey_admin_key(ngx_http_apikey_admin_t *a, ngx_str_t *value)
+{
+    ngx_int_t  rc;
+
+    if (value->len < APIKEY_KEY_MIN || value->len > APIKEY_KEY_MAX) {
+        return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_LENGTH);
+    }
+
+    rc = ngx_http_apikey_keyring_lookup(a->amcf->sh->keyring, a->amcf->shpool,
+                                        a->digest, a->request->pool, &a->key);
+
+    if (rc == NGX_OK) {
+        return ngx_http_apikey_admin_key_state(a);
+    }
+
+    if (rc == NGX_AGAIN) {
+        return ngx_http_apikey_admin_find(a, value);
+    }
+
+    if (rc == NGX_DECLINED) {
+        return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_OPERATOR);
+    }
+
+    return NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+
+/* The copy is not complete: Postgres is asked, once. */
+
+static ngx_int_t
+ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a, ngx_str_t *value)
+{
+    apikey_key_e  form;
+
+    if (!a->found) {
+        form = apikey_key_check((char *) value->data, value->len,
+                                a->amcf->macs, apikey_clock_real());
+
+        if (form == APIKEY_KEY_BAD_CRC) {
+            return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_CHECKSUM);
+        }
+
+        if (form == APIKEY_KEY_BAD_MAC) {
+            return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_MAC);
+        }
+
+        a->wait.handler = ngx_http_apikey_admin_found;
+        a->wait.data = a;
+
+        if (a->amcf->keyring
+            && ngx_http_apikey_keyring_find(a->amcf->keyring, a->digest,
+                                            &a->wait)
+               == NGX_OK)
+        {
+            a->finding = 1;
+            ngx_http_apikey_admin_wait(a);
+            return NGX_AGAIN;
+        }
+
+        a->find_rc = NGX_ERROR;
+    }
+
+    if (a->find_rc == NGX_DECLINED) {
+        return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_OPERATOR);
+    }
+
+    return ngx_http_apikey_admin_problem(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE,
+                                     "The key cannot be checked: Postgres "
+                                     "does not answer.", NULL);
+}
+
+
+static void
+ngx_http_apikey_admin_found(ngx_http_apikey_keyring_wait_t *wait,
+    ngx_int_t rc)
+{
+    ngx_http_apikey_admin_t *a = wait->data;
+
+    a->finding = 0;
+    a->found = 1;
+    a->find_rc = rc;
+
+    ngx_http_apikey_admin_resume(a);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_admin_key_state(ngx_http_apikey_admin_t *a)
+{
+    u_char     address[16];
+    int64_t    now;
+    ngx_str_t  manage;
+
+    now = apikey_clock_real();
+
+    if (a->key.revoked) {
+        return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_REVOKED);
+    }
+
+    if (!a->key.enabled || !a->key.owner_enabled) {
+        return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_DISABLED);
+    }
+
+    if (a->key.expires <= now || a->key.secret_expires <= now) {
+        return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_EXPIRED);
+    }
+
+    ngx_http_apikey_client_address(a->request, address);
+
+    if (!ngx_http_apikey_ip_allowed(&a->key, address)) {
+        return ngx_http_apikey_admin_problem(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_FORBIDDEN,
+                                     "The key may not be used from this "
+                                     "address.", NULL);
+    }
+
+    ngx_str_set(&manage, "apikey:manage");
+
+    a->caller = (a->key.owner.len
+                 && ngx_http_apikey_scope_held(&a->key.scopes, &manage))
+                ? NGX_HTTP_APIKEY_CALLER_OWNER : NGX_HTTP_APIKEY_CALLER_KEY;
+
+    return NGX_OK;
+}
+
+
+/* One answer for all reasons; the metric tells them apart. */
+
+static ngx_int_t
+ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a, apikey_fail_e reason)
+{
+    apikey_stats_add(&a->amcf->sh->stats.failures[reason], 1);
+
+    return ngx_http_apikey_admin_unauthorized(a,
+                             NGX_HTTP_APIKEY_PROBLEM_INVALID_CREDENTIAL,
+                             "The operator token or key is not valid.");
+}
+
+
+static ngx_int_t
+ngx_http_apikey_admin_unauthorized(ngx_http_apikey_admin_t *a,
+    ngx_http_apikey_problem_e problem, const char *detail)
+{
+    u_char      *p;
+    ngx_str_t    value, *realm;
+    ngx_uint_t   i;
+    static const char  *schemes[] = { "Bearer", "ApiKey" };
+
+    realm = &a->alcf->realm;
+
+    for (i = 0; i < 2; i++) {
+        p = ngx_pnalloc(a->request->pool,
+                        sizeof("Bearer realm=\"\"") + realm->len);
+        if (p == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        value.data = p;
+        value.len = ngx_sprintf(p, "%s realm=\"%V\"", schemes[i], realm) - p;
+
+        if (ngx_http_apikey_admin_add_header(a->request, "WWW-Authenticate",
+                                             &value)
+            != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+
+    return ngx_http_apikey_admin_problem(a, problem, detail, NULL);
+}
+
+
+/* values[1]: the caller for apikey.api(). */
+
+static ngx_int_t
+ngx_http_apikey_admin_caller_json(ngx_http_apikey_admin_t *a)
+{
+    char           *buf;
+    size_t          size;
+    ngx_str_t      *address;
+    apikey_json_t   j;
+
+    address = &a->request->connection->addr_text;
+
+    size = 512 + 6 * (address->len + a->key.scopes.len + a->key.name.len);
+
+    buf = ngx_pnalloc(a->request->pool, size + 1);
+    if (buf == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    apikey_json_init(&j, buf, size);
+    apikey_json_object(&j);
+
+    apikey_json_name(&j, "kind");
+
+    if (a->token) {
+        apikey_json_text(&j, "operator");
+        apikey_json_name(&j, "name");
+        apikey_json_string(&j, a->token->name, a->token->name_len);
+        apikey_json_name(&j, "role");
+        apikey_json_text(&j, a->token->read_only ? "read" : "admin");
+
+    } else {
+        apikey_json_text(&j, a->caller == NGX_HTTP_APIKEY_CALLER_OWNER
+                             ? "owner" : "key");
+        apikey_json_name(&j, "key");
+        apikey_json_uuid(&j, a->key.id);
+        apikey_json_name(&j, "owner");
+
+        if (a->key.owner.len) {
+            apikey_json_uuid(&j, a->key.owner_uuid);
+
+        } else {
+            apikey_json_null(&j);
+        }
+
+        apikey_json_name(&j, "scopes");
+        apikey_json_string(&j, (char *) a->key.scopes.data,
+                           a->key.scopes.len);
+        apikey_json_name(&j, "name");
+        apikey_json_string(&j, (char *) a->key.name.data, a->key.name.len);
+    }
+
+    apikey_json_name(&j, "address");
+    apikey_json_string(&j, (char *) address->data, address->len);
+
+    apikey_json_object_end(&j);
+
+    buf[apikey_json_len(&j)] = '\0';
+    a->values[1] = buf;
+
+    return NGX_DECLINED;
+}

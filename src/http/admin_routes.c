@@ -1,0 +1,201 @@
+
+/*
+ * The admin API as a table: (method, path, function).  Everything a function
+ * does is SQL; to add a route is to add a line.
+ *
+ * Literal paths stand before those with {parameters} that would match them.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "http/admin.h"
+
+
+static ngx_int_t ngx_http_apikey_admin_match(ngx_http_apikey_admin_t *a,
+    const ngx_http_apikey_admin_route_t *route);
+static ngx_int_t ngx_http_apikey_admin_other_method(
+    ngx_http_apikey_admin_t *a, ngx_uint_t allowed);
+
+
+#define ngx_http_apikey_sql(method, pattern, function)                        \
+    { method, ngx_string(pattern), function, NULL, 0, 0 }
+#define ngx_http_apikey_sql_body(method, pattern, function)                   \
+    { method, ngx_string(pattern), function, NULL, 1, 0 }
+
+
+static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
+
+    ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys", "key_list"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "api-keys", "key_create"),
+
+    ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}", "key_get"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "api-keys/{id}", "key_update"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PUT, "api-keys/{id}", "key_update"),
+    ngx_http_apikey_sql(NGX_HTTP_DELETE, "api-keys/{id}", "key_revoke"),
+
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "api-keys/{id}/rotate",
+                             "key_rotate"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}/usage", "key_usage"),
+
+    ngx_http_apikey_sql(NGX_HTTP_GET, "owners", "owner_list"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "owners/{id}", "owner_get"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PUT, "owners/{id}", "owner_put"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "owners/{id}", "owner_update"),
+
+    ngx_http_apikey_sql(NGX_HTTP_GET, "whoami", "whoami"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
+
+    { NGX_HTTP_GET, ngx_string("health"), NULL, ngx_http_apikey_health_json,
+      0, 1 },
+
+    { 0, ngx_null_string, NULL, NULL, 0, 0 }
+};
+
+
+static const struct {
+    ngx_uint_t   method;
+    const char  *name;
+} ngx_http_apikey_admin_methods[] = {
+    { NGX_HTTP_GET, "GET, HEAD" },
+    { NGX_HTTP_POST, "POST" },
+    { NGX_HTTP_PUT, "PUT" },
+    { NGX_HTTP_PATCH, "PATCH" },
+    { NGX_HTTP_DELETE, "DELETE" },
+    { 0, NULL }
+};
+
+
+ngx_int_t
+ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a)
+{
+    ngx_int_t                             rc;
+    ngx_uint_t                            method, allowed;
+    const ngx_http_apikey_admin_route_t  *route;
+
+    rc = ngx_http_apikey_admin_path(a);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    method = a->request->method;
+
+    if (method == NGX_HTTP_HEAD) {
+        method = NGX_HTTP_GET;
+    }
+
+    allowed = 0;
+
+    for (route = ngx_http_apikey_admin_routes; route->method; route++) {
+
+        if (ngx_http_apikey_admin_match(a, route) != NGX_OK) {
+            continue;
+        }
+
+        if (route->method == method) {
+            a->route = route;
+            return NGX_DECLINED;
+        }
+
+        allowed |= route->method;
+    }
+
+    if (allowed == 0) {
+        return ngx_http_apikey_admin_problem(a,
+                                             NGX_HTTP_APIKEY_PROBLEM_NOT_FOUND,
+                                             "There is no such path.", NULL);
+    }
+
+    return ngx_http_apikey_admin_other_method(a, allowed);
+}
+
+
+/* Segment by segment; notes the parameters of the last pattern tried. */
+
+static ngx_int_t
+ngx_http_apikey_admin_match(ngx_http_apikey_admin_t *a,
+    const ngx_http_apikey_admin_route_t *route)
+{
+    u_char      *p, *next, *last;
+    size_t       len;
+    ngx_uint_t   i;
+
+    a->nparams = 0;
+
+    p = route->pattern.data;
+    last = p + route->pattern.len;
+
+    for (i = 0; i < a->nsegments; i++) {
+
+        if (p > last) {
+            return NGX_DECLINED;
+        }
+
+        next = ngx_strlchr(p, last, '/');
+
+        if (next == NULL) {
+            next = last;
+        }
+
+        len = next - p;
+
+        if (*p == '{') {
+            ngx_cpystrn((u_char *) a->param_name[a->nparams], p + 1, len - 1);
+            a->param[a->nparams++] = a->segments[i];
+
+        } else if (a->segments[i].len != len
+                   || ngx_memcmp(a->segments[i].data, p, len) != 0)
+        {
+            return NGX_DECLINED;
+        }
+
+        p = next + 1;
+    }
+
+    return (p == last + 1) ? NGX_OK : NGX_DECLINED;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_admin_other_method(ngx_http_apikey_admin_t *a,
+    ngx_uint_t allowed)
+{
+    u_char      *p;
+    ngx_str_t    allow;
+    ngx_uint_t   i;
+
+    allow.data = ngx_pnalloc(a->request->pool,
+                             sizeof("GET, HEAD, POST, PUT, PATCH, DELETE, "
+                                    "OPTIONS"));
+    if (allow.data == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    p = allow.data;
+
+    for (i = 0; ngx_http_apikey_admin_methods[i].name; i++) {
+        if (allowed & ngx_http_apikey_admin_methods[i].method) {
+            p = ngx_sprintf(p, "%s, ", ngx_http_apikey_admin_methods[i].name);
+        }
+    }
+
+    p = ngx_cpymem(p, "OPTIONS", sizeof("OPTIONS") - 1);
+    allow.len = p - allow.data;
+
+    if (ngx_http_apikey_admin_add_header(a->request, "Allow", &allow)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (a->request->method == NGX_HTTP_OPTIONS) {
+        return ngx_http_apikey_admin_send(a, NGX_HTTP_NO_CONTENT, NULL, NULL);
+    }
+
+    return ngx_http_apikey_admin_problem(a, NGX_HTTP_APIKEY_PROBLEM_METHOD,
+                                "The header Allow lists the methods of this "
+                                "path.", NULL);
+}
