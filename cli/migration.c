@@ -1,0 +1,199 @@
+
+/*
+ * Finding and reading migrations.
+ */
+
+
+#define _GNU_SOURCE
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ctl.h"
+#include "migration.h"
+
+
+#ifndef APIKEY_SCHEMA_DIR
+#define APIKEY_SCHEMA_DIR  "/usr/share/apikey/schema"
+#endif
+
+
+static bool apikey_migrations_scan(apikey_migrations_t *all, const char *dir);
+static bool apikey_migrations_own(apikey_migrations_t *all);
+static bool apikey_migration_set(apikey_migration_t *m, const char *file);
+static int apikey_migration_filter(const struct dirent *entry);
+
+
+bool
+apikey_migrations_read(apikey_migrations_t *all, const char *dir)
+{
+    size_t  i;
+
+    if (dir == NULL) {
+        dir = getenv("APIKEY_SCHEMA");
+    }
+
+    if (dir == NULL) {
+        if (!apikey_migrations_own(all)) {
+            apikey_ctl_error("no migrations found; say where they are with "
+                             "--dir DIRECTORY");
+            return false;
+        }
+
+    } else if (!apikey_migrations_scan(all, dir)) {
+        apikey_ctl_error("cannot read directory \"%s\": %s", dir,
+                         strerror(errno));
+        return false;
+
+    } else if (all->n == 0) {
+        apikey_ctl_error("no migrations NNNN_NAME.sql in \"%s\"", dir);
+        return false;
+    }
+
+    for (i = 1; i < all->n; i++) {
+        if (all->migration[i].version == all->migration[i - 1].version) {
+            apikey_ctl_error("%s and %s have the same number",
+                             all->migration[i - 1].file,
+                             all->migration[i].file);
+            return false;
+        }
+    }
+
+    return true;
+}
+
+
+char *
+apikey_migration_text(const apikey_migrations_t *all,
+    const apikey_migration_t *m)
+{
+    char   *path, *text;
+    FILE   *file;
+    size_t  size;
+
+    if (asprintf(&path, "%s/%s", all->dir, m->file) == -1) {
+        apikey_ctl_error("out of memory");
+        return NULL;
+    }
+
+    file = fopen(path, "r");
+
+    if (file == NULL) {
+        apikey_ctl_error("cannot open \"%s\": %s", path, strerror(errno));
+        return NULL;
+    }
+
+    /* no file holds a NUL, so the delimiter is its end */
+
+    text = NULL;
+    size = 0;
+
+    if (getdelim(&text, &size, '\0', file) == -1) {
+        apikey_ctl_error("cannot read \"%s\": %s", path,
+                         ferror(file) ? strerror(errno) : "it is empty");
+        text = NULL;
+    }
+
+    (void) fclose(file);
+
+    return text;
+}
+
+
+static bool
+apikey_migrations_scan(apikey_migrations_t *all, const char *dir)
+{
+    int              i, n;
+    struct dirent  **entries;
+
+    memset(all, 0, sizeof(apikey_migrations_t));
+
+    n = scandir(dir, &entries, apikey_migration_filter, alphasort);
+
+    if (n == -1) {
+        return false;
+    }
+
+    all->dir = strdup(dir);
+    all->migration = calloc((size_t) n + 1, sizeof(apikey_migration_t));
+
+    if (all->dir == NULL || all->migration == NULL) {
+        return false;
+    }
+
+    for (i = 0; i < n; i++) {
+        if (!apikey_migration_set(&all->migration[i], entries[i]->d_name)) {
+            return false;
+        }
+    }
+
+    all->n = (size_t) n;
+
+    return true;
+}
+
+
+/* A source tree has them above the build, a package below share/. */
+
+static bool
+apikey_migrations_own(apikey_migrations_t *all)
+{
+    char     exe[PATH_MAX], *dir;
+    size_t   i;
+    ssize_t  len;
+
+    static const char *const  places[] = {
+        "../schema",
+        "../../schema",
+        "../share/apikey/schema",
+    };
+
+    len = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+
+    if (len > 0) {
+        exe[len] = '\0';
+        *strrchr(exe, '/') = '\0';
+
+        for (i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+            if (asprintf(&dir, "%s/%s", exe, places[i]) != -1
+                && apikey_migrations_scan(all, dir) && all->n)
+            {
+                return true;
+            }
+        }
+    }
+
+    return apikey_migrations_scan(all, APIKEY_SCHEMA_DIR) && all->n;
+}
+
+
+static bool
+apikey_migration_set(apikey_migration_t *m, const char *file)
+{
+    m->version = atoi(file);
+    m->file = strdup(file);
+    m->name = strndup(file + 5, strlen(file) - 5 - strlen(".sql"));
+
+    return m->file && m->name;
+}
+
+
+static int
+apikey_migration_filter(const struct dirent *entry)
+{
+    size_t       len;
+    const char  *name;
+
+    name = entry->d_name;
+    len = strlen(name);
+
+    return len > strlen("NNNN_.sql")
+           && strspn(name, "0123456789") == 4
+           && name[4] == '_'
+           && strcmp(name + len - 4, ".sql") == 0;
+}
