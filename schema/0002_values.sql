@@ -193,5 +193,5 @@ GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
     currency(), url_text(text), pointer_text(text), read_uuid(text),
     read_duration(text), read_time(text), read_network(text),
     rate_form(bigint, bigint, bigint) TO apikey_gateway;
-GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
-    currency() TO apikey_reader;
+GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric)
+    TO apikey_reader;

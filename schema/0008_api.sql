@@ -152,6 +152,7 @@ DECLARE
     message  text;
     errors   text;
     code     text;
+    place    text;
 BEGIN
     BEGIN
         PERFORM enter(who);
@@ -168,16 +169,23 @@ BEGIN
         USING who, raw::jsonb
             || jsonb_build_object('body', read_body(raw ->> 'body'));
 
-    EXCEPTION WHEN query_canceled OR OTHERS THEN
+    EXCEPTION
+        WHEN serialization_failure OR deadlock_detected THEN
+            RAISE;               -- nginx calls again
+
+        WHEN query_canceled OR OTHERS THEN
         GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
             message = MESSAGE_TEXT, errors = PG_EXCEPTION_DETAIL,
-            code = PG_EXCEPTION_HINT;
+            code = PG_EXCEPTION_HINT, place = PG_EXCEPTION_CONTEXT;
 
         IF state ^@ 'AK' THEN
             status := substr(state, 3)::int;
 
         ELSE
-            RAISE WARNING 'apikey.api %: % (%)', fn, message, state;
+            -- its message may quote the request: only its place is logged
+
+            RAISE WARNING 'apikey.api %: SQLSTATE % %', fn, state,
+                substring(place FROM 'PL/pgSQL function [^\n]*');
 
             errors := '[]';
             SELECT p.status, p.code, p.detail INTO status, code, message
