@@ -17,6 +17,10 @@
 
 static ngx_int_t ngx_http_apikey_admin_answer_headers(
     ngx_http_apikey_admin_t *a);
+static void ngx_http_apikey_admin_errors(apikey_json_t *j,
+    ngx_http_apikey_admin_error_t *error);
+static ngx_int_t ngx_http_apikey_admin_own_headers(
+    ngx_http_apikey_admin_t *a, ngx_uint_t status);
 static ngx_chain_t *ngx_http_apikey_admin_chain(ngx_http_apikey_admin_t *a,
     ngx_str_t *body, off_t *len);
 static ngx_chain_t *ngx_http_apikey_admin_link(ngx_pool_t *pool,
@@ -139,11 +143,13 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
 {
     size_t          size;
     u_char          type[64];
-    ngx_str_t       body, after;
+    ngx_str_t       body;
     ngx_uint_t      status;
+    const char     *code;
     apikey_json_t   j;
 
     status = ngx_http_apikey_admin_problems[problem].status;
+    code = ngx_http_apikey_admin_problems[problem].code;
 
     size = 1024 + (error ? 6 * error->location.len : 0);
 
@@ -152,8 +158,7 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    ngx_sprintf(type, "urn:apikey:%s%Z",
-                ngx_http_apikey_admin_problems[problem].code);
+    ngx_sprintf(type, "urn:apikey:%s%Z", code);
 
     apikey_json_init(&j, (char *) body.data, size);
     apikey_json_object(&j);
@@ -165,44 +170,42 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
     apikey_json_name(&j, "status");
     apikey_json_uint(&j, status);
     apikey_json_name(&j, "code");
-    apikey_json_text(&j, ngx_http_apikey_admin_problems[problem].code);
+    apikey_json_text(&j, code);
     apikey_json_name(&j, "detail");
     apikey_json_text(&j, detail);
     apikey_json_name(&j, "request_id");
     apikey_json_uuid(&j, a->id);
 
     if (error) {
-        apikey_json_name(&j, "errors");
-        apikey_json_array(&j);
-        apikey_json_object(&j);
-        apikey_json_name(&j, "location");
-        apikey_json_string(&j, (char *) error->location.data,
-                           error->location.len);
-        apikey_json_name(&j, "code");
-        apikey_json_text(&j, error->code);
-        apikey_json_name(&j, "message");
-        apikey_json_text(&j, error->message);
-        apikey_json_object_end(&j);
-        apikey_json_array_end(&j);
+        ngx_http_apikey_admin_errors(&j, error);
     }
 
     apikey_json_object_end(&j);
 
     body.len = apikey_json_len(&j);
 
-    if (status == NGX_HTTP_SERVICE_UNAVAILABLE) {
-        ngx_str_set(&after, "2");
-
-        if (ngx_http_apikey_admin_add_header(a->request, "Retry-After",
-                                             &after)
-            != NGX_OK)
-        {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
-    }
-
     return ngx_http_apikey_admin_send(a, status, "application/problem+json",
                                       &body);
+}
+
+
+static void
+ngx_http_apikey_admin_errors(apikey_json_t *j,
+    ngx_http_apikey_admin_error_t *error)
+{
+    apikey_json_name(j, "errors");
+    apikey_json_array(j);
+    apikey_json_object(j);
+
+    apikey_json_name(j, "location");
+    apikey_json_string(j, (char *) error->location.data, error->location.len);
+    apikey_json_name(j, "code");
+    apikey_json_text(j, error->code);
+    apikey_json_name(j, "message");
+    apikey_json_text(j, error->message);
+
+    apikey_json_object_end(j);
+    apikey_json_array_end(j);
 }
 
 
@@ -213,9 +216,7 @@ ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
     const char *type, ngx_str_t *body)
 {
     off_t                len;
-    u_char              *p;
     ngx_int_t            rc;
-    ngx_str_t            value;
     ngx_chain_t         *out;
     ngx_http_request_t  *r;
 
@@ -232,26 +233,7 @@ ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
         return rc;
     }
 
-    p = ngx_pnalloc(r->pool, APIKEY_UUID_TEXT_LEN);
-    if (p == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    apikey_uuid_format((char *) p, a->id);
-    value.data = p;
-    value.len = APIKEY_UUID_TEXT_LEN;
-
-    if (ngx_http_apikey_admin_add_header(r, "X-Request-Id", &value)
-        != NGX_OK)
-    {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    ngx_str_set(&value, "no-store");
-
-    if (ngx_http_apikey_admin_add_header(r, "Cache-Control", &value)
-        != NGX_OK)
-    {
+    if (ngx_http_apikey_admin_own_headers(a, status) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -282,6 +264,49 @@ ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
     }
 
     return ngx_http_output_filter(r, out);
+}
+
+
+/* What every answer has. */
+
+static ngx_int_t
+ngx_http_apikey_admin_own_headers(ngx_http_apikey_admin_t *a,
+    ngx_uint_t status)
+{
+    ngx_str_t            value;
+    ngx_http_request_t  *r;
+
+    r = a->request;
+
+    value.len = APIKEY_UUID_TEXT_LEN;
+    value.data = ngx_pnalloc(r->pool, value.len);
+    if (value.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    apikey_uuid_format((char *) value.data, a->id);
+
+    if (ngx_http_apikey_admin_add_header(r, "X-Request-Id", &value)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&value, "no-store");
+
+    if (ngx_http_apikey_admin_add_header(r, "Cache-Control", &value)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (status != NGX_HTTP_SERVICE_UNAVAILABLE) {
+        return NGX_OK;
+    }
+
+    ngx_str_set(&value, "2");
+
+    return ngx_http_apikey_admin_add_header(r, "Retry-After", &value);
 }
 
 

@@ -24,6 +24,8 @@ static ngx_int_t ngx_http_apikey_admin_decode(ngx_str_t *text, u_char *p,
     u_char *last);
 static size_t ngx_http_apikey_admin_size(ngx_http_apikey_admin_t *a,
     ngx_str_t *headers);
+static void ngx_http_apikey_admin_write_path(apikey_json_t *j,
+    ngx_http_apikey_admin_t *a);
 static void ngx_http_apikey_admin_write_query(apikey_json_t *j,
     ngx_array_t *query);
 static void ngx_http_apikey_admin_write_secret(apikey_json_t *j,
@@ -197,15 +199,7 @@ ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a)
     ngx_http_apikey_admin_write(&j, "base", &a->alcf->admin_base);
     ngx_http_apikey_admin_write(&j, "method", &a->request->method_name);
 
-    apikey_json_name(&j, "path");
-    apikey_json_object(&j);
-
-    for (i = 0; i < a->nparams; i++) {
-        ngx_http_apikey_admin_write(&j, a->param_name[i], &a->param[i]);
-    }
-
-    apikey_json_object_end(&j);
-
+    ngx_http_apikey_admin_write_path(&j, a);
     ngx_http_apikey_admin_write_query(&j, a->query);
     ngx_http_apikey_admin_write(&j, "body", &a->body);
 
@@ -263,6 +257,22 @@ ngx_http_apikey_admin_size(ngx_http_apikey_admin_t *a, ngx_str_t *headers)
     }
 
     return size;
+}
+
+
+static void
+ngx_http_apikey_admin_write_path(apikey_json_t *j, ngx_http_apikey_admin_t *a)
+{
+    ngx_uint_t  i;
+
+    apikey_json_name(j, "path");
+    apikey_json_object(j);
+
+    for (i = 0; i < a->nparams; i++) {
+        ngx_http_apikey_admin_write(j, a->param_name[i], &a->param[i]);
+    }
+
+    apikey_json_object_end(j);
 }
 
 

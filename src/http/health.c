@@ -16,18 +16,18 @@
 #include "http/admin.h"
 
 
-#define NGX_HTTP_APIKEY_HEALTH_SIZE  4096
+#define NGX_HTTP_APIKEY_HEALTH_SIZE      4096
+#define NGX_HTTP_APIKEY_HEALTH_WARNINGS  8
 
 
 static ngx_int_t ngx_http_apikey_health_handler(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_apikey_health_asked(ngx_str_t *args);
 static void ngx_http_apikey_health_members(apikey_json_t *j,
     ngx_http_apikey_admin_t *a, ngx_http_apikey_keyring_info_t *info);
+static void ngx_http_apikey_health_number(apikey_json_t *j, const char *name,
+    uint64_t n, ngx_uint_t known);
 static ngx_uint_t ngx_http_apikey_health_warnings(const char **warnings,
     ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_keyring_info_t *info);
-
-
-#define NGX_HTTP_APIKEY_HEALTH_WARNINGS  8
 
 
 char *
@@ -167,7 +167,7 @@ ngx_http_apikey_health_members(apikey_json_t *j, ngx_http_apikey_admin_t *a,
     ngx_http_apikey_keyring_info_t *info)
 {
     int64_t          now;
-    uint64_t         oldest;
+    uint64_t         n;
     apikey_stats_t  *stats;
 
     stats = &a->amcf->sh->stats;
@@ -178,14 +178,9 @@ ngx_http_apikey_health_members(apikey_json_t *j, ngx_http_apikey_admin_t *a,
                        a->amcf->node_name.len);
     apikey_json_name(j, "version");
     apikey_json_text(j, NGX_HTTP_APIKEY_VERSION);
-    apikey_json_name(j, "schema");
 
-    if (apikey_stats_get(&stats->schema)) {
-        apikey_json_uint(j, apikey_stats_get(&stats->schema));
-
-    } else {
-        apikey_json_null(j);
-    }
+    n = apikey_stats_get(&stats->schema);
+    ngx_http_apikey_health_number(j, "schema", n, n != 0);
 
     apikey_json_name(j, "keyring");
     apikey_json_object(j);
@@ -193,15 +188,9 @@ ngx_http_apikey_health_members(apikey_json_t *j, ngx_http_apikey_admin_t *a,
     apikey_json_uint(j, info->keys);
     apikey_json_name(j, "complete");
     apikey_json_bool(j, info->complete);
-    apikey_json_name(j, "age_ms");
-
-    if (info->current) {
-        apikey_json_int(j, ngx_max(now - info->current, 0) / 1000);
-
-    } else {
-        apikey_json_null(j);
-    }
-
+    ngx_http_apikey_health_number(j, "age_ms",
+                                  ngx_max(now - info->current, 0) / 1000,
+                                  info->current != 0);
     apikey_json_object_end(j);
 
     apikey_json_name(j, "redis");
@@ -217,16 +206,30 @@ ngx_http_apikey_health_members(apikey_json_t *j, ngx_http_apikey_admin_t *a,
     apikey_json_text(j, apikey_stats_get(&stats->postgres_up) ? "up"
                                                               : "down");
 
-    oldest = apikey_stats_get(&stats->journal_oldest);
+    n = apikey_stats_get(&stats->journal_oldest);
 
     apikey_json_name(j, "journal");
     apikey_json_object(j);
     apikey_json_name(j, "bytes");
     apikey_json_uint(j, apikey_stats_get(&stats->journal_bytes));
     apikey_json_name(j, "lag_ms");
-    apikey_json_int(j, oldest ? ngx_max(now - (int64_t) oldest, 0) / 1000
-                              : 0);
+    apikey_json_int(j, n ? ngx_max(now - (int64_t) n, 0) / 1000 : 0);
     apikey_json_object_end(j);
+}
+
+
+static void
+ngx_http_apikey_health_number(apikey_json_t *j, const char *name, uint64_t n,
+    ngx_uint_t known)
+{
+    apikey_json_name(j, name);
+
+    if (known) {
+        apikey_json_uint(j, n);
+
+    } else {
+        apikey_json_null(j);
+    }
 }
 
 

@@ -14,7 +14,7 @@
 #include "http/admin.h"
 
 
-/* about 90 lines of at most 120 bytes */
+/* about 110 lines of at most 120 bytes */
 #define NGX_HTTP_APIKEY_METRICS_SIZE  (16 * 1024)
 
 
@@ -125,6 +125,11 @@ ngx_http_apikey_metrics_stats(ngx_http_apikey_metrics_t *m,
         ngx_http_apikey_metrics_value(m, "apikey_redis_up",
                                       apikey_stats_get(&stats->redis_up));
     }
+
+    ngx_http_apikey_metrics_head(m, "apikey_waiting", "gauge",
+                                 "Requests that wait for Redis or Postgres.");
+    ngx_http_apikey_metrics_value(m, "apikey_waiting",
+                                  apikey_stats_get(&stats->waiting));
 
     ngx_http_apikey_metrics_head(m, "apikey_nodes", "gauge",
                                  "Nodes seen in Postgres in the last hour.");
