@@ -1,0 +1,233 @@
+
+/*
+ * Look-up: from a digest to the record of its key, its secret and its owner,
+ * copied out of the zone into the caller's pool in one block.
+ *
+ * Called by http for each request.  Two cache misses, slot and record, and
+ * those of the owner's record; a pool is never touched under the mutex.
+ */
+
+
+#include "keyring/store.h"
+
+#include <openssl/crypto.h>
+
+
+static uint32_t ngx_http_apikey_lookup_find(ngx_http_apikey_keyring_sh_t *sh,
+    const u_char *digest, ngx_uint_t *secret);
+static ngx_int_t ngx_http_apikey_lookup_fill(ngx_http_apikey_key_rec_t *rec,
+    ngx_http_apikey_body_rec_t *body, ngx_uint_t n,
+    ngx_http_apikey_key_t *key);
+static u_char *ngx_http_apikey_lookup_str(ngx_str_t *s, u_char *p,
+    size_t len);
+
+
+ngx_int_t
+ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, const u_char digest[32], ngx_pool_t *pool,
+    ngx_http_apikey_key_t *key)
+{
+    u_char                        *scratch, *p;
+    size_t                         size, body_size;
+    uint32_t                       off;
+    ngx_int_t                      rc;
+    ngx_uint_t                     secret;
+    ngx_http_apikey_block_t       *b;
+    ngx_http_apikey_key_rec_t     *rec;
+    ngx_http_apikey_anchor_rec_t  *a;
+
+    scratch = ngx_http_apikey_keyring_scratch();
+    if (scratch == NULL) {
+        return NGX_ERROR;
+    }
+
+    size = 0;
+    body_size = 0;
+    secret = 0;
+    a = NULL;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    rc = (sh->complete && !sh->catching && !sh->writing) ? NGX_DECLINED
+                                                         : NGX_AGAIN;
+
+    off = ngx_http_apikey_lookup_find(sh, digest, &secret);
+
+    if (off) {
+        rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
+        size = (size_t) rec->block.units * NGX_HTTP_APIKEY_UNIT;
+        ngx_memcpy(scratch, rec, size);
+        rc = NGX_OK;
+
+        if (rec->owner) {
+            a = (ngx_http_apikey_anchor_rec_t *)
+                    ngx_http_apikey_block(sh, rec->owner);
+
+            if (a->body) {
+                b = ngx_http_apikey_block(sh, a->body);
+                body_size = (size_t) b->units * NGX_HTTP_APIKEY_UNIT;
+                ngx_memcpy(scratch + size, b, body_size);
+                ngx_memcpy(key->owner_uuid, a->id, 16);
+
+            } else {
+                rc = NGX_AGAIN;  /* its owner has not come yet */
+            }
+        }
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    p = ngx_pmemalign(pool, size + body_size, NGX_HTTP_APIKEY_UNIT);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(p, scratch, size + body_size);
+
+    if (a == NULL) {
+        ngx_memzero(key->owner_uuid, 16);
+    }
+
+    return ngx_http_apikey_lookup_fill((ngx_http_apikey_key_rec_t *) p,
+               a ? (ngx_http_apikey_body_rec_t *) (p + size) : NULL,
+               secret, key);
+}
+
+
+static uint32_t
+ngx_http_apikey_lookup_find(ngx_http_apikey_keyring_sh_t *sh,
+    const u_char *digest, ngx_uint_t *secret)
+{
+    uint32_t                       off, hash;
+    uint64_t                       i;
+    ngx_uint_t                     n;
+    ngx_http_apikey_key_rec_t     *rec;
+    ngx_http_apikey_secret_rec_t  *s;
+
+    hash = ngx_http_apikey_index_digest(digest);
+
+    for (i = ngx_http_apikey_index_home(&sh->digests, hash);
+         sh->digests.slots[i];
+         i = (i + 1 == sh->digests.size) ? 0 : i + 1)
+    {
+        if (sh->digests.slots[i] >> 32 != hash) {
+            continue;
+        }
+
+        off = (uint32_t) sh->digests.slots[i];
+        rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
+
+        if (rec->block.state != NGX_HTTP_APIKEY_BLOCK_KEY
+            || rec->block.dead)
+        {
+            continue;
+        }
+
+        s = ngx_http_apikey_rec_secrets(rec);
+
+        for (n = 0; n < rec->nsecrets; n++) {
+            if (CRYPTO_memcmp(s[n].digest, digest, 32) == 0) {
+                *secret = n;
+                return off;
+            }
+        }
+    }
+
+    return 0;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_lookup_fill(ngx_http_apikey_key_rec_t *rec,
+    ngx_http_apikey_body_rec_t *body, ngx_uint_t n, ngx_http_apikey_key_t *key)
+{
+    u_char                        *p;
+    ngx_http_apikey_secret_rec_t  *secret;
+
+    secret = ngx_http_apikey_rec_secrets(rec) + n;
+
+    ngx_memcpy(key->id, rec->id, 16);
+    ngx_memcpy(key->secret, secret->id, 16);
+
+    key->expires = rec->expires;
+    key->secret_expires = secret->expires ? secret->expires
+                                          : NGX_HTTP_APIKEY_NEVER;
+
+    p = ngx_http_apikey_rec_text(rec);
+    p = ngx_http_apikey_lookup_str(&key->name, p, rec->name_len);
+    p = ngx_http_apikey_lookup_str(&key->prefix, p, rec->prefix_len);
+    p = ngx_http_apikey_lookup_str(&key->customer, p, rec->customer_len);
+    p = ngx_http_apikey_lookup_str(&key->plan, p, rec->plan_len);
+    p = ngx_http_apikey_lookup_str(&key->scopes, p, rec->scopes_len);
+    p = ngx_http_apikey_lookup_str(&key->ips, p, rec->ips_len);
+    (void) ngx_http_apikey_lookup_str(&key->metadata, p, rec->metadata_len);
+
+    if (key->metadata.len == 0) {
+        ngx_str_set(&key->metadata, "{}");
+    }
+
+    key->key_limits = (apikey_limit_t *) ngx_http_apikey_rec_limits(rec);
+    key->nkey_limits = rec->nlimits;
+
+    key->enabled = (rec->flags & NGX_HTTP_APIKEY_REC_ENABLED) != 0;
+    key->any_ip = (rec->flags & NGX_HTTP_APIKEY_REC_ANY_IP) != 0;
+    key->broken = (rec->flags & NGX_HTTP_APIKEY_REC_BROKEN) != 0;
+    key->revoked = (rec->flags & NGX_HTTP_APIKEY_REC_REVOKED) != 0
+                   || secret->expires == 0;
+
+    key->owner_limits = NULL;
+    key->nowner_limits = 0;
+    key->owner_enabled = 1;
+    ngx_str_null(&key->owner);
+
+    if (body == NULL) {
+        return NGX_OK;
+    }
+
+    p = ngx_http_apikey_rec_limits(body) + body->limits_size;
+    p = ngx_http_apikey_lookup_str(&key->owner, p, body->external_len);
+
+    if (key->plan.len == 0) {
+        (void) ngx_http_apikey_lookup_str(&key->plan, p, body->plan_len);
+    }
+
+    key->owner_limits = (apikey_limit_t *) ngx_http_apikey_rec_limits(body);
+    key->nowner_limits = body->nlimits;
+    key->owner_enabled = (body->flags & NGX_HTTP_APIKEY_REC_ENABLED) != 0;
+
+    if (body->flags & NGX_HTTP_APIKEY_REC_BROKEN) {
+        key->broken = 1;
+    }
+
+    return NGX_OK;
+}
+
+
+static u_char *
+ngx_http_apikey_lookup_str(ngx_str_t *s, u_char *p, size_t len)
+{
+    s->data = p;
+    s->len = len;
+
+    return p + len;
+}
+
+
+void
+ngx_http_apikey_keyring_info(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, ngx_http_apikey_keyring_info_t *info)
+{
+    ngx_shmtx_lock(&shpool->mutex);
+
+    info->keys = sh->keys;
+    info->complete = sh->complete;
+    info->current = sh->current;
+    info->free = ((size_t) (sh->size - sh->used) + sh->nfree)
+                 * NGX_HTTP_APIKEY_UNIT;
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}

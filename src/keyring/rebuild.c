@@ -1,0 +1,207 @@
+
+/*
+ * Passes over all blocks of the keyring: removing what Postgres no longer
+ * has, and making the indexes anew from the blocks alone.
+ *
+ * Called by sync.c, persist.c, and by a writer that finds a torn write.
+ */
+
+
+#include "keyring/store.h"
+
+
+static void ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh,
+    uint32_t off, ngx_uint_t revive);
+
+
+ngx_int_t
+ngx_http_apikey_store_sweep(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, uint32_t *pos, ngx_uint_t n)
+{
+    ngx_int_t                      rc;
+    ngx_http_apikey_block_t       *b;
+    ngx_http_apikey_anchor_rec_t  *a;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    if (sh->writing) {
+        ngx_http_apikey_store_rebuild(sh, 0);
+    }
+
+    sh->writing = 1;
+    ngx_memory_barrier();
+
+    while (n-- && *pos < sh->used) {
+        b = ngx_http_apikey_block(sh, *pos);
+
+        if (b->dead || b->next == sh->epoch) {
+            /* void */
+
+        } else if (b->state == NGX_HTTP_APIKEY_BLOCK_KEY) {
+            ngx_http_apikey_store_unlink(sh, *pos);
+            ngx_http_apikey_blocks_free(sh, *pos);
+            sh->changes++;
+
+        } else if (b->state == NGX_HTTP_APIKEY_BLOCK_BODY) {
+            a = (ngx_http_apikey_anchor_rec_t *) ngx_http_apikey_block(sh,
+                                   ((ngx_http_apikey_body_rec_t *) b)->anchor);
+            a->body = 0;
+            ngx_http_apikey_blocks_free(sh, *pos);
+            sh->changes++;
+        }
+
+        *pos += b->units;
+    }
+
+    rc = (*pos < sh->used) ? NGX_OK : NGX_DONE;
+
+    ngx_memory_barrier();
+    sh->writing = 0;
+
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    return rc;
+}
+
+
+/* The save is over, or was given up: what it held back is free now. */
+
+void
+ngx_http_apikey_store_release(ngx_http_apikey_keyring_sh_t *sh)
+{
+    uint32_t  off;
+
+    sh->saving = 0;
+
+    while (sh->limbo) {
+        off = sh->limbo;
+        sh->limbo = ngx_http_apikey_block(sh, off)->next;
+        ngx_http_apikey_blocks_chain(sh, off);
+    }
+}
+
+
+/*
+ * After a saved copy was read, or when a worker was killed while it wrote.
+ * Of two blocks for one row the later one stays.  revive: a block that was
+ * freed while the copy was saved counts, its successor may not be in it.
+ */
+
+void
+ngx_http_apikey_store_rebuild(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_uint_t revive)
+{
+    uint32_t                  off;
+    ngx_http_apikey_block_t  *b;
+
+    ngx_memzero(sh->digests.slots, sh->digests.size * 8);
+    ngx_memzero(sh->ids.slots, sh->ids.size * 8);
+    ngx_memzero(sh->free, sizeof(sh->free));
+
+    sh->digests.used = 0;
+    sh->ids.used = 0;
+    sh->nfree = 0;
+    sh->keys = 0;
+    sh->limbo = 0;
+    sh->saving = 0;
+    sh->hand = 1;
+
+    /* anchors first: keys and bodies point at them */
+
+    for (off = 1; off < sh->used; off += b->units) {
+        b = ngx_http_apikey_block(sh, off);
+
+        if (b->state == NGX_HTTP_APIKEY_BLOCK_ANCHOR) {
+            ((ngx_http_apikey_anchor_rec_t *) b)->body = 0;
+
+            ngx_http_apikey_index_insert(&sh->ids,
+                ngx_http_apikey_index_hash(
+                    ((ngx_http_apikey_anchor_rec_t *) b)->id), off);
+        }
+    }
+
+    for (off = 1; off < sh->used; off += b->units) {
+        b = ngx_http_apikey_block(sh, off);
+
+        if (b->state == NGX_HTTP_APIKEY_BLOCK_FREE) {
+            ngx_http_apikey_blocks_chain(sh, off);
+
+        } else if (b->state != NGX_HTTP_APIKEY_BLOCK_ANCHOR) {
+            ngx_http_apikey_store_relink(sh, off, revive);
+        }
+    }
+
+    sh->writing = 0;
+}
+
+
+static void
+ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh, uint32_t off,
+    ngx_uint_t revive)
+{
+    uint32_t                       old;
+    ngx_uint_t                     later;
+    ngx_http_apikey_block_t       *b, *o;
+    ngx_http_apikey_key_rec_t     *rec;
+    ngx_http_apikey_body_rec_t    *body;
+    ngx_http_apikey_anchor_rec_t  *a;
+
+    b = ngx_http_apikey_block(sh, off);
+    rec = (ngx_http_apikey_key_rec_t *) b;
+    body = (ngx_http_apikey_body_rec_t *) b;
+    a = NULL;
+
+    if (b->state == NGX_HTTP_APIKEY_BLOCK_BODY) {
+        a = (ngx_http_apikey_anchor_rec_t *)
+                ngx_http_apikey_block(sh, body->anchor);
+        old = a->body;
+
+    } else {
+        old = ngx_http_apikey_store_by_id(sh, rec->id,
+                                          NGX_HTTP_APIKEY_BLOCK_KEY);
+    }
+
+    later = !(b->dead && !revive);
+
+    if (later && old) {
+        o = ngx_http_apikey_block(sh, old);
+
+        later = a ? body->version > ((ngx_http_apikey_body_rec_t *) o)->version
+                : rec->version > ((ngx_http_apikey_key_rec_t *) o)->version;
+
+        if (b->next != o->next) {
+            later = (b->next == sh->epoch);
+        }
+    }
+
+    if (later && a == NULL
+        && !(ngx_http_apikey_index_room(&sh->ids, 1)
+             && ngx_http_apikey_index_room(&sh->digests, rec->nsecrets)))
+    {
+        sh->full = 1;
+        sh->complete = 0;
+        later = 0;
+    }
+
+    if (!later) {
+        ngx_http_apikey_blocks_chain(sh, off);
+        return;
+    }
+
+    b->dead = 0;
+
+    if (a) {
+        a->body = off;
+
+    } else {
+        if (old) {
+            ngx_http_apikey_store_unlink(sh, old);
+        }
+
+        ngx_http_apikey_store_link(sh, off);
+    }
+
+    if (old) {
+        ngx_http_apikey_blocks_chain(sh, old);
+    }
+}
