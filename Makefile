@@ -81,15 +81,19 @@ $(NGINX_SRC)/src/core/nginx.h:
 		'or NGINX_SRC=directory' >&2; exit 1
 
 $(BUILD)/plain/%.o: %.c
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(INCS) -MMD -c -o $@ $<
+	@mkdir -p $(@D) && echo "cc $<"
+	@$(CC) $(CFLAGS) $(INCS) -MMD -c -o $@ $<
 
-$(CTL): $(CTLO) $(PLAINO)
-	$(CC) $(CFLAGS) -o $@ $^ $(PQ) -lcrypto
+$(BUILD)/plain.a: $(PLAINO)
+	@rm -f $@ && ar rcs $@ $^
 
-$(BUILD)/unit/%: $(BUILD)/plain/t/unit/%.o $(PLAINO)
+$(CTL): $(CTLO) $(BUILD)/plain.a
+	@echo "built $@"
+	@$(CC) $(CFLAGS) -o $@ $^ $(PQ) -lcrypto
+
+$(BUILD)/unit/%: $(BUILD)/plain/t/unit/%.o $(BUILD)/plain.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -o $@ $^ -lcrypto
+	@$(CC) $(CFLAGS) -o $@ $^ -lcrypto
 
 .PRECIOUS: $(BUILD)/plain/%.o
 
@@ -105,8 +109,6 @@ deps:
 	@tools/deps build run test
 
 run:
-	@tools/deps build run
-	@$(MAKE) --no-print-directory build
 	@exec tools/run
 
 break:
@@ -140,7 +142,9 @@ soak: build
 	@APIKEY_SOAK=1 APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" \
 		prove -v -It/lib $$(grep -l 'rounds(' t/*.t)
 
-fuzz: $(FUZZES)
+fuzz:
+	@tools/deps build fuzz
+	@$(MAKE) --no-print-directory $(FUZZES)
 	@for fuzz in $(FUZZES); do \
 		name=$$(basename $$fuzz); mkdir -p $$fuzz.corpus; \
 		$$fuzz -max_total_time=$(FUZZ_TIME) -print_final_stats=1 \
@@ -148,7 +152,9 @@ fuzz: $(FUZZES)
 			$$(ls -d t/fuzz/$$name.seeds 2> /dev/null) || exit 1; \
 	done
 
-bench: build
+bench:
+	@tools/deps build test bench
+	@$(MAKE) --no-print-directory build
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/run
 
 clean:

@@ -87,8 +87,8 @@ sub spawn {
     my $pid = fork // die "fork: $!\n";
 
     if ($pid) {
-        return bless { pid => $pid, name => $opt{name} // $opt{cmd}[0],
-                       owner => $$ };
+        return bless { pid => $pid,
+                       name => $opt{name} // ($opt{cmd} // ['a child'])->[0] };
     }
 
     $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP CHLD PIPE);
