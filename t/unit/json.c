@@ -159,12 +159,24 @@ test_escape(void)
 }
 
 
+static void
+test_check(void)
+{
+    ok(apikey_json_check("", 0), "nothing is UTF-8");
+    ok(apikey_json_check("a\n\x7f\xc3\xa4\xf0\x9f\x94\x91", 9), "text is");
+    ok(!apikey_json_check("a\0b", 3), "a NUL is refused");
+    ok(!apikey_json_check("\xe2\x82", 2), "half a character is not");
+    ok(!apikey_json_check("a\xff", 2), "0xff is not");
+}
+
+
 int
 main(void)
 {
     test_nesting();
     test_depth();
     test_escape();
+    test_check();
 
     return unit_done();
 }

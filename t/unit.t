@@ -1,0 +1,51 @@
+# The plain core: the programs of t/unit as subtests, line by line.
+
+use strict;
+use warnings;
+
+use File::Basename qw(basename);
+use Test::More;
+
+my $build = $ENV{APIKEY_BUILD} || 'build';
+
+
+sub run {
+    my ($unit) = @_;
+
+    my ($plan, $checks) = (undef, 0);
+
+    open my $out, '-|', "$build/unit/$unit" or do {
+        fail("$build/unit/$unit: $! (make build)");
+        return;
+    };
+
+    while (my $line = <$out>) {
+        if ($line =~ /^(not )?ok \d+ - (.*)/) {
+            ok(!$1, $2);
+            $checks++;
+
+        } elsif ($line =~ /^1\.\.(\d+)$/) {
+            $plan = $1;
+
+        } else {
+            $line =~ s/^# //;
+            diag($line);
+        }
+    }
+
+    close $out;
+
+    is($?, 0, 'it ends well');
+    is($plan, $checks, 'all checks were made');
+}
+
+
+my @units = map { basename($_, '.c') } sort glob 't/unit/*.c';
+
+cmp_ok(scalar @units, '>', 0, 'there are tests');
+
+for my $unit (@units) {
+    subtest $unit => sub { run($unit) };
+}
+
+done_testing;
