@@ -66,7 +66,8 @@ BEGIN
     EXECUTE format($q$
         WITH q AS MATERIALIZED (
             SELECT date_trunc('day', q.start AT TIME ZONE $2) AS day,
-                q.service, sum(q.requests) AS requests,
+                nullif(q.service, '') AS service,
+                sum(q.requests) AS requests,
                 sum(q.refused) AS refused, sum(q.errors) AS errors,
                 sum(q.tokens_input + q.tokens_output) AS tokens,
                 sum(q.cost) AS cost, sum(q.duration_us) AS duration
@@ -87,7 +88,7 @@ BEGIN
                     LATERAL usage_sums(a, b, c, d, e) AS s) AS x),
             (SELECT array_to_json(array_agg(row_to_json(x) ORDER BY x.date))
                 FROM (SELECT t.day::date AS date, s.*,
-                          (t.f / 1000)::bigint AS duration_ms
+                          round(t.f / 1000)::bigint AS duration_ms
                       FROM (SELECT day, sum(requests) AS a, sum(refused) AS b,
                               sum(errors) AS c, sum(tokens) AS d,
                               sum(cost) AS e, sum(duration) AS f
@@ -96,7 +97,7 @@ BEGIN
             (SELECT array_to_json(array_agg(row_to_json(x)
                     ORDER BY x.requests DESC, x.service))
                 FROM (SELECT t.service, s.*,
-                          (t.f / 1000)::bigint AS duration_ms
+                          round(t.f / 1000)::bigint AS duration_ms
                       FROM (SELECT service, sum(requests) AS a,
                               sum(refused) AS b, sum(errors) AS c,
                               sum(tokens) AS d, sum(cost) AS e,
