@@ -75,8 +75,8 @@ static const char  apikey_ctl_help[] =
     "\n"
     "CONNINFO is a libpq connection string; without it APIKEY_POSTGRES is\n"
     "taken from the environment, else PGHOST, PGDATABASE and so on.\n"
-    "DIRECTORY holds the migrations, NNNN_NAME.sql; without it APIKEY_SCHEMA,\n"
-    "else the one that came with this program.\n"
+    "DIRECTORY holds the migrations, NNNN_NAME.sql; without it APIKEY_SCHEMA\n"
+    "is taken, else the one that came with this program.\n"
     "\n"
     "Exit codes: 0 done, 1 migrations are pending, 2 wrong arguments,\n"
     "3 it could not be done.\n";

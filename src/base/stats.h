@@ -67,7 +67,8 @@ typedef struct {
 } apikey_stats_t;
 
 
-#define apikey_stats_add(p, n)   (void) __atomic_fetch_add(p, n, __ATOMIC_RELAXED)
+#define apikey_stats_add(p, n)                                                \
+    (void) __atomic_fetch_add(p, n, __ATOMIC_RELAXED)
 #define apikey_stats_set(p, n)   __atomic_store_n(p, n, __ATOMIC_RELAXED)
 #define apikey_stats_get(p)      __atomic_load_n(p, __ATOMIC_RELAXED)
 

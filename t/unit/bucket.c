@@ -118,6 +118,26 @@ test_none(void)
 }
 
 
+/* A refused cost fits after the wait it was told, and not before. */
+
+static bool
+test_wait(const apikey_bucket_t *b, const apikey_rate_t *rate, uint64_t cost,
+    uint64_t now, uint64_t wait)
+{
+    bool             early;
+    apikey_bucket_t  then;
+
+    then = *b;
+    apikey_bucket_refill(&then, rate, now + wait - 1);
+    early = apikey_bucket_take(&then, rate, cost);
+
+    then = *b;
+    apikey_bucket_refill(&then, rate, now + wait);
+
+    return !early && apikey_bucket_take(&then, rate, cost);
+}
+
+
 /*
  * Random calls at random times.  What was admitted must be what a bucket of
  * unbounded precision, refilled tick by tick of the clock, would admit.
@@ -130,7 +150,7 @@ test_exact(uint64_t tokens, uint64_t period, uint64_t burst, uint64_t step)
     uint64_t           now, cost, ticks, wait;
     unsigned           i;
     apikey_rate_t      rate;
-    apikey_bucket_t    b, then;
+    apikey_bucket_t    b;
     unsigned __int128  level, full, last;
 
     rate = test_rate(tokens, period, burst);
@@ -155,7 +175,6 @@ test_exact(uint64_t tokens, uint64_t period, uint64_t burst, uint64_t step)
         apikey_bucket_refill(&b, &rate, now);
 
         wait = apikey_bucket_wait(&b, &rate, cost, now);
-        then = b;
         taken = apikey_bucket_take(&b, &rate, cost);
 
         if (taken != fits || taken != (wait == 0)) {
@@ -172,19 +191,10 @@ test_exact(uint64_t tokens, uint64_t period, uint64_t burst, uint64_t step)
             return false;
         }
 
-        if (!taken && wait != APIKEY_BUCKET_NEVER) {
-            b = then;
-            apikey_bucket_refill(&b, &rate, now + wait - 1);
-            fits = apikey_bucket_take(&b, &rate, cost);
-
-            b = then;
-            apikey_bucket_refill(&b, &rate, now + wait);
-
-            if (fits || !apikey_bucket_take(&b, &rate, cost)) {
-                return false;
-            }
-
-            b = then;
+        if (!taken && wait != APIKEY_BUCKET_NEVER
+            && !test_wait(&b, &rate, cost, now, wait))
+        {
+            return false;
         }
     }
 
