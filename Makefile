@@ -47,10 +47,10 @@ help:
 	@echo 'make break   (another shell) stops both stores of make run'
 	@echo 'make mend    starts them again'
 	@echo 'make deps    installs what build, run and test need (Debian)'
-	@echo 'make test    everything: unit, the suite, the suite under ASan+UBSan'
+	@echo 'make test    everything: the suite, and once more under ASan and UBSan'
 	@echo 'make unit    the plain core alone'
 	@echo 'make suite   t/*.t, or TESTS="t/a.t t/b.t"'
-	@echo 'make asan    unit and suite under ASan and UBSan'
+	@echo 'make asan    the suite under ASan and UBSan'
 	@echo 'make soak    the tests with random faults, for long'
 	@echo 'make fuzz    each fuzzer for FUZZ_TIME=$(FUZZ_TIME) seconds'
 	@echo 'make bench   next to bare nginx'
@@ -120,14 +120,11 @@ mend:
 
 test:
 	@tools/deps build test
-	@$(MAKE) --no-print-directory unit suite
+	@$(MAKE) --no-print-directory suite
 	@$(MAKE) --no-print-directory asan
 
 unit: build
-	@for unit in $(UNITS); do \
-		$$unit > $$unit.log 2>&1 && echo "$$unit ok" \
-		|| { cat $$unit.log; echo "$$unit failed"; exit 1; }; \
-	done
+	@APIKEY_BUILD=$(BUILD) prove -It/lib t/unit.t
 
 suite: build
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" \
@@ -135,8 +132,7 @@ suite: build
 
 asan:
 	@$(MAKE) --no-print-directory $(ASAN) build
-	@APIKEY_ASAN=1 ASAN_OPTIONS=detect_leaks=1 \
-		$(MAKE) --no-print-directory $(ASAN) unit suite
+	@APIKEY_ASAN=1 $(MAKE) --no-print-directory $(ASAN) suite
 
 soak: build
 	@APIKEY_SOAK=1 APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" \

@@ -83,8 +83,8 @@ sub tell {
     }, 30);
 
     print $what eq 'break'
-        ? "Postgres and Redis are stopped.  Known keys still pass, unknown ones"
-          . " are\nrefused, usage is kept: try the curl lines, then"
+        ? "Postgres and Redis are stopped.  Known keys still pass, unknown"
+          . " ones are\nrefused, usage is kept: try the curl lines, then"
           . " \"make mend\".\n"
         : "Postgres and Redis run again; the usage of the meantime is on its"
           . " way.\n";
@@ -240,8 +240,8 @@ sub read_file {
 sub launch {
     my ($name, @cmd) = @_;
 
-    $server{$name} = spawn(cmd => \@cmd, name => $name, log => "$dir/$name.log",
-        dir => $dir, user => $name eq 'nginx' || $name eq 'api' ? undef : $user);
+    $server{$name} = spawn(cmd => \@cmd, name => $name, dir => $dir,
+        log => "$dir/$name.log", user => $name =~ /nginx|api/ ? undef : $user);
 }
 
 
@@ -488,8 +488,8 @@ curl -i -X DELETE $url/api/v1/api-keys/\$ID -H "Authorization: Bearer \$TOKEN"
 # 200: what the first key has used
 curl -i $url/api/v1/usage/summary -H "X-API-Key: \$KEY"
 
-"make break" in another shell stops Postgres and Redis, "make mend" starts them.
-The variables stand in .run/env, too (. .run/env).  Ctrl-C ends everything and
+"make break" in another shell stops Postgres and Redis, "make mend" starts
+them.  The variables stand in .run/env, too (. .run/env).  Ctrl-C ends everything and
 keeps the data.
 EOT
 }
@@ -537,7 +537,8 @@ sub stop {
 
     for my $name (qw(nginx api redis pg)) {
         my $process = delete $server{$name} or next;
-        my $signal = $name eq 'pg' ? 'INT' : $name eq 'redis' ? 'TERM' : 'QUIT';
+        my $signal = $name eq 'pg'    ? 'INT'
+                   : $name eq 'redis' ? 'TERM' : 'QUIT';
 
         eval { $process->stop($signal, 30); 1 } or print STDERR $@;
     }

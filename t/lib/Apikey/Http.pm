@@ -206,8 +206,9 @@ sub body {
         my $body = '';
 
         while (1) {
-            $self->need('chunk', sub { $self->{buffer} =~ /^[0-9a-f]+.*?\r\n/i },
-                        $until);
+            $self->need('chunk', sub {
+                $self->{buffer} =~ /^[0-9a-f]+.*?\r\n/i;
+            }, $until);
             $self->{buffer} =~ s/^([0-9a-f]+).*?\r\n//i;
 
             my $size = hex $1;

@@ -266,8 +266,8 @@ my @static = map { [ split / /, $_, 2 ] } split /\|/,
     . 'content-length |content-location |content-range |content-type |cookie |'
     . 'date |etag |expect |expires |from |host |if-match |if-modified-since |'
     . 'if-none-match |if-range |if-unmodified-since |last-modified |link |'
-    . 'location |max-forwards |proxy-authenticate |proxy-authorization |range |'
-    . 'referer |refresh |retry-after |server |set-cookie |'
+    . 'location |max-forwards |proxy-authenticate |proxy-authorization |'
+    . 'range |referer |refresh |retry-after |server |set-cookie |'
     . 'strict-transport-security |transfer-encoding |user-agent |vary |via |'
     . 'www-authenticate ';
 

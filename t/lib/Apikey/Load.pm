@@ -8,9 +8,8 @@ package Apikey::Load;
 #     $load->stop;
 #     for my $r ($load->results) { $r->{status}, $r->{id}, $r->{error} }
 #
-# Options: clients (default 2), pause => seconds between two requests of a client
-# (0.002), close => 1 (a connection a request), and what
-# Apikey::Http::build takes.  nodes => [...] spreads over several.  A request
+# Options: clients (default 2), pause => seconds between two requests of one
+# (0.002), close => 1 (a connection a request), what Apikey::Http::build takes.  nodes => [...] spreads over several.  A request
 # that got no whole answer has status 0 and an error: "connect: ..." was never
 # sent, everything else may have been taken.
 

@@ -96,9 +96,10 @@ sub default_conf {
         %{$self->{base} // {}},
     );
 
-    delete $base{redis} unless $test->{redis} || ($self->{base} // {})->{redis};
+    delete $base{redis}
+        unless $test->{redis} || ($self->{base} // {})->{redis};
 
-    my $base = join "\n    ", map { $base{$_} } grep { $base{$_} } sort keys %base;
+    my $base = join "\n    ", grep { $_ } map { $base{$_} } sort keys %base;
 
     my $server = $self->{server} // <<'EOT';
         location / {

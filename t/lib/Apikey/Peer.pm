@@ -58,8 +58,8 @@ sub port { $_[0]{port} }
 sub accept {
     my ($self) = @_;
 
-    my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp',
-        LocalPort => $self->{port}, Listen => 256, ReuseAddr => 1)
+    my $listen = IO::Socket::INET->new(Proto => 'tcp', ReuseAddr => 1,
+        LocalAddr => "127.0.0.1:$self->{port}", Listen => 256)
         or die "peer: $@\n";
 
     $self->{process} = spawn(code => sub { serve($self, $listen) },
@@ -86,7 +86,8 @@ sub mode {
 
     my $number = ++$self->{number};
 
-    open my $f, '>:raw', "$self->{control}.new" or die "$self->{control}: $!\n";
+    open my $f, '>:raw', "$self->{control}.new"
+        or die "$self->{control}: $!\n";
     print $f join("\0", $number, $mode, $value // '');
     close $f;
     rename "$self->{control}.new", $self->{control};

@@ -12,7 +12,8 @@ use Digest::SHA;
 use Fcntl qw(:flock);
 use File::Path qw(make_path remove_tree);
 
-use Apikey::Process qw(free_port wait_for spawn account);
+use Apikey::Process qw(free_port wait_for spawn account
+                       children_of);
 
 my $bindir;
 my $quote = "\x1f";
@@ -54,7 +55,7 @@ sub new {
     $self->own($self->{dir});
 
     if ($opt{schema} // 1) {
-        my $template = $self->template;
+        my ($template, $lock) = $self->template;
         system('cp', '-a', '--reflink=auto', $template, $data) == 0
             or die "cannot copy $template\n";
 
@@ -88,7 +89,8 @@ sub initdb {
 }
 
 
-# The copy to copy: named after what it was made from.
+# The directory to copy, named after what it was made from, and a lock that
+# keeps it from being replaced meanwhile.
 
 sub template {
     my ($self) = @_;
@@ -106,9 +108,11 @@ sub template {
     make_path($store);
 
     open my $lock, '>', "$store/lock" or die "$store/lock: $!\n";
-    flock $lock, LOCK_EX;
+    flock $lock, LOCK_SH;
+    return ($name, $lock) if -d $name;
 
-    return $name if -d $name;
+    flock $lock, LOCK_EX;
+    return ($name, $lock) if -d $name;
 
     remove_tree($_) for glob "$store/pg-*";
 
@@ -123,7 +127,7 @@ sub template {
     rename "$name.new", $name or die "$name: $!\n";
     remove_tree($data);
 
-    return $name;
+    return ($name, $lock);
 }
 
 
@@ -171,7 +175,7 @@ sub stop {
     $how //= 'fast';
 
     if ($how eq 'kill') {
-        my @pids = ($process->pid, Apikey::Process::children_of($process->pid));
+        my @pids = ($process->pid, children_of($process->pid));
         kill 'KILL', @pids;
 
         # its shared memory is free only when all have ended

@@ -24,7 +24,7 @@ Apikey::Test - real servers for a test, and one place that ends them all
     my $a = $t->nginx(workers => 2)->start;        # a node
     my $b = $t->nginx(name => 'b')->start;         # another one
 
-    $t->sync;                           # all nodes know what stands in Postgres
+    $t->sync;                   # all nodes know what stands in Postgres
 
     my $r = $a->get('/', key => $key->{key});
     is($r->{status}, 200, 'a key passes');
@@ -65,7 +65,8 @@ text put into that block besides
 =item base
 
 other lines for the base, by name (zone postgres redis journal node token),
-undef for none: C<< base => { redis => 'apikey_redis %%REDIS%% timeout=1s;' } >>
+undef for none:
+C<< base => { redis => 'apikey_redis %%REDIS%% timeout=1s;' } >>
 
 =item conf
 
@@ -85,11 +86,13 @@ C<%%PG%%> (conninfo of the first Postgres), C<%%REDIS%%>, C<%%UPSTREAM%%>.
 C<< ($ok, $says) = $node->check >> is C<nginx -t>, without starting it.
 C<< $node->set(server => ...) >> writes a new configuration, C<< ->reload >>
 puts it in force.  C<< ->stop >>, C<< ->stop('KILL') >> (all of it at once),
-C<< ->kill_worker >>, C<< ->workers >>, C<< ->wait_old >>, C<< ->wait_log(qr//) >>,
+C<< ->kill_worker >>, C<< ->workers >>, C<< ->wait_old >>,
+C<< ->wait_log(qr//) >>,
 C<< ->metric(NAME, label => value) >>, C<< ->complaints >>: see Apikey::Nginx.
 
 Requests: C<< $node->get(URI, key => ...) >>, C<< $node->request(METHOD, URI,
-OPTIONS) >>, C<< $node->admin(METHOD, 'api-keys', body => {...}, as => TOKEN) >>,
+OPTIONS) >>,
+C<< $node->admin(METHOD, 'api-keys', body => {...}, as => TOKEN) >>,
 C<< $node->parallel({ uri =>, key => }, ...) >>; C<< $node->conn >> is a
 connection of L<Apikey::Http> (pieces, pipelining, abort, half-close),
 C<< $node->h2 >> one of L<Apikey::Http2> on port C<%%PORT_h2%%> (a
@@ -98,10 +101,11 @@ traffic in the background, see L<Apikey::Load>.
 
 =head1 OTHER SERVERS
 
-C<< $t->postgres >>: L<Apikey::Postgres> (value, rows, run, quote, ctl, stop, start,
-conninfo).  C<< $t->redis(password =>, unix => 1, aof => 1) >>: L<Apikey::Redis>.
-C<< $t->upstream >>: L<Apikey::Upstream>.  C<< $t->peer(...) >>: L<Apikey::Peer>,
-a server that lies, or stands in front of a real one and delays, trickles, cuts.
+C<< $t->postgres >>: L<Apikey::Postgres> (value, rows, run, quote, ctl, stop,
+start, conninfo).  C<< $t->redis(password =>, unix => 1, aof => 1) >>:
+L<Apikey::Redis>.  C<< $t->upstream >>: L<Apikey::Upstream>.
+C<< $t->peer(...) >>: L<Apikey::Peer>, a server that lies, or stands in front of
+a real one and delays, trickles, cuts.
 Each of the first four is made once; another one by C<< name => >>.
 
 =head1 KEYS
@@ -321,8 +325,9 @@ sub keys {
         my $name = $q->($n > 1 ? ($opt{name} // 'key') . " $i"
                                : $opt{name} // 'key');
 
-        $sql .= 'INSERT INTO key (id, owner_id, name, customer, prefix, scopes,'
-            . ' allowed_ips, metadata, enabled, expires_at, revoked_at) VALUES ('
+        $sql .= 'INSERT INTO key (id, owner_id, name, customer, prefix,'
+            . ' scopes, allowed_ips, metadata, enabled, expires_at,'
+            . ' revoked_at) VALUES ('
             . join(', ', "'$id'", $owner, $name, $q->($opt{customer}),
                    $q->($prefix), $q->($opt{scopes} // []), $ips, $meta,
                    $enabled, $expires, $revoked)
@@ -360,7 +365,8 @@ sub limit_sql {
             . ' token, refill, capacity, tick) SELECT '
             . join(', ', $id, $position++, $q->($l->{name}), "'requests'",
                    $l->{limit}, $q->($l->{window}), 'w', $burst, 'false',
-                   $q->($l->{service}), 'r.token, r.refill, r.capacity, r.tick')
+                   $q->($l->{service}), 'r.token', 'r.refill', 'r.capacity',
+                   'r.tick')
             . ' FROM (SELECT read_duration(' . $q->($l->{window})
             . ")::bigint AS w) d, rate_form($l->{limit}, w, $burst) r\n"
             . " ON CONFLICT DO NOTHING;\n";

@@ -52,9 +52,8 @@ sub start {
     my ($self) = @_;
 
     # listens before it forks: nobody has to wait for it
-    my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp',
-        LocalPort => $self->{port}, Listen => 1024, ReuseAddr => 1,
-        Blocking => 0) or die "upstream: $@\n";
+    my $listen = IO::Socket::INET->new(Proto => 'tcp', ReuseAddr => 1,
+        LocalAddr => "127.0.0.1:$self->{port}", Listen => 1024, Blocking => 0) or die "upstream: $@\n";
 
     $self->{process} = spawn(code => sub { serve($listen, $self->{file}) },
                              log => $self->{log}, name => $self->{name});
@@ -115,7 +114,7 @@ sub serve {
 
     $SIG{PIPE} = 'IGNORE';
 
-    my %conn;        # fileno => { socket, in, out, plan => [[when, text], ...] }
+    my %conn;     # fileno => { socket, in, out, plan => [[when, text], ...] }
 
     while (1) {
         my ($r, $w) = ('', '');
@@ -274,8 +273,9 @@ sub answer {
     }
 
     if ($uri =~ m{/abort}) {
-        push @{$c->{plan}}, [ $when, "${head}Content-Length: 1000\r\n\r\nhalf" ],
-                            [ $when, undef ];
+        push @{$c->{plan}},
+            [ $when, "${head}Content-Length: 1000\r\n\r\nhalf" ],
+            [ $when, undef ];
         return;
     }
 
