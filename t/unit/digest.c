@@ -41,7 +41,7 @@ test_sha256(void)
     for (i = 0; i < 2; i++) {
         ok(apikey_sha256("", 0, digest), "nothing is hashed");
         test_hex(digest, "e3b0c44298fc1c149afbf4c8996fb924"
-                         "27ae41e4649b934ca495991b7852b855", "SHA-256 of none");
+                         "27ae41e4649b934ca495991b7852b855", "SHA-256: none");
 
         ok(apikey_sha256("abc", 3, digest), "abc is hashed");
         test_hex(digest, "ba7816bf8f01cfea414140de5dae2223"
