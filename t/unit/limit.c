@@ -11,7 +11,7 @@
 
 #define HOURLY  "hourly\trequests\t1000\t3600000000\t1000\t3600000\t1\t1\t\t\n"
 #define BURST                                                                 \
-    "burst & co \xc3\xa4\trequests\t50\t1000000\t100\t20000\t1\t1"               \
+    "burst & co \xc3\xa4\trequests\t50\t1000000\t100\t20000\t1\t1"            \
     "\tchat\tgpt-*\n"
 
 
