@@ -2,8 +2,8 @@
 /*
  * SHA-256, HMAC-SHA-256 and random bytes of OpenSSL 3.
  *
- * The algorithms are fetched and the contexts made once a process and kept
- * until it ends; whoever calls first makes them.  Not thread safe.
+ * The algorithms are fetched and the contexts made once a process; whoever
+ * calls first makes them, and free() is the end of them.  Not thread safe.
  */
 
 
@@ -25,6 +25,7 @@
 static void apikey_random_forget(void);
 
 
+static bool          apikey_digest_ready;
 static EVP_MD       *apikey_digest_md;
 static EVP_MD_CTX   *apikey_digest_ctx;
 static EVP_MAC      *apikey_digest_hmac;
@@ -37,9 +38,9 @@ static size_t        apikey_random_left;
 bool
 apikey_digest_init(void)
 {
-    static bool  ready, watched;
+    static bool  watched;
 
-    if (ready) {
+    if (apikey_digest_ready) {
         return true;
     }
 
@@ -73,9 +74,28 @@ apikey_digest_init(void)
         apikey_digest_hmac_ctx = EVP_MAC_CTX_new(apikey_digest_hmac);
     }
 
-    ready = apikey_digest_ctx != NULL && apikey_digest_hmac_ctx != NULL;
+    apikey_digest_ready = apikey_digest_ctx != NULL
+                          && apikey_digest_hmac_ctx != NULL;
 
-    return ready;
+    return apikey_digest_ready;
+}
+
+
+void
+apikey_digest_free(void)
+{
+    EVP_MAC_CTX_free(apikey_digest_hmac_ctx);
+    EVP_MAC_free(apikey_digest_hmac);
+    EVP_MD_CTX_free(apikey_digest_ctx);
+    EVP_MD_free(apikey_digest_md);
+
+    apikey_digest_hmac_ctx = NULL;
+    apikey_digest_hmac = NULL;
+    apikey_digest_ctx = NULL;
+    apikey_digest_md = NULL;
+    apikey_digest_ready = false;
+
+    apikey_random_forget();
 }
 
 

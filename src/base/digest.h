@@ -22,6 +22,9 @@
 /* May be called again; false: OpenSSL has no SHA-256. */
 bool apikey_digest_init(void);
 
+/* For a process that ends or unloads this code; init() makes it anew. */
+void apikey_digest_free(void);
+
 bool apikey_sha256(const void *data, size_t len,
     uint8_t out[APIKEY_DIGEST_LEN]);
 

@@ -150,5 +150,11 @@ main(void)
     test_crc();
     test_random();
 
+    apikey_digest_free();
+    test_sha256();
+    test_hmac();
+    apikey_digest_free();
+    apikey_digest_free();
+
     return unit_done();
 }
