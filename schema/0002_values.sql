@@ -167,7 +167,7 @@ DECLARE
     most    CONSTANT bigint := 9007199254740991;
 BEGIN
     FOREACH tick IN ARRAY ARRAY[1, 1000, 1000000]::bigint[] LOOP
-        CONTINUE WHEN period_us % tick <> 0;
+        CONTINUE WHEN period_us < 1 OR period_us % tick <> 0;
 
         period := period_us / tick;
         common := gcd(tokens, period);
