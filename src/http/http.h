@@ -15,8 +15,11 @@
 
 #include "base/compat.h"
 #include "base/digest.h"
+#include "base/clock.h"
+#include "base/digest.h"
 #include "base/key.h"
 #include "base/stats.h"
+#include "base/uuid.h"
 #include "keyring/keyring.h"
 #include "limit/decide.h"
 #include "usage/usage.h"
@@ -24,6 +27,8 @@
 
 #define NGX_HTTP_APIKEY_VERSION  "0.1.0"
 #define NGX_HTTP_APIKEY_SCHEMA   1       /* the oldest schema that serves */
+
+#define NGX_HTTP_APIKEY_WEIGHT_MAX  9007199254740991LL      /* 2^53 - 1 */
 
 
 /* The root of the zone; layout first, so that an older one is never read. */
@@ -59,6 +64,8 @@ typedef enum {
 
 
 typedef struct {
+    ngx_cycle_t                    *cycle;       /* of this configuration */
+
     ngx_shm_zone_t                 *shm_zone;    /* NULL: apikey_zone absent */
     ngx_http_apikey_sh_t           *sh;
     ngx_slab_pool_t                *shpool;
@@ -68,9 +75,9 @@ typedef struct {
     ngx_msec_t                      poll;
 
     ngx_http_apikey_redis_conf_t   *redis;       /* NULL: absent */
-    ngx_http_apikey_down_e          down;
+    ngx_uint_t                      down;        /* ngx_http_apikey_down_e */
     ngx_uint_t                      down_nodes;
-    ngx_http_apikey_limit_mode_e    limit_mode;
+    ngx_uint_t                      limit_mode;  /* ..._limit_mode_e */
 
     ngx_http_apikey_usage_conf_t    usage;       /* apikey_journal */
 
@@ -80,6 +87,9 @@ typedef struct {
     ngx_array_t                    *tokens;      /* of apikey_token_t */
 
     ngx_uint_t                      used;        /* some location needs us */
+    const char                     *used_by;     /* directive of the first */
+    ngx_str_t                       used_file;
+    ngx_uint_t                      used_line;
 
     /* this worker's, made in init_process; NULL in cache helpers */
     ngx_http_apikey_keyring_t      *keyring;
@@ -99,9 +109,10 @@ typedef struct {
     ngx_http_complex_value_t   *endpoint;
     ngx_http_complex_value_t   *weight;
     ngx_flag_t                  limit_headers;
-    ngx_flag_t                  preflight_pass;
-    ngx_str_t                   location;        /* as written */
-    ngx_str_t                   server_name;
+    ngx_uint_t                  preflight_pass;  /* OPTIONS without a key */
+
+    unsigned                    bearer:1;        /* among sources */
+    unsigned                    other:1;         /* a source but bearer */
 
     ngx_flag_t                  admin;           /* apikey_admin */
     ngx_str_t                   admin_base;      /* the location's name */
@@ -112,7 +123,7 @@ typedef struct {
 
 
 typedef enum {
-    NGX_HTTP_APIKEY_ST_START = 0,
+    NGX_HTTP_APIKEY_ST_START = 0,    /* or anonymous so far */
     NGX_HTTP_APIKEY_ST_LOOKUP,       /* waits for Postgres */
     NGX_HTTP_APIKEY_ST_LIMITS,       /* waits for Redis */
     NGX_HTTP_APIKEY_ST_DONE          /* decided: verdict is set */
@@ -130,32 +141,104 @@ typedef struct {
     apikey_verdict_e                 verdict;
 
     u_char                           event[16];  /* request id */
+    u_char                           id[APIKEY_UUID_TEXT_LEN];
     int64_t                          time;       /* us, at the start */
     uint8_t                          digest[APIKEY_DIGEST_LEN];
 
     ngx_http_apikey_key_t            key;        /* valid when found */
     ngx_http_apikey_decision_t       decision;
     ngx_http_apikey_keyring_wait_t   wait;
+    ngx_int_t                        wait_rc;
     ngx_event_t                      resume;
     ngx_http_apikey_usage_slot_t    *slot;
     ngx_http_apikey_usage_start_t    start;
 
     ngx_http_apikey_bucket_t        *tightest;   /* for X-RateLimit-*, names */
     ngx_http_apikey_bucket_t        *binding;    /* the one that refused */
+    uint8_t                          tightest_level;
     uint8_t                          binding_level;
     uint64_t                         weight;
 
+    unsigned                         decided:1;  /* by the limiter */
     unsigned                         found:1;    /* key is filled */
-    unsigned                         charged:1;  /* decided and admitted */
-    unsigned                         waiting:1;
+    unsigned                         admitted:1; /* at some time */
+    unsigned                         waiting:1;  /* suspended */
+    unsigned                         pending:1;  /* a room will call back */
     unsigned                         logged:1;
     unsigned                         refused:1;  /* by us */
+    unsigned                         answered:1; /* headers of a refusal */
     unsigned                         again:1;    /* looked up a second time */
+    unsigned                         named:1;    /* request id is set */
 } ngx_http_apikey_ctx_t;
 
 
 extern ngx_module_t  ngx_http_apikey_module;
 
+
+/* conf.c */
+void *ngx_http_apikey_create_main_conf(ngx_conf_t *cf);
+char *ngx_http_apikey_init_main_conf(ngx_conf_t *cf, void *conf);
+void *ngx_http_apikey_create_loc_conf(ngx_conf_t *cf);
+char *ngx_http_apikey_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+char *ngx_http_apikey_conf_postgres(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_redis_down(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_limit_mode(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_journal(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_node(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_key_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* Notes that this directive needs zone, Postgres and journal. */
+void ngx_http_apikey_conf_use(ngx_conf_t *cf, const char *directive);
+
+/* "DIRECTIVE": why "VALUE" */
+char *ngx_http_apikey_conf_refuse(ngx_conf_t *cf, ngx_command_t *cmd,
+    const char *why, ngx_str_t *value);
+
+/* value starts with "name=": rest is what stands behind it. */
+ngx_int_t ngx_http_apikey_conf_param(ngx_str_t *value, const char *name,
+    ngx_str_t *rest);
+
+/* conf_loc.c: what stands in http, server and location */
+char *ngx_http_apikey_conf_mode(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_source(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_accept(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_realm(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_scope(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_weight(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* conf_redis.c */
+char *ngx_http_apikey_conf_redis(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* conf_file.c: files the master reads */
+ngx_int_t ngx_http_apikey_conf_read(ngx_conf_t *cf, ngx_command_t *cmd,
+    ngx_str_t *path, ngx_str_t *text);
+char *ngx_http_apikey_conf_mac_secret(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_admin_token(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* zone.c */
+char *ngx_http_apikey_conf_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* worker.c */
+ngx_int_t ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
+void ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf);
 
 /* access.c */
 ngx_int_t ngx_http_apikey_access_handler(ngx_http_request_t *r);
@@ -164,15 +247,54 @@ ngx_http_apikey_ctx_t *ngx_http_apikey_get_ctx(ngx_http_request_t *r);
 /* credential.c: NGX_OK value set, NGX_DECLINED none, NGX_ABORT duplicate */
 ngx_int_t ngx_http_apikey_credential(ngx_http_request_t *r,
     ngx_array_t *sources, ngx_str_t *value);
+
+/* hide.c */
 ngx_int_t ngx_http_apikey_credential_hide(ngx_http_request_t *r,
     ngx_array_t *sources);
+ngx_int_t ngx_http_apikey_request_id_set(ngx_http_request_t *r,
+    ngx_str_t *id);
+
+/* policy.c */
+ngx_int_t ngx_http_apikey_accepted(ngx_array_t *accept, ngx_str_t *key);
+ngx_int_t ngx_http_apikey_ip_allowed(ngx_http_apikey_key_t *key,
+    const u_char address[16]);
+ngx_int_t ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted);
+void ngx_http_apikey_client_address(ngx_http_request_t *r, u_char out[16]);
+
+/*
+ * limits.c: NGX_OK accounts are set (perhaps none), NGX_DECLINED a limit
+ * that this version does not know, NGX_ERROR no memory
+ */
+ngx_int_t ngx_http_apikey_limits_build(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *service);
+void ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx);
+ngx_int_t ngx_http_apikey_limit_full_name(ngx_pool_t *pool,
+    ngx_http_apikey_bucket_t *b, ngx_uint_t level, ngx_str_t *name);
+
+/* Whole seconds, rounded up. */
+#define ngx_http_apikey_seconds(us)  ((us) / 1000000 + ((us) % 1000000 != 0))
+
+/* The limit to speak of, or NULL: the one that refused, else the tightest. */
+ngx_http_apikey_bucket_t *ngx_http_apikey_limit_named(
+    ngx_http_apikey_ctx_t *ctx, ngx_uint_t *level);
+
+/* Seconds, rounded up; 0: never, or not refused by what opens again. */
+uint64_t ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx);
 
 /* problem.c: RFC 9457 bodies */
+ngx_uint_t ngx_http_apikey_verdict_status(apikey_verdict_e verdict);
+
+/*
+ * Answers a refused request: a status that nginx shall answer with, or
+ * NGX_DONE: the answer is sent and the request finalized.
+ */
 ngx_int_t ngx_http_apikey_problem(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 
 /* headers.c */
 ngx_int_t ngx_http_apikey_headers_init(ngx_conf_t *cf);
+ngx_int_t ngx_http_apikey_header_add(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value);
 
 /* variables.c */
 ngx_int_t ngx_http_apikey_add_variables(ngx_conf_t *cf);
@@ -180,17 +302,17 @@ ngx_int_t ngx_http_apikey_add_variables(ngx_conf_t *cf);
 /* log.c */
 ngx_int_t ngx_http_apikey_log_handler(ngx_http_request_t *r);
 
-/* admin.c, metrics.c, health.c: directive setters install their handlers */
-char *ngx_http_apikey_admin(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
-char *ngx_http_apikey_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
-char *ngx_http_apikey_health(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
-
 /*
  * merge_loc_conf calls it before it merges mode: our content handlers imply
  * "apikey off" and hold inside limit_except; NGX_CONF_ERROR is logged.
  */
 char *ngx_http_apikey_content_merge(ngx_conf_t *cf,
     ngx_http_apikey_loc_conf_t *prev, ngx_http_apikey_loc_conf_t *conf);
+
+/* admin.c, metrics.c, health.c: directive setters install their handlers */
+char *ngx_http_apikey_admin(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_apikey_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_apikey_health(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 
 #endif /* NGX_HTTP_APIKEY_HTTP_H_INCLUDED */

@@ -1,0 +1,41 @@
+
+/*
+ * What access.c (the order of things) and verdict.c (what each of them does)
+ * share.
+ */
+
+
+#ifndef NGX_HTTP_APIKEY_ACCESS_H_INCLUDED
+#define NGX_HTTP_APIKEY_ACCESS_H_INCLUDED
+
+
+#include "http/http.h"
+
+
+/* Notes verdict and the reason for the metrics; always NGX_DECLINED. */
+ngx_int_t ngx_http_apikey_fail(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, apikey_verdict_e verdict,
+    apikey_fail_e reason);
+
+/* Of a key that is found: revoked, enabled, expiry. */
+apikey_verdict_e ngx_http_apikey_check_key(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* In every location a request enters: address, scope. */
+apikey_verdict_e ngx_http_apikey_check_location(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* Fills start and weight from key, request and configuration. */
+ngx_int_t ngx_http_apikey_describe(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* These return what the access phase is to return. */
+ngx_int_t ngx_http_apikey_admit(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+ngx_int_t ngx_http_apikey_admit_anonymous(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+ngx_int_t ngx_http_apikey_refuse(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, apikey_verdict_e verdict);
+
+
+#endif /* NGX_HTTP_APIKEY_ACCESS_H_INCLUDED */

@@ -1,0 +1,345 @@
+
+/*
+ * The header filter: X-Request-Id, RateLimit-Policy and RateLimit as
+ * draft-ietf-httpapi-ratelimit-headers-10 writes them, and X-RateLimit-* of
+ * the tightest limit.  They replace what the upstream sent under those names.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "http/http.h"
+
+
+/* integers of structured fields have at most 15 digits */
+
+#define NGX_HTTP_APIKEY_SF_MAX  999999999999999ULL
+
+
+static ngx_int_t ngx_http_apikey_header_filter(ngx_http_request_t *r);
+static void ngx_http_apikey_headers_clear(ngx_http_request_t *r,
+    ngx_uint_t limits);
+static ngx_int_t ngx_http_apikey_headers_limits(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+static ngx_int_t ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+static size_t ngx_http_apikey_headers_size(ngx_http_apikey_ctx_t *ctx);
+static u_char *ngx_http_apikey_headers_item(u_char *p,
+    ngx_http_apikey_bucket_t *b, ngx_uint_t level);
+static ngx_int_t ngx_http_apikey_header_uint(ngx_http_request_t *r,
+    ngx_str_t *name, uint64_t n);
+
+
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
+
+
+static ngx_str_t  ngx_http_apikey_policy = ngx_string("RateLimit-Policy");
+static ngx_str_t  ngx_http_apikey_ratelimit = ngx_string("RateLimit");
+static ngx_str_t  ngx_http_apikey_x_limit = ngx_string("X-RateLimit-Limit");
+static ngx_str_t  ngx_http_apikey_x_remaining =
+                                           ngx_string("X-RateLimit-Remaining");
+static ngx_str_t  ngx_http_apikey_x_reset = ngx_string("X-RateLimit-Reset");
+static ngx_str_t  ngx_http_apikey_x_request_id = ngx_string("X-Request-Id");
+
+
+ngx_int_t
+ngx_http_apikey_headers_init(ngx_conf_t *cf)
+{
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_apikey_header_filter;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_header_filter(ngx_http_request_t *r)
+{
+    ngx_str_t                    id;
+    ngx_uint_t                   limits;
+    ngx_http_apikey_ctx_t       *ctx;
+    ngx_http_apikey_loc_conf_t  *alcf;
+
+    if (r != r->main) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    ctx = ngx_http_apikey_get_ctx(r);
+
+    if (ctx == NULL) {
+        return ngx_http_next_header_filter(r);
+    }
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
+
+    limits = alcf->limit_headers && ctx->found && ctx->decision.naccounts;
+
+    ngx_http_apikey_headers_clear(r, limits);
+
+    id.data = ctx->id;
+    id.len = APIKEY_UUID_TEXT_LEN;
+
+    if (ngx_http_apikey_header_add(r, &ngx_http_apikey_x_request_id, &id)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    /* nothing is invented when the store is down */
+
+    if (limits && ctx->decided && ctx->decision.known
+        && ngx_http_apikey_headers_limits(r, ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_next_header_filter(r);
+}
+
+
+static void
+ngx_http_apikey_headers_clear(ngx_http_request_t *r, ngx_uint_t limits)
+{
+    u_char            ch;
+    ngx_uint_t        i, k;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    static ngx_str_t  *names[] = {
+        &ngx_http_apikey_x_request_id,
+        &ngx_http_apikey_policy,
+        &ngx_http_apikey_ratelimit,
+        &ngx_http_apikey_x_limit,
+        &ngx_http_apikey_x_remaining,
+        &ngx_http_apikey_x_reset
+    };
+
+    for (part = &r->headers_out.headers.part; part; part = part->next) {
+
+        h = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+
+            if (h[i].hash == 0 || h[i].key.len < 9) {
+                continue;
+            }
+
+            ch = h[i].key.data[0] | 0x20;
+
+            if (ch != 'x' && ch != 'r') {
+                continue;
+            }
+
+            for (k = 0; k < (limits ? 6 : 1); k++) {
+
+                if (h[i].key.len == names[k]->len
+                    && ngx_strncasecmp(h[i].key.data, names[k]->data,
+                                       names[k]->len)
+                       == 0)
+                {
+                    h[i].hash = 0;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_http_apikey_headers_limits(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    u_char                     *p, *last;
+    size_t                      size;
+    ngx_str_t                   policy, limit;
+    ngx_uint_t                  i, k;
+    ngx_http_apikey_bucket_t   *b;
+    ngx_http_apikey_account_t  *account;
+
+    size = ngx_http_apikey_headers_size(ctx);
+
+    policy.data = ngx_pnalloc(r->pool, size * 2);
+    if (policy.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    limit.data = policy.data + size;
+
+    p = policy.data;
+    last = limit.data;
+
+    account = ctx->decision.accounts;
+
+    for (i = 0; i < ctx->decision.naccounts; i++) {
+
+        for (k = 0; k < account[i].nbuckets; k++) {
+            b = &account[i].buckets[k];
+
+            if (p > policy.data) {
+                *p++ = ',';
+                *p++ = ' ';
+                *last++ = ',';
+                *last++ = ' ';
+            }
+
+            p = ngx_http_apikey_headers_item(p, b, account[i].level);
+            p = ngx_sprintf(p, ";q=%uL;w=%uL",
+                            ngx_min(b->limit->limit, NGX_HTTP_APIKEY_SF_MAX),
+                            ngx_http_apikey_seconds(b->limit->window));
+
+            last = ngx_http_apikey_headers_item(last, b, account[i].level);
+            last = ngx_sprintf(last, ";r=%uL;t=%uL",
+                               ngx_min(b->remaining, NGX_HTTP_APIKEY_SF_MAX),
+                               ngx_http_apikey_seconds(b->reset));
+        }
+    }
+
+    policy.len = p - policy.data;
+    limit.len = last - limit.data;
+
+    if (ngx_http_apikey_header_add(r, &ngx_http_apikey_policy, &policy)
+        != NGX_OK
+        || ngx_http_apikey_header_add(r, &ngx_http_apikey_ratelimit, &limit)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_apikey_headers_tightest(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_bucket_t  *b;
+
+    b = ctx->tightest;
+
+    if (b == NULL) {
+        return NGX_OK;
+    }
+
+    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_limit,
+                                    b->limit->limit)
+        != NGX_OK
+        || ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_remaining,
+                                       b->remaining)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_reset,
+                                       ngx_http_apikey_seconds(b->reset));
+}
+
+
+/* What either header can take at most: a byte of a name may become three. */
+
+static size_t
+ngx_http_apikey_headers_size(ngx_http_apikey_ctx_t *ctx)
+{
+    size_t                      size;
+    ngx_uint_t                  i, k;
+    ngx_http_apikey_account_t  *account;
+
+    size = 0;
+    account = ctx->decision.accounts;
+
+    for (i = 0; i < ctx->decision.naccounts; i++) {
+
+        for (k = 0; k < account[i].nbuckets; k++) {
+            size += sizeof(", \"owner:\";q=;w=") - 1
+                    + 3 * account[i].buckets[k].limit->name_len
+                    + 2 * NGX_INT64_LEN;
+        }
+    }
+
+    return size;
+}
+
+
+/* A string of a structured field is ASCII: all else is percent-encoded. */
+
+static u_char *
+ngx_http_apikey_headers_item(u_char *p, ngx_http_apikey_bucket_t *b,
+    ngx_uint_t level)
+{
+    u_char   ch;
+    size_t   i;
+
+    static const u_char  hex[] = "0123456789ABCDEF";
+
+    *p++ = '"';
+
+    if (level == APIKEY_LEVEL_OWNER) {
+        p = ngx_cpymem(p, "owner:", sizeof("owner:") - 1);
+    }
+
+    for (i = 0; i < b->limit->name_len; i++) {
+        ch = (u_char) apikey_limit_name(b->limit)[i];
+
+        if (ch == '"' || ch == '\\') {
+            *p++ = '\\';
+            *p++ = ch;
+
+        } else if (ch < 0x20 || ch > 0x7e) {
+            *p++ = '%';
+            *p++ = hex[ch >> 4];
+            *p++ = hex[ch & 0xf];
+
+        } else {
+            *p++ = ch;
+        }
+    }
+
+    *p++ = '"';
+
+    return p;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_header_uint(ngx_http_request_t *r, ngx_str_t *name, uint64_t n)
+{
+    u_char     *p;
+    ngx_str_t   value;
+
+    p = ngx_pnalloc(r->pool, NGX_INT64_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    value.data = p;
+    value.len = ngx_sprintf(p, "%uL", n) - p;
+
+    return ngx_http_apikey_header_add(r, name, &value);
+}
+
+
+/* name and value must live as long as the request. */
+
+ngx_int_t
+ngx_http_apikey_header_add(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    h->hash = 1;
+    h->key = *name;
+    h->value = *value;
+    h->lowcase_key = NULL;
+    ngx_http_apikey_set_next(h);
+
+    return NGX_OK;
+}

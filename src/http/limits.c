@@ -1,0 +1,364 @@
+
+/*
+ * From the limits of a key and its owner to the accounts of a decision, and
+ * back: which limit to speak of.
+ *
+ * Accounts and buckets live in the request's pool.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "http/http.h"
+
+
+typedef struct {
+    const apikey_limit_t       *limits;
+    ngx_uint_t                  nlimits;
+    ngx_uint_t                  level;
+    const u_char               *holder;
+} ngx_http_apikey_holder_t;
+
+
+static ngx_int_t ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder, ngx_str_t *service,
+    ngx_http_apikey_bucket_t **bucket);
+static void ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder, ngx_str_t *service, uint64_t scope,
+    ngx_http_apikey_bucket_t **bucket);
+static ngx_int_t ngx_http_apikey_limit_applies(const apikey_limit_t *limit,
+    ngx_str_t *service);
+static ngx_int_t ngx_http_apikey_glob(const u_char *p, const u_char *last,
+    const u_char *text, const u_char *end);
+static ngx_int_t ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
+    ngx_http_apikey_bucket_t *b);
+
+
+ngx_int_t
+ngx_http_apikey_limits_build(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *service)
+{
+    ngx_int_t                  rc;
+    ngx_uint_t                 n;
+    ngx_http_apikey_bucket_t  *bucket;
+    ngx_http_apikey_holder_t   holder;
+
+    ctx->decision.naccounts = 0;
+
+    n = ctx->key.nkey_limits + ctx->key.nowner_limits;
+
+    if (n == 0) {
+        return NGX_OK;
+    }
+
+    ctx->decision.accounts = ngx_pcalloc(r->pool,
+                                 n * (sizeof(ngx_http_apikey_account_t)
+                                      + sizeof(ngx_http_apikey_bucket_t)));
+    if (ctx->decision.accounts == NULL) {
+        return NGX_ERROR;
+    }
+
+    bucket = (ngx_http_apikey_bucket_t *) &ctx->decision.accounts[n];
+
+    holder.limits = ctx->key.key_limits;
+    holder.nlimits = ctx->key.nkey_limits;
+    holder.level = APIKEY_LEVEL_KEY;
+    holder.holder = ctx->key.id;
+
+    rc = ngx_http_apikey_limits_holder(ctx, &holder, service, &bucket);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    holder.limits = ctx->key.owner_limits;
+    holder.nlimits = ctx->key.nowner_limits;
+    holder.level = APIKEY_LEVEL_OWNER;
+    holder.holder = ctx->key.owner_uuid;
+
+    return ngx_http_apikey_limits_holder(ctx, &holder, service, &bucket);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder, ngx_str_t *service,
+    ngx_http_apikey_bucket_t **bucket)
+{
+    ngx_uint_t                  i, k;
+    const apikey_limit_t       *limit;
+    ngx_http_apikey_account_t  *account;
+
+    limit = holder->limits;
+
+    for (i = 0; i < holder->nlimits; i++, limit = apikey_limit_next(limit)) {
+
+        /* what this version cannot count must not pass as unlimited */
+
+        if (limit->unit != APIKEY_UNIT_REQUESTS || limit->model_len) {
+            return NGX_DECLINED;
+        }
+
+        if (!ngx_http_apikey_limit_applies(limit, service)) {
+            continue;
+        }
+
+        account = ctx->decision.accounts;
+
+        for (k = 0; k < ctx->decision.naccounts; k++) {
+            if (account[k].level == holder->level
+                && account[k].scope == limit->scope)
+            {
+                break;
+            }
+        }
+
+        if (k == ctx->decision.naccounts) {
+            ngx_http_apikey_limits_account(ctx, holder, service,
+                                           limit->scope, bucket);
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+/* All limits of one scope are paid together: their buckets are neighbours. */
+
+static void
+ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder, ngx_str_t *service, uint64_t scope,
+    ngx_http_apikey_bucket_t **bucket)
+{
+    ngx_uint_t                  i;
+    const u_char               *root;
+    const apikey_limit_t       *limit;
+    ngx_http_apikey_account_t  *account;
+
+    static const u_char  zero[16];
+
+    account = &ctx->decision.accounts[ctx->decision.naccounts++];
+
+    root = ctx->key.owner_uuid;
+
+    if (ngx_memcmp(root, zero, 16) == 0) {
+        root = ctx->key.id;
+    }
+
+    ngx_memcpy(account->root, root, 16);
+    ngx_memcpy(account->holder, holder->holder, 16);
+
+    account->level = holder->level;
+    account->unit = APIKEY_UNIT_REQUESTS;
+    account->scope = scope;
+    account->cost = ctx->weight;
+    account->buckets = *bucket;
+
+    limit = holder->limits;
+
+    for (i = 0; i < holder->nlimits; i++, limit = apikey_limit_next(limit)) {
+
+        if (limit->scope == scope
+            && ngx_http_apikey_limit_applies(limit, service))
+        {
+            (*bucket)->limit = limit;
+            (*bucket)++;
+            account->nbuckets++;
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_http_apikey_limit_applies(const apikey_limit_t *limit, ngx_str_t *service)
+{
+    const u_char  *pattern;
+
+    if (limit->service_len == 0) {
+        return 1;
+    }
+
+    pattern = (const u_char *) apikey_limit_service(limit);
+
+    return ngx_http_apikey_glob(pattern, pattern + limit->service_len,
+                                service->data, service->data + service->len);
+}
+
+
+/* '*' stands for any run of characters; goes back to the last one only. */
+
+static ngx_int_t
+ngx_http_apikey_glob(const u_char *p, const u_char *last, const u_char *text,
+    const u_char *end)
+{
+    const u_char  *star, *mark;
+
+    star = NULL;
+    mark = NULL;
+
+    while (text < end) {
+
+        if (p < last && *p == '*') {
+            star = ++p;
+            mark = text;
+            continue;
+        }
+
+        if (p < last && *p == *text) {
+            p++;
+            text++;
+            continue;
+        }
+
+        if (star == NULL) {
+            return 0;
+        }
+
+        p = star;
+        text = ++mark;
+    }
+
+    while (p < last && *p == '*') {
+        p++;
+    }
+
+    return p == last;
+}
+
+
+void
+ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_uint_t                  i, k;
+    ngx_http_apikey_bucket_t   *b;
+    ngx_http_apikey_account_t  *account;
+
+    ctx->tightest = NULL;
+    ctx->binding = NULL;
+
+    account = ctx->decision.accounts;
+
+    for (i = 0; i < ctx->decision.naccounts; i++) {
+
+        for (k = 0; k < account[i].nbuckets; k++) {
+            b = &account[i].buckets[k];
+
+            if (ctx->tightest == NULL
+                || ngx_http_apikey_tighter(b, ctx->tightest))
+            {
+                ctx->tightest = b;
+                ctx->tightest_level = account[i].level;
+            }
+
+            /* several refuse: the one that opens last */
+
+            if (b->refused
+                && (ctx->binding == NULL || b->wait > ctx->binding->wait))
+            {
+                ctx->binding = b;
+                ctx->binding_level = account[i].level;
+            }
+        }
+    }
+}
+
+
+/* Least remaining / limit; ties go to the longer window. */
+
+static ngx_int_t
+ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
+    ngx_http_apikey_bucket_t *b)
+{
+    unsigned __int128  left, right;
+
+    left = (unsigned __int128) a->remaining * b->limit->limit;
+    right = (unsigned __int128) b->remaining * a->limit->limit;
+
+    /* a limit of nothing is as tight as can be */
+
+    if (a->limit->limit == 0 || b->limit->limit == 0) {
+        left = a->limit->limit;
+        right = b->limit->limit;
+    }
+
+    if (left != right) {
+        return left < right;
+    }
+
+    return a->limit->window > b->limit->window;
+}
+
+
+ngx_http_apikey_bucket_t *
+ngx_http_apikey_limit_named(ngx_http_apikey_ctx_t *ctx, ngx_uint_t *level)
+{
+    if (!ctx->decided || !ctx->decision.known) {
+        return NULL;
+    }
+
+    if (ctx->refused && ctx->binding) {
+        *level = ctx->binding_level;
+        return ctx->binding;
+    }
+
+    *level = ctx->tightest_level;
+
+    return ctx->tightest;
+}
+
+
+uint64_t
+ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx)
+{
+    if (!ctx->refused) {
+        return 0;
+    }
+
+    if (ctx->verdict == APIKEY_UNAVAILABLE) {
+        return 1;
+    }
+
+    if (ctx->verdict != APIKEY_RATE_LIMITED || ctx->binding == NULL
+        || ctx->binding->wait == UINT64_MAX)
+    {
+        return 0;
+    }
+
+    if (ctx->binding->wait == 0) {
+        return 1;
+    }
+
+    return ngx_http_apikey_seconds(ctx->binding->wait);
+}
+
+
+/* An owner's limit is called "owner:NAME". */
+
+ngx_int_t
+ngx_http_apikey_limit_full_name(ngx_pool_t *pool, ngx_http_apikey_bucket_t *b,
+    ngx_uint_t level, ngx_str_t *name)
+{
+    u_char  *p;
+
+    name->data = (u_char *) apikey_limit_name(b->limit);
+    name->len = b->limit->name_len;
+
+    if (level != APIKEY_LEVEL_OWNER) {
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(pool, sizeof("owner:") - 1 + name->len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    p = ngx_cpymem(p, "owner:", sizeof("owner:") - 1);
+    ngx_memcpy(p, name->data, name->len);
+
+    name->data = p - (sizeof("owner:") - 1);
+    name->len += sizeof("owner:") - 1;
+
+    return NGX_OK;
+}

@@ -1,0 +1,344 @@
+
+/*
+ * The verdicts of the access phase: the checks of a key, and what admitting
+ * and refusing a request means for its record and its answer.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "http/http.h"
+#include "http/access.h"
+
+
+static ngx_int_t ngx_http_apikey_describe_refusal(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+static ngx_int_t ngx_http_apikey_weight(ngx_http_request_t *r,
+    ngx_http_apikey_loc_conf_t *alcf, uint64_t *weight);
+static ngx_int_t ngx_http_apikey_slot(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+
+ngx_int_t
+ngx_http_apikey_fail(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
+    apikey_verdict_e verdict, apikey_fail_e reason)
+{
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    apikey_stats_add(&amcf->sh->stats.failures[reason], 1);
+
+    ctx->verdict = verdict;
+
+    return NGX_DECLINED;
+}
+
+
+apikey_verdict_e
+ngx_http_apikey_check_key(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    int64_t                 now;
+    ngx_http_apikey_key_t  *key;
+
+    key = &ctx->key;
+    now = apikey_clock_real();
+
+    if (key->revoked) {
+        (void) ngx_http_apikey_fail(r, ctx, APIKEY_REVOKED_KEY,
+                                    APIKEY_FAIL_REVOKED);
+        return APIKEY_REVOKED_KEY;
+    }
+
+    if (!key->enabled || !key->owner_enabled) {
+        (void) ngx_http_apikey_fail(r, ctx, APIKEY_DISABLED_KEY,
+                                    APIKEY_FAIL_DISABLED);
+        return APIKEY_DISABLED_KEY;
+    }
+
+    if (key->expires <= now || key->secret_expires <= now) {
+        (void) ngx_http_apikey_fail(r, ctx, APIKEY_EXPIRED_KEY,
+                                    APIKEY_FAIL_EXPIRED);
+        return APIKEY_EXPIRED_KEY;
+    }
+
+    return APIKEY_OK;
+}
+
+
+apikey_verdict_e
+ngx_http_apikey_check_location(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    u_char                       address[16];
+    ngx_str_t                    wanted;
+    ngx_uint_t                   i;
+    ngx_http_complex_value_t    *cv;
+    ngx_http_apikey_loc_conf_t  *alcf;
+
+    if (!ctx->key.any_ip) {
+        ngx_http_apikey_client_address(r, address);
+
+        if (!ngx_http_apikey_ip_allowed(&ctx->key, address)) {
+            return APIKEY_IP_DENIED;
+        }
+    }
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
+
+    if (alcf->scopes == NULL) {
+        return APIKEY_OK;
+    }
+
+    cv = alcf->scopes->elts;
+
+    for (i = 0; i < alcf->scopes->nelts; i++) {
+
+        /* no memory, or a variable that is empty: nothing can cover it */
+
+        if (ngx_http_complex_value(r, &cv[i], &wanted) != NGX_OK
+            || !ngx_http_apikey_scope_held(&ctx->key.scopes, &wanted))
+        {
+            return APIKEY_SCOPE_DENIED;
+        }
+    }
+
+    return APIKEY_OK;
+}
+
+
+ngx_int_t
+ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_core_loc_conf_t       *clcf;
+    ngx_http_core_srv_conf_t       *cscf;
+    ngx_http_apikey_loc_conf_t     *alcf;
+    ngx_http_apikey_usage_start_t  *start;
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
+
+    start = &ctx->start;
+
+    ngx_memcpy(start->event, ctx->event, 16);
+    ngx_http_apikey_client_address(r, start->client);
+
+    start->time = ctx->time;
+    start->method = r->method;
+
+    if (ctx->found) {
+        ngx_memcpy(start->key, ctx->key.id, 16);
+        ngx_memcpy(start->secret, ctx->key.secret, 16);
+        start->owner = ctx->key.owner;
+        start->customer = ctx->key.customer;
+    }
+
+    if (alcf->service) {
+
+        if (ngx_http_complex_value(r, alcf->service, &start->service)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+    } else {
+        cscf = ngx_http_get_module_srv_conf(r, ngx_http_core_module);
+        start->service = cscf->server_name;
+    }
+
+    if (alcf->endpoint) {
+
+        if (ngx_http_complex_value(r, alcf->endpoint, &start->endpoint)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+    } else {
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+        start->endpoint = clcf->name;
+    }
+
+    if (ngx_http_apikey_weight(r, alcf, &ctx->weight) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    start->weight = ctx->weight;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_weight(ngx_http_request_t *r,
+    ngx_http_apikey_loc_conf_t *alcf, uint64_t *weight)
+{
+    off_t      n;
+    ngx_str_t  value;
+
+    *weight = 1;
+
+    if (alcf->weight == NULL) {
+        return NGX_OK;
+    }
+
+    if (ngx_http_complex_value(r, alcf->weight, &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (value.len == 0) {
+        return NGX_OK;
+    }
+
+    n = ngx_atoof(value.data, value.len);
+
+    if (n == NGX_ERROR || n > NGX_HTTP_APIKEY_WEIGHT_MAX) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "apikey_weight \"%V\" is not a whole number, 1 is "
+                      "taken", &value);
+        return NGX_OK;
+    }
+
+    *weight = n;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_apikey_admit(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    ctx->start.verdict = APIKEY_OK;
+    ctx->start.mode = ctx->decision.mode;
+    ctx->start.time = apikey_clock_real();
+
+    if (ngx_http_apikey_slot(r, ctx) != NGX_OK) {
+        return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
+    }
+
+    ctx->verdict = APIKEY_OK;
+    ctx->state = NGX_HTTP_APIKEY_ST_DONE;
+
+    return NGX_OK;
+}
+
+
+/*
+ * No key, and none is needed: no opinion of ours, so that "satisfy any" is
+ * not met by it.
+ */
+
+ngx_int_t
+ngx_http_apikey_admit_anonymous(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_core_loc_conf_t  *clcf;
+
+    if (ctx->admitted) {
+        return NGX_DECLINED;
+    }
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (clcf->satisfy == NGX_HTTP_SATISFY_ANY && r->access_code) {
+
+        /* all others have refused: nginx will */
+
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_apikey_describe(r, ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ctx->start.verdict = APIKEY_ANONYMOUS;
+    ctx->start.mode = APIKEY_MODE_NONE;
+
+    if (ngx_http_apikey_slot(r, ctx) != NGX_OK) {
+        return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
+    }
+
+    /* still ST_START: the next location may find a key, or need one */
+
+    ctx->verdict = APIKEY_ANONYMOUS;
+
+    return NGX_DECLINED;
+}
+
+
+/* The record is there before the request may leave for the upstream. */
+
+static ngx_int_t
+ngx_http_apikey_slot(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    if (ctx->slot) {
+        ngx_http_apikey_usage_drop(amcf->worker_usage, ctx->slot);
+    }
+
+    ctx->slot = ngx_http_apikey_usage_open(amcf->worker_usage, &ctx->start);
+
+    if (ctx->slot == NULL && amcf->usage.refuse) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "apikey_journal is full");
+        return NGX_DECLINED;
+    }
+
+    ctx->admitted = 1;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_apikey_refuse(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
+    apikey_verdict_e verdict)
+{
+    ctx->verdict = verdict;
+    ctx->refused = 1;
+    ctx->state = NGX_HTTP_APIKEY_ST_DONE;
+
+    if (ngx_http_apikey_describe_refusal(r, ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_apikey_problem(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_describe_refusal(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_uint_t                      level;
+    ngx_http_apikey_bucket_t       *b;
+    ngx_http_apikey_usage_start_t  *start;
+
+    if (ngx_http_apikey_describe(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    start = &ctx->start;
+
+    start->verdict = ctx->verdict;
+    start->mode = ctx->decision.mode;
+    start->status = ngx_http_apikey_verdict_status(ctx->verdict);
+    start->retry_after = ngx_min(ngx_http_apikey_retry_after(ctx),
+                                 UINT32_MAX);
+
+    b = ngx_http_apikey_limit_named(ctx, &level);
+
+    if (ctx->verdict != APIKEY_RATE_LIMITED || b == NULL) {
+        return NGX_OK;
+    }
+
+    start->limit = b->limit->limit;
+    start->remaining = b->remaining;
+
+    return ngx_http_apikey_limit_full_name(r->pool, b, level,
+                                           &start->limit_name);
+}

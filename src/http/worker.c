@@ -1,0 +1,114 @@
+
+/*
+ * A worker's rooms: started in init_process, stopped in exit_process.  What
+ * they make lives in the cycle's pool, as long as the worker.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "http/http.h"
+
+
+static ngx_int_t ngx_http_apikey_keyring_room(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
+static ngx_int_t ngx_http_apikey_limit_room(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
+
+
+ngx_int_t
+ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf)
+{
+    if (!apikey_digest_init()) {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                      "apikey: OpenSSL has no SHA-256");
+        return NGX_ERROR;
+    }
+
+    if (ngx_http_apikey_keyring_room(cycle, amcf) != NGX_OK
+        || ngx_http_apikey_limit_room(cycle, amcf) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    amcf->usage.stats = &amcf->sh->stats;
+    amcf->usage.log = cycle->log;
+
+    amcf->worker_usage = ngx_http_apikey_usage_start(cycle->pool,
+                                                     &amcf->usage);
+
+    return amcf->worker_usage ? NGX_OK : NGX_ERROR;
+}
+
+
+void
+ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
+{
+    if (amcf->worker_usage) {
+        ngx_http_apikey_usage_stop(amcf->worker_usage);
+        amcf->worker_usage = NULL;
+    }
+
+    if (amcf->limiter) {
+        ngx_http_apikey_limiter_stop(amcf->limiter);
+        amcf->limiter = NULL;
+    }
+
+    if (amcf->keyring) {
+        ngx_http_apikey_keyring_stop(amcf->keyring);
+        amcf->keyring = NULL;
+    }
+}
+
+
+static ngx_int_t
+ngx_http_apikey_keyring_room(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf)
+{
+    ngx_http_apikey_keyring_conf_t  conf;
+
+    ngx_memzero(&conf, sizeof(ngx_http_apikey_keyring_conf_t));
+
+    conf.sh = amcf->sh->keyring;
+    conf.shpool = amcf->shpool;
+    conf.stats = &amcf->sh->stats;
+    conf.directory = amcf->usage.directory;
+    conf.conninfo = amcf->conninfo;
+    conf.read_conninfo = amcf->read_conninfo;
+    conf.poll = amcf->poll;
+    ngx_memcpy(conf.node, amcf->usage.node, 16);
+    conf.node_name = amcf->node_name;
+    conf.shared_limits = (amcf->redis != NULL);
+    conf.log = cycle->log;
+
+    amcf->keyring = ngx_http_apikey_keyring_start(cycle->pool, &conf);
+
+    return amcf->keyring ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_limit_room(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf)
+{
+    ngx_http_apikey_limit_conf_t  conf;
+
+    ngx_memzero(&conf, sizeof(ngx_http_apikey_limit_conf_t));
+
+    conf.sh = amcf->sh->limit;
+    conf.shpool = amcf->shpool;
+    conf.stats = &amcf->sh->stats;
+    conf.mode = amcf->limit_mode;
+    conf.down = amcf->down;
+    conf.nodes = amcf->down_nodes;
+    conf.redis = (amcf->limit_mode == NGX_HTTP_APIKEY_LIMIT_DIRECT)
+                 ? amcf->redis : NULL;
+    conf.log = cycle->log;
+
+    amcf->limiter = ngx_http_apikey_limiter_start(cycle->pool, &conf);
+
+    return amcf->limiter ? NGX_OK : NGX_ERROR;
+}
