@@ -25,6 +25,8 @@
 #include "wire/postgres.h"
 
 
+#define NGX_HTTP_APIKEY_KEYRING_SCHEMA  10   /* the oldest sync works with */
+
 #define NGX_HTTP_APIKEY_NEVER  0x7fffffffffffffffLL
 
 
@@ -118,6 +120,8 @@ typedef struct {
     ngx_msec_t                     poll;
     u_char                         node[16];     /* UUID of this node */
     ngx_str_t                      node_name;
+    const char                    *version;      /* of the module; or NULL */
+    ngx_uint_t                     schema;       /* the oldest that serves */
     unsigned                       shared_limits:1; /* apikey_redis is set */
     ngx_log_t                     *log;
 } ngx_http_apikey_keyring_conf_t;

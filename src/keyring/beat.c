@@ -1,0 +1,114 @@
+
+/*
+ * What else the elected worker asks Postgres now and then: that this node is
+ * alive and how many others are, and which schema stands there.
+ */
+
+
+#include "keyring/worker.h"
+
+
+#define NGX_HTTP_APIKEY_BEAT          60000
+#define NGX_HTTP_APIKEY_BEAT_TIMEOUT  10000
+
+
+static void ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+static void ngx_http_apikey_beat_version(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+
+
+static const char  ngx_http_apikey_beat_sql[] =
+    "SELECT apikey.node_seen($1, $2, $3)";
+
+static const char  ngx_http_apikey_beat_schema_sql[] =
+    "SELECT coalesce(max(version), 0) FROM apikey.migration";
+
+
+void
+ngx_http_apikey_beat_node(ngx_http_apikey_sync_t *s)
+{
+    s->beat_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT;
+
+    s->values[0] = s->node;
+    s->values[1] = s->name;
+    s->values[2] = s->kr->conf.version ? s->kr->conf.version : NGINX_VER;
+
+    (void) ngx_http_apikey_sync_ask(s, s->pg, ngx_http_apikey_beat_sql, 3,
+                                    NGX_HTTP_APIKEY_BEAT_TIMEOUT,
+                                    ngx_http_apikey_beat_nodes);
+}
+
+
+static void
+ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    ngx_int_t                        nodes;
+    ngx_http_apikey_sync_t          *s = op->data;
+    ngx_http_apikey_keyring_conf_t  *conf;
+
+    conf = &s->kr->conf;
+
+    if (ngx_http_apikey_sync_ok(s, res, "registering this node") != NGX_OK) {
+        return;
+    }
+
+    nodes = ngx_atoi((u_char *) PQgetvalue(res, 0, 0),
+                     PQgetlength(res, 0, 0));
+    nodes = ngx_max(nodes, 1);
+
+    apikey_stats_set(&conf->stats->nodes, (uint64_t) nodes);
+
+    if (nodes > 1 && !conf->shared_limits && !s->alone) {
+        s->alone = 1;
+        ngx_log_error(NGX_LOG_WARN, conf->log, 0,
+                      "apikey: %i nodes use this Postgres and there is no "
+                      "\"apikey_redis\": each node keeps limits of its own",
+                      nodes);
+    }
+
+    ngx_http_apikey_sync_next(s);
+}
+
+
+void
+ngx_http_apikey_beat_schema(ngx_http_apikey_sync_t *s)
+{
+    s->schema = 0;
+
+    (void) ngx_http_apikey_sync_ask(s, s->pg, ngx_http_apikey_beat_schema_sql,
+                                    0, NGX_HTTP_APIKEY_BEAT_TIMEOUT,
+                                    ngx_http_apikey_beat_version);
+}
+
+
+static void
+ngx_http_apikey_beat_version(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    ngx_int_t                        version;
+    ngx_http_apikey_sync_t          *s = op->data;
+    ngx_http_apikey_keyring_conf_t  *conf;
+
+    conf = &s->kr->conf;
+    version = 0;
+
+    if (ngx_http_apikey_sync_ok(s, res, "reading the schema's version")
+        == NGX_OK)
+    {
+        version = ngx_atoi((u_char *) PQgetvalue(res, 0, 0),
+                           PQgetlength(res, 0, 0));
+        version = ngx_max(version, 0);
+
+    } else if (res == NULL) {
+        s->schema = 1;
+        return;
+    }
+
+    apikey_stats_set(&conf->stats->schema, (uint64_t) version);
+    apikey_stats_set(&conf->stats->schema_ok,
+                     (uint64_t) (version >= (ngx_int_t)
+                          ngx_max(conf->schema,
+                                  NGX_HTTP_APIKEY_KEYRING_SCHEMA)));
+
+    ngx_http_apikey_sync_next(s);
+}

@@ -1,0 +1,294 @@
+
+/*
+ * What changed in Postgres: notices, the change log, and fetching the rows.
+ *
+ * Ids are collected and fetched many at a time.  The position in the log is
+ * taken over only when every row it covers has been applied.
+ */
+
+
+#include "keyring/worker.h"
+
+#include "base/clock.h"
+#include "base/uuid.h"
+
+
+#define NGX_HTTP_APIKEY_CHANGES_TIMEOUT  10000
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_CHANGE_KIND = 0,
+    NGX_HTTP_APIKEY_CHANGE_ID,
+    NGX_HTTP_APIKEY_CHANGE_VERSION,
+    NGX_HTTP_APIKEY_CHANGE_SEQ,
+    NGX_HTTP_APIKEY_CHANGE_MARK,
+    NGX_HTTP_APIKEY_CHANGE_ORIGIN,
+    NGX_HTTP_APIKEY_CHANGE_HORIZON,
+    NGX_HTTP_APIKEY_CHANGE_KNOWN,
+    NGX_HTTP_APIKEY_CHANGE_COLS
+} ngx_http_apikey_change_e;
+
+
+static void ngx_http_apikey_changes_answer(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+static void ngx_http_apikey_changes_collect(ngx_http_apikey_sync_t *s,
+    PGresult *res);
+static void ngx_http_apikey_changes_add(ngx_http_apikey_sync_t *s,
+    const char *uuid, ngx_uint_t owner, int64_t version);
+static void ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+
+
+static const char  ngx_http_apikey_changes_sql[] =
+    "SELECT * FROM apikey.keyring_changes($1, $2, $3)";
+
+static const char  ngx_http_apikey_changes_fetch_sql[] =
+    "SELECT * FROM apikey.keyring_rows($1, $2, NULL, NULL, 0)";
+
+
+/* "key UUID" or "owner UUID" */
+
+void
+ngx_http_apikey_changes_notify(void *data, const char *payload)
+{
+    ngx_http_apikey_sync_t *s = data;
+
+    if (ngx_strncmp(payload, "key ", 4) == 0) {
+        ngx_http_apikey_changes_add(s, payload + 4, 0, 0);
+
+    } else if (ngx_strncmp(payload, "owner ", 6) == 0) {
+        ngx_http_apikey_changes_add(s, payload + 6, 1, 0);
+    }
+
+    /* many notices come together: one query for all of them */
+
+    ngx_http_apikey_sync_next(s);
+}
+
+
+void
+ngx_http_apikey_changes_ask(ngx_http_apikey_sync_t *s)
+{
+    ngx_http_apikey_position_t  *position;
+
+    position = (s->load == NGX_HTTP_APIKEY_LOAD_CATCH_UP)
+               ? &s->next : &s->kr->conf.sh->position;
+
+    *ngx_sprintf((u_char *) s->seq, "%L", position->seq) = '\0';
+
+    s->values[0] = position->horizon;
+    s->values[1] = s->seq;
+    s->values[2] = position->mark[0] ? position->mark : NULL;
+
+    s->changes = 0;
+    s->asked = apikey_clock_real();
+
+    (void) ngx_http_apikey_sync_ask(s, s->pg, ngx_http_apikey_changes_sql, 3,
+                                    NGX_HTTP_APIKEY_CHANGES_TIMEOUT,
+                                    ngx_http_apikey_changes_answer);
+}
+
+
+static void
+ngx_http_apikey_changes_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    ngx_int_t                      known;
+    ngx_http_apikey_sync_t        *s = op->data;
+    ngx_http_apikey_position_t     head;
+    ngx_http_apikey_keyring_sh_t  *sh;
+
+    if (ngx_http_apikey_sync_ok(s, res, "reading the change log") != NGX_OK) {
+        return;
+    }
+
+    s->trouble = 0;
+    sh = s->kr->conf.sh;
+
+    known = ngx_http_apikey_changes_head(res, &head);
+
+    if (known == NGX_ERROR) {
+        return;
+    }
+
+    if (s->load == NGX_HTTP_APIKEY_LOAD_NONE) {
+
+        if (ngx_strcmp(head.origin, sh->position.origin) != 0) {
+            known = NGX_DECLINED;
+        }
+
+        if (known == NGX_DECLINED && sh->position.origin[0]) {
+            ngx_log_error(NGX_LOG_NOTICE, s->kr->conf.log, 0,
+                          "apikey: Postgres is not the one it was (restored "
+                          "or failed over): loading all keys again");
+        }
+
+        if (!sh->complete && !sh->full) {
+            known = NGX_DECLINED;
+        }
+    }
+
+    s->next = head;
+
+    if (known == NGX_DECLINED) {
+        ngx_http_apikey_load_begin(s);
+
+    } else {
+        s->moved = 1;
+        ngx_http_apikey_changes_collect(s, res);
+    }
+
+    ngx_http_apikey_sync_next(s);
+}
+
+
+/* NGX_DECLINED: it does not know the position it was asked about. */
+
+ngx_int_t
+ngx_http_apikey_changes_head(PGresult *res,
+    ngx_http_apikey_position_t *position)
+{
+    if (PQnfields(res) != NGX_HTTP_APIKEY_CHANGE_COLS || PQntuples(res) < 1) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(position, sizeof(ngx_http_apikey_position_t));
+
+    ngx_cpystrn((u_char *) position->origin,
+                (u_char *) PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_ORIGIN),
+                sizeof(position->origin));
+    ngx_cpystrn((u_char *) position->horizon,
+                (u_char *) PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_HORIZON),
+                sizeof(position->horizon));
+    ngx_cpystrn((u_char *) position->mark,
+                (u_char *) PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_MARK),
+                sizeof(position->mark));
+
+    position->seq = ngx_atoof(
+                   (u_char *) PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_SEQ),
+                   PQgetlength(res, 0, NGX_HTTP_APIKEY_CHANGE_SEQ));
+
+    return (*PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_KNOWN) == 't')
+           ? NGX_OK : NGX_DECLINED;
+}
+
+
+static void
+ngx_http_apikey_changes_collect(ngx_http_apikey_sync_t *s, PGresult *res)
+{
+    int      i;
+    int64_t  version;
+
+    for (i = 1; i < PQntuples(res); i++) {
+        version = ngx_atoof(
+               (u_char *) PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_VERSION),
+               PQgetlength(res, i, NGX_HTTP_APIKEY_CHANGE_VERSION));
+
+        ngx_http_apikey_changes_add(s,
+                         PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_ID),
+                         *PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_KIND)
+                         == 'o', version);
+    }
+}
+
+
+/* version 0: unknown, the row is fetched in any case. */
+
+static void
+ngx_http_apikey_changes_add(ngx_http_apikey_sync_t *s, const char *uuid,
+    ngx_uint_t owner, int64_t version)
+{
+    u_char                           id[16];
+    ngx_http_apikey_id_t            *add;
+    ngx_http_apikey_keyring_conf_t  *conf;
+
+    conf = &s->kr->conf;
+
+    if (!apikey_uuid_parse(id, uuid, ngx_strlen(uuid))) {
+        return;
+    }
+
+    if (version > 0
+        && ngx_http_apikey_store_has(conf->sh, conf->shpool, id, version)
+           == NGX_OK)
+    {
+        return;
+    }
+
+    if (s->ids.nelts >= NGX_HTTP_APIKEY_IDS_MAX) {
+        s->overflow = 1;
+        return;
+    }
+
+    add = ngx_array_push(&s->ids);
+    if (add == NULL) {
+        s->overflow = 1;
+        return;
+    }
+
+    ngx_memcpy(add->id, id, 16);
+    add->owner = owner;
+}
+
+
+void
+ngx_http_apikey_changes_fetch(ngx_http_apikey_sync_t *s)
+{
+    char                  *keys, *owners, **to;
+    ngx_uint_t             i;
+    ngx_http_apikey_id_t  *id;
+
+    keys = s->fetch.keys;
+    owners = s->fetch.owners;
+    *keys++ = '{';
+    *owners++ = '{';
+
+    id = s->ids.elts;
+    s->fetching = ngx_min(s->ids.nelts, NGX_HTTP_APIKEY_IDS);
+
+    for (i = 0; i < s->fetching; i++) {
+        to = id[i].owner ? &owners : &keys;
+
+        if ((*to)[-1] != '{') {
+            *(*to)++ = ',';
+        }
+
+        apikey_uuid_format(*to, id[i].id);
+        *to += APIKEY_UUID_TEXT_LEN;
+    }
+
+    *keys++ = '}';
+    *owners++ = '}';
+    *keys = '\0';
+    *owners = '\0';
+
+    s->values[0] = s->fetch.keys;
+    s->values[1] = s->fetch.owners;
+
+    (void) ngx_http_apikey_sync_ask(s, s->pg,
+                                    ngx_http_apikey_changes_fetch_sql, 2,
+                                    NGX_HTTP_APIKEY_CHANGES_TIMEOUT,
+                                    ngx_http_apikey_changes_rows);
+}
+
+
+static void
+ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    ngx_http_apikey_id_t    *id;
+    ngx_http_apikey_sync_t  *s = op->data;
+
+    if (ngx_http_apikey_sync_ok(s, res, "fetching keys") != NGX_OK) {
+        return;
+    }
+
+    (void) ngx_http_apikey_keyring_apply(s->kr, res, s->kr->conf.sh->epoch,
+                                         NGX_HTTP_APIKEY_APPLY_NOTICE);
+
+    id = s->ids.elts;
+
+    s->ids.nelts -= s->fetching;
+    ngx_memmove(id, id + s->fetching,
+                s->ids.nelts * sizeof(ngx_http_apikey_id_t));
+
+    ngx_http_apikey_sync_next(s);
+}
