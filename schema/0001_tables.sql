@@ -213,7 +213,7 @@ COMMENT ON TABLE key IS
     'Keys, without their secrets; never deleted, only revoked';
 COMMENT ON COLUMN key.owner_id IS 'Fixed when the key is made';
 COMMENT ON COLUMN key.customer IS
-    'The user''s own id of whom the key is handed to; only shown and summed by';
+    'The user''s own id of whom the key is given to; only shown and summed by';
 COMMENT ON COLUMN key.prefix IS 'What secrets of this key begin with';
 COMMENT ON COLUMN key.scopes IS 'Scopes held; {*} all';
 COMMENT ON COLUMN key.allowed_models IS 'Model patterns; null any, {} none';
@@ -250,7 +250,8 @@ COMMENT ON COLUMN secret.start IS 'The prefix and four characters, for people';
 COMMENT ON COLUMN secret.last4 IS 'The last four characters, for people';
 COMMENT ON COLUMN secret.expires_at IS
     'End of its grace after a rotation; null while it is current';
-COMMENT ON COLUMN secret.ended_at IS 'Ended at once, by rotation or revocation';
+COMMENT ON COLUMN secret.ended_at IS
+    'Ended at once, by rotation or revocation';
 
 CREATE INDEX IF NOT EXISTS secret_key ON secret (key_id, created_at);
 

@@ -45,7 +45,8 @@ LANGUAGE sql IMMUTABLE
 SET search_path = apikey, pg_temp
 RETURN (SELECT coalesce(string_agg(
         CASE WHEN chr(b) ~ '[A-Za-z0-9._~-]' AND b < 128 THEN chr(b)
-             ELSE '%' || upper(lpad(to_hex(b), 2, '0')) END, '' ORDER BY i), '')
+             ELSE '%' || upper(lpad(to_hex(b), 2, '0')) END,
+        '' ORDER BY i), '')
     FROM (SELECT i, get_byte(convert_to(plain, 'UTF8'), i) AS b
           FROM generate_series(0, octet_length(convert_to(plain, 'UTF8')) - 1)
               AS i) x);

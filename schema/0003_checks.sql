@@ -364,7 +364,7 @@ BEGIN
         RETURN wrong(at
             || CASE WHEN burst > tokens THEN '/burst' ELSE '/limit' END,
             'out_of_range',
-            'no exact rate in this window: choose a smaller or rounder number');
+            'no exact rate in this window: take a smaller or rounder number');
     END IF;
 
     RETURN '[]';

@@ -146,8 +146,8 @@ SET search_path = apikey, pg_temp
 SET lock_timeout = '3s'
 AS $$
 DECLARE
-    raw      json := req::json;
-    who      jsonb := caller::jsonb;
+    raw      json;
+    who      jsonb;
     state    text;
     message  text;
     errors   text;
@@ -155,6 +155,8 @@ DECLARE
     place    text;
 BEGIN
     BEGIN
+        raw := req::json;
+        who := caller::jsonb;
         PERFORM enter(who);
 
         IF fn !~ '^[a-z_]+$'
@@ -174,28 +176,31 @@ BEGIN
             RAISE;               -- nginx calls again
 
         WHEN query_canceled OR OTHERS THEN
-        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
-            message = MESSAGE_TEXT, errors = PG_EXCEPTION_DETAIL,
-            code = PG_EXCEPTION_HINT, place = PG_EXCEPTION_CONTEXT;
+            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
+                message = MESSAGE_TEXT, errors = PG_EXCEPTION_DETAIL,
+                code = PG_EXCEPTION_HINT, place = PG_EXCEPTION_CONTEXT;
 
-        IF state ^@ 'AK' THEN
-            status := substr(state, 3)::int;
+            IF state ^@ 'AK' THEN
+                status := substr(state, 3)::int;
 
-        ELSE
-            -- its message may quote the request: only its place is logged
+            ELSE
+                -- its message may quote the request: only its place is logged
 
-            RAISE WARNING 'apikey.api %: SQLSTATE % %', fn, state,
-                substring(place FROM 'PL/pgSQL function [^\n]*');
+                RAISE WARNING 'apikey.api %: SQLSTATE % %', fn, state,
+                    substring(place FROM 'PL/pgSQL function [^\n]*');
 
-            errors := '[]';
-            SELECT p.status, p.code, p.detail INTO status, code, message
-            FROM problem_of(state) AS p;
-        END IF;
+                errors := '[]';
+                SELECT p.status, p.code, p.detail INTO status, code, message
+                FROM problem_of(state) AS p;
+            END IF;
 
-        headers := '';
-        refresh := '';
-        body := problem_json(status, code, message, raw ->> 'request_id',
-            errors::json);
+            headers := '';
+            refresh := '';
+
+            -- not by ->>, which fails for a NUL anywhere in it
+
+            body := problem_json(status, code, message, substring(req
+                FROM '"request_id" *: *"([0-9a-f-]{36})"'), errors::json);
     END;
 
     headers := coalesce(headers, '');
