@@ -14,7 +14,9 @@
 #include <ngx_thread_pool.h>
 
 
-#define NGX_HTTP_APIKEY_PG_LIST   2048    /* bytes of "host,host,..." */
+#define NGX_HTTP_APIKEY_PG_TIMEOUT  10000
+#define NGX_HTTP_APIKEY_PG_BACKOFF  100
+#define NGX_HTTP_APIKEY_PG_LIST     2048  /* bytes of "host,host,..." */
 
 
 typedef enum {
@@ -94,10 +96,13 @@ void ngx_http_apikey_pg_finish(ngx_http_apikey_pg_t *pg, ngx_uint_t cut);
 ngx_int_t ngx_http_apikey_pg_want(ngx_http_apikey_pg_t *pg, ngx_uint_t rd,
     ngx_uint_t wr);
 
-/* postgres.c */
+/* postgres_io.c */
+void ngx_http_apikey_pg_setup(ngx_http_apikey_pg_t *pg);
+void ngx_http_apikey_pg_next(ngx_http_apikey_pg_t *pg);
 void ngx_http_apikey_pg_read_handler(ngx_event_t *rev);
 void ngx_http_apikey_pg_write_handler(ngx_event_t *wev);
-void ngx_http_apikey_pg_setup(ngx_http_apikey_pg_t *pg);
+
+/* postgres.c */
 void ngx_http_apikey_pg_arm(ngx_http_apikey_pg_t *pg);
 void ngx_http_apikey_pg_fail(ngx_http_apikey_pg_t *pg, const char *error);
 
