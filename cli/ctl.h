@@ -2,8 +2,7 @@
 /*
  * What the files of apikeyctl share: the command line, exit codes, Postgres.
  *
- * Results go to stdout, all else to stderr through apikey_ctl_error().  The
- * process is short: what it allocates it leaves to exit().
+ * Results go to stdout, all else to stderr through apikey_ctl_error().
  */
 
 

@@ -34,6 +34,8 @@ apikey_migrations_read(apikey_migrations_t *all, const char *dir)
 {
     size_t  i;
 
+    memset(all, 0, sizeof(apikey_migrations_t));
+
     if (dir == NULL) {
         dir = getenv("APIKEY_SCHEMA");
     }
@@ -68,6 +70,23 @@ apikey_migrations_read(apikey_migrations_t *all, const char *dir)
 }
 
 
+void
+apikey_migrations_free(apikey_migrations_t *all)
+{
+    size_t  i;
+
+    for (i = 0; i < all->n; i++) {
+        free(all->migration[i].file);
+        free(all->migration[i].name);
+    }
+
+    free(all->migration);
+    free(all->dir);
+
+    memset(all, 0, sizeof(apikey_migrations_t));
+}
+
+
 char *
 apikey_migration_text(const apikey_migrations_t *all,
     const apikey_migration_t *m)
@@ -85,6 +104,7 @@ apikey_migration_text(const apikey_migrations_t *all,
 
     if (file == NULL) {
         apikey_ctl_error("cannot open \"%s\": %s", path, strerror(errno));
+        free(path);
         return NULL;
     }
 
@@ -96,22 +116,25 @@ apikey_migration_text(const apikey_migrations_t *all,
     if (getdelim(&text, &size, '\0', file) == -1) {
         apikey_ctl_error("cannot read \"%s\": %s", path,
                          ferror(file) ? strerror(errno) : "it is empty");
+        free(text);
         text = NULL;
     }
 
     (void) fclose(file);
+    free(path);
 
     return text;
 }
 
 
+/* False: errno says why. */
+
 static bool
 apikey_migrations_scan(apikey_migrations_t *all, const char *dir)
 {
     int              i, n;
+    bool             good;
     struct dirent  **entries;
-
-    memset(all, 0, sizeof(apikey_migrations_t));
 
     n = scandir(dir, &entries, apikey_migration_filter, alphasort);
 
@@ -122,19 +145,21 @@ apikey_migrations_scan(apikey_migrations_t *all, const char *dir)
     all->dir = strdup(dir);
     all->migration = calloc((size_t) n + 1, sizeof(apikey_migration_t));
 
-    if (all->dir == NULL || all->migration == NULL) {
-        return false;
-    }
+    good = all->dir && all->migration;
 
     for (i = 0; i < n; i++) {
-        if (!apikey_migration_set(&all->migration[i], entries[i]->d_name)) {
-            return false;
+        if (good) {
+            good = apikey_migration_set(&all->migration[i],
+                                        entries[i]->d_name);
+            all->n++;
         }
+
+        free(entries[i]);
     }
 
-    all->n = (size_t) n;
+    free(entries);
 
-    return true;
+    return good;
 }
 
 
@@ -143,7 +168,7 @@ apikey_migrations_scan(apikey_migrations_t *all, const char *dir)
 static bool
 apikey_migrations_own(apikey_migrations_t *all)
 {
-    char     exe[PATH_MAX], *dir;
+    char     exe[PATH_MAX], dir[PATH_MAX + 32];
     size_t   i;
     ssize_t  len;
 
@@ -160,11 +185,13 @@ apikey_migrations_own(apikey_migrations_t *all)
         *strrchr(exe, '/') = '\0';
 
         for (i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-            if (asprintf(&dir, "%s/%s", exe, places[i]) != -1
-                && apikey_migrations_scan(all, dir) && all->n)
-            {
+            (void) snprintf(dir, sizeof(dir), "%s/%s", exe, places[i]);
+
+            if (apikey_migrations_scan(all, dir) && all->n) {
                 return true;
             }
+
+            apikey_migrations_free(all);
         }
     }
 

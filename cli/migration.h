@@ -33,7 +33,13 @@ typedef struct {
  */
 bool apikey_migrations_read(apikey_migrations_t *all, const char *dir);
 
-/* The text of a file, NUL-terminated; NULL after the reason was printed. */
+/* Also after read() failed. */
+void apikey_migrations_free(apikey_migrations_t *all);
+
+/*
+ * The text of a file, NUL-terminated, for the caller to free; NULL after the
+ * reason was printed.
+ */
 char *apikey_migration_text(const apikey_migrations_t *all,
     const apikey_migration_t *m);
 

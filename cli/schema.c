@@ -16,8 +16,10 @@
 #include "migration.h"
 
 
-static PGconn *apikey_ctl_schema_open(const apikey_ctl_args_t *args,
-    apikey_migrations_t *all);
+static int apikey_ctl_schema_with(const apikey_ctl_args_t *args,
+    int (*work)(PGconn *conn, apikey_migrations_t *all));
+static int apikey_ctl_schema_missing(PGconn *conn, apikey_migrations_t *all);
+static int apikey_ctl_schema_list(PGconn *conn, apikey_migrations_t *all);
 static bool apikey_ctl_schema_run(PGconn *conn, const char *sql);
 static bool apikey_ctl_schema_applied(PGconn *conn, apikey_migrations_t *all);
 static void apikey_ctl_schema_mark(apikey_migrations_t *all, int version,
@@ -35,99 +37,104 @@ static bool apikey_ctl_schema_record(PGconn *conn,
 int
 apikey_ctl_schema_apply(const apikey_ctl_args_t *args)
 {
-    int                   rc;
-    size_t                i;
-    PGconn               *conn;
-    unsigned              n;
-    apikey_migrations_t   all;
-
-    conn = apikey_ctl_schema_open(args, &all);
-
-    if (conn == NULL) {
-        return APIKEY_CTL_FAILED;
-    }
-
-    /* "apikey" as a number; the end of the session gives it back */
-
-    if (!apikey_ctl_schema_run(conn,
-                               "SELECT pg_advisory_lock(107135432877433)")
-        || !apikey_ctl_schema_applied(conn, &all))
-    {
-        PQfinish(conn);
-        return APIKEY_CTL_FAILED;
-    }
-
-    rc = APIKEY_CTL_OK;
-    n = 0;
-
-    for (i = 0; i < all.n; i++) {
-        if (all.migration[i].applied) {
-            continue;
-        }
-
-        if (!apikey_ctl_schema_file(conn, &all, &all.migration[i])) {
-            rc = APIKEY_CTL_FAILED;
-            break;
-        }
-
-        printf("applied %s\n", all.migration[i].file);
-        fflush(stdout);
-        n++;
-    }
-
-    if (rc == APIKEY_CTL_OK && n == 0) {
-        puts("nothing to apply");
-    }
-
-    PQfinish(conn);
-
-    return rc;
+    return apikey_ctl_schema_with(args, apikey_ctl_schema_missing);
 }
 
 
 int
 apikey_ctl_schema_status(const apikey_ctl_args_t *args)
 {
-    size_t                i;
-    PGconn               *conn;
-    unsigned              pending;
-    apikey_migrations_t   all;
-
-    conn = apikey_ctl_schema_open(args, &all);
-
-    if (conn == NULL) {
-        return APIKEY_CTL_FAILED;
-    }
-
-    if (!apikey_ctl_schema_applied(conn, &all)) {
-        PQfinish(conn);
-        return APIKEY_CTL_FAILED;
-    }
-
-    pending = 0;
-
-    for (i = 0; i < all.n; i++) {
-        printf("%s %s\n", all.migration[i].applied ? "applied" : "pending",
-               all.migration[i].file);
-
-        pending += !all.migration[i].applied;
-    }
-
-    PQfinish(conn);
-
-    return pending ? APIKEY_CTL_PENDING : APIKEY_CTL_OK;
+    return apikey_ctl_schema_with(args, apikey_ctl_schema_list);
 }
 
 
-static PGconn *
-apikey_ctl_schema_open(const apikey_ctl_args_t *args,
-    apikey_migrations_t *all)
+static int
+apikey_ctl_schema_with(const apikey_ctl_args_t *args,
+    int (*work)(PGconn *conn, apikey_migrations_t *all))
 {
-    if (!apikey_migrations_read(all, args->dir)) {
-        return NULL;
+    int                   rc;
+    PGconn               *conn;
+    apikey_migrations_t   all;
+
+    rc = APIKEY_CTL_FAILED;
+
+    if (apikey_migrations_read(&all, args->dir)) {
+        conn = apikey_ctl_connect(args);
+
+        if (conn) {
+            rc = work(conn, &all);
+            PQfinish(conn);
+        }
     }
 
-    return apikey_ctl_connect(args);
+    apikey_migrations_free(&all);
+
+    return rc;
+}
+
+
+static int
+apikey_ctl_schema_missing(PGconn *conn, apikey_migrations_t *all)
+{
+    size_t    i;
+    unsigned  n;
+
+    /* "apikey" as a number; the end of the session gives it back */
+
+    if (!apikey_ctl_schema_run(conn,
+                               "SELECT pg_advisory_lock(107135432877433)")
+        || !apikey_ctl_schema_applied(conn, all))
+    {
+        return APIKEY_CTL_FAILED;
+    }
+
+    n = 0;
+
+    for (i = 0; i < all->n; i++) {
+        if (all->migration[i].applied) {
+            continue;
+        }
+
+        if (!apikey_ctl_schema_file(conn, all, &all->migration[i])) {
+            return APIKEY_CTL_FAILED;
+        }
+
+        printf("applied %s\n", all->migration[i].file);
+        fflush(stdout);
+        n++;
+    }
+
+    if (n == 0) {
+        puts("nothing to apply");
+    }
+
+    return APIKEY_CTL_OK;
+}
+
+
+static int
+apikey_ctl_schema_list(PGconn *conn, apikey_migrations_t *all)
+{
+    int     rc;
+    size_t  i;
+
+    if (!apikey_ctl_schema_applied(conn, all)) {
+        return APIKEY_CTL_FAILED;
+    }
+
+    rc = APIKEY_CTL_OK;
+
+    for (i = 0; i < all->n; i++) {
+        if (all->migration[i].applied) {
+            printf("applied %s\n", all->migration[i].file);
+
+        } else {
+            printf("pending %s\n", all->migration[i].file);
+            rc = APIKEY_CTL_PENDING;
+        }
+    }
+
+    return rc;
 }
 
 
