@@ -105,7 +105,7 @@ ngx_http_apikey_admin_run(ngx_http_apikey_admin_t *a)
         a->stage++;
     }
 
-    ngx_http_finalize_request(r, rc);
+    ngx_http_finalize_request(r, rc == NGX_ABORT ? a->rc : rc);
 }
 
 

@@ -5,7 +5,9 @@
  *
  * Everything lives in the request's pool.  A stage returns NGX_DECLINED (go
  * on with the next), NGX_AGAIN (suspended: an event calls admin_run() and the
- * same stage again), or what to finalize the request with.
+ * same stage again), NGX_ABORT (answered: the request ends with a->rc), or a
+ * status for nginx to answer with.  NGX_OK never ends a request, so that a
+ * refusal cannot be taken for consent.
  */
 
 
@@ -85,6 +87,7 @@ struct ngx_http_apikey_admin_s {
     ngx_http_apikey_main_conf_t          *amcf;
     ngx_http_apikey_loc_conf_t           *alcf;
     ngx_uint_t                            stage;
+    ngx_int_t                             rc;        /* of an answer sent */
     u_char                                id[APIKEY_UUID_LEN];
 
     const ngx_http_apikey_admin_route_t  *route;
@@ -163,7 +166,7 @@ ngx_int_t ngx_http_apikey_admin_body(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_call(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_refresh(ngx_http_apikey_admin_t *a);
 
-/* admin_answer.c */
+/* admin_answer.c: problem() and send() return NGX_ABORT or a status */
 ngx_int_t ngx_http_apikey_admin_answer(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
     ngx_http_apikey_problem_e problem, const char *detail,

@@ -209,7 +209,7 @@ ngx_http_apikey_admin_errors(apikey_json_t *j,
 }
 
 
-/* Returns what to finalize the request with; body NULL: none */
+/* body NULL: none */
 
 ngx_int_t
 ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
@@ -242,8 +242,9 @@ ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
     if (body == NULL || body->len == 0) {
         r->header_only = 1;
         r->headers_out.content_length_n = 0;
+        a->rc = ngx_http_send_header(r);
 
-        return ngx_http_send_header(r);
+        return NGX_ABORT;
     }
 
     out = ngx_http_apikey_admin_chain(a, body, &len);
@@ -257,13 +258,13 @@ ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
     r->headers_out.content_type_len = r->headers_out.content_type.len;
     r->headers_out.content_type_lowcase = NULL;
 
-    rc = ngx_http_send_header(r);
+    a->rc = ngx_http_send_header(r);
 
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        return rc;
+    if (a->rc != NGX_ERROR && a->rc <= NGX_OK && !r->header_only) {
+        a->rc = ngx_http_output_filter(r, out);
     }
 
-    return ngx_http_output_filter(r, out);
+    return NGX_ABORT;
 }
 
 

@@ -1,0 +1,204 @@
+# The admin API when its stores fail, under load, and with clients that leave.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(time);
+
+use Apikey::Process qw(spawn);
+use Apikey::Test qw(wait_for json rounds);
+
+my $t = Apikey::Test->new;
+
+$t->postgres;
+$t->upstream;
+
+my $n = $t->nginx(workers => 2)->start;
+my $pg = $t->postgres;
+
+
+sub problem {
+    my ($r, $status, $code) = @_;
+
+    my $p = eval { json($r) } // {};
+
+    is("$r->{status} " . ($p->{code} // $r->{body}), "$status $code",
+       "$status $code");
+    is($r->{headers}{'content-type'}, 'application/problem+json',
+       '... as a problem');
+    return $p;
+}
+
+
+subtest '1000 at once' => sub {
+    my $before = $pg->value('SELECT count(*) FROM apikey.key');
+    my $wanted = 1000;
+
+    my @r = $n->parallel(map { +{
+        method => 'POST', uri => '/api/v1/api-keys',
+        headers => [ Authorization => 'Bearer ' . $t->token,
+                     'Content-Type' => 'application/json' ],
+        body => qq({"name": "key $_", "owner": "owner ${\ ($_ % 7) }"}),
+    } } 1 .. $wanted);
+
+    my %status;
+    $status{$_->{status}}++ for @r;
+
+    is_deeply(\%status, { 201 => $wanted }, 'none fails');
+    is($pg->value('SELECT count(*) FROM apikey.key') - $before, $wanted,
+       'all are stored');
+
+    my %keys = map { json($_)->{key} => 1 } @r;
+
+    is(keys %keys, $wanted, 'all differ');
+
+    my @some = (keys %keys)[0 .. 49];
+
+    is(scalar(grep { $n->get('/', key => $_)->{status} == 200 } @some), 50,
+       'and pass');
+};
+
+
+subtest 'clients that leave' => sub {
+    my $k = json($n->admin('POST', 'api-keys', body => { name => 'locked' }));
+    my $file = $t->dir . '/locked';
+
+    my $lock = spawn(name => 'lock', log => $t->dir . '/lock.log', code => sub {
+        $pg->run("BEGIN; SELECT FROM apikey.key WHERE id = '$k->{id}'"
+            . " FOR UPDATE; SELECT pg_sleep(60); COMMIT;");
+    });
+
+    wait_for('the lock', sub {
+        $pg->value("SELECT count(*) FROM pg_stat_activity
+                    WHERE wait_event = 'PgSleep'");
+    });
+
+    my @conns = map {
+        my $c = $n->conn;
+        $c->send(Apikey::Http::build('PATCH', "/api/v1/api-keys/$k->{id}",
+            headers => [ Authorization => 'Bearer ' . $t->token,
+                         'Content-Type' => 'application/json' ],
+            body => '{"name": "never"}'));
+        $c;
+    } 1 .. 6;
+
+    wait_for('a statement that waits', sub {
+        $pg->value("SELECT count(*) FROM pg_stat_activity
+                    WHERE wait_event_type = 'Lock'");
+    });
+
+    $conns[$_]->abort for 0, 1, 2;
+    $conns[3]->close;
+    $conns[4]->half_close;
+
+    $pg->run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE wait_event = 'PgSleep'");
+
+    is($conns[5]->response->{status}, 200, 'the one that stayed');
+
+    $lock->stop;
+
+    is($n->admin('GET', "api-keys/$k->{id}")->{status}, 200,
+       'the next one is answered');
+};
+
+
+subtest 'a lock that stays' => sub {
+    my $k = json($n->admin('POST', 'api-keys', body => { name => 'locked' }));
+
+    my $lock = spawn(name => 'lock', log => $t->dir . '/lock.log', code => sub {
+        $pg->run("BEGIN; SELECT FROM apikey.key WHERE id = '$k->{id}'"
+            . " FOR UPDATE; SELECT pg_sleep(60); COMMIT;");
+    });
+
+    wait_for('the lock', sub {
+        $pg->value("SELECT count(*) FROM pg_stat_activity
+                    WHERE wait_event = 'PgSleep'");
+    });
+
+    my $r = $n->admin('DELETE', "api-keys/$k->{id}");
+
+    problem($r, 503, 'unavailable');
+    ok($r->{headers}{'retry-after'}, 'Retry-After');
+
+    $pg->run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE wait_event = 'PgSleep'");
+    $lock->stop;
+
+    is($n->admin('DELETE', "api-keys/$k->{id}")->{status}, 204, 'once free');
+};
+
+
+subtest 'an older schema' => sub {
+    $pg->run('ALTER FUNCTION apikey.api(text, text, text) RENAME TO gone');
+
+    my $r = $n->admin('GET', 'api-keys');
+    my $p = problem($r, 503, 'schema_outdated');
+
+    like($p->{detail}, qr/apikeyctl schema apply/, 'says the command');
+    ok($r->{headers}{'retry-after'}, 'Retry-After');
+
+    $pg->run('ALTER FUNCTION apikey.gone(text, text, text) RENAME TO api');
+    is($n->admin('GET', 'api-keys')->{status}, 200, 'applied');
+};
+
+
+subtest 'Postgres is down' => sub {
+    my $k = json($n->admin('POST', 'api-keys', body => { name => 'known' }));
+
+    $pg->stop;
+
+    my $from = time;
+    my $r = $n->admin('GET', 'api-keys');
+
+    problem($r, 503, 'unavailable');
+    ok($r->{headers}{'retry-after'}, 'Retry-After');
+    cmp_ok(time - $from, '<', 10, 'in time');
+
+    problem($n->admin('POST', 'api-keys', body => { name => 'x' }), 503,
+            'unavailable');
+
+    is($n->get('/', key => $k->{key})->{status}, 200, 'known keys pass');
+    is($n->admin('GET', 'health')->{status}, 200, 'health answers');
+
+    $pg->start;
+
+    wait_for('the admin API', sub {
+        $n->admin('GET', 'api-keys')->{status} == 200;
+    }, 20);
+
+    pass('it is back');
+};
+
+
+subtest 'Postgres restarts under load' => sub {
+    my (@made, %status);
+
+    for my $round (1 .. rounds(3, 20)) {
+        for (1 .. 5) {
+            my $r = $n->admin('POST', 'api-keys', body => { name => 'x' });
+
+            $status{$r->{status}}++;
+            push @made, json($r)->{id} if $r->{status} == 201;
+        }
+
+        $pg->stop('KILL');
+        $pg->start;
+    }
+
+    wait_for('the admin API', sub {
+        $n->admin('GET', 'whoami')->{status} == 200;
+    }, 20);
+
+    is_deeply([ grep { !/^(201|503)$/ } keys %status ], [],
+              'made, or unavailable');
+
+    my $list = join ',', map { "'$_'" } @made;
+
+    is($pg->value("SELECT count(*) FROM apikey.key WHERE id IN ($list)"),
+       scalar @made, 'what was confirmed is there');
+};
+
+
+$t->done;
