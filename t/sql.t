@@ -27,8 +27,10 @@ sub create { return $api->call('key_create', body => { name => 'k', @_ }) }
 
 sub counted {
     return $pg->value(q{SELECT concat_ws(' ',
-        (SELECT count(*) FROM apikey.key), (SELECT count(*) FROM apikey.owner), (SELECT count(*) FROM
-        apikey.limit_rule), (SELECT count(*) FROM apikey.secret),
+        (SELECT count(*) FROM apikey.key),
+        (SELECT count(*) FROM apikey.owner),
+        (SELECT count(*) FROM apikey.limit_rule),
+        (SELECT count(*) FROM apikey.secret),
         (SELECT count(*) FROM apikey.audit))});
 }
 
