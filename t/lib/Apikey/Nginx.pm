@@ -251,6 +251,8 @@ sub start {
     wait_for("nginx $self->{name}", sub {
         die "nginx $self->{name} ended:\n" . $self->tail
             unless $self->{process}->alive;
+        die "a worker of $self->{name} dies at its start\n"
+            if $self->log_text =~ /exited on signal (?!9)/;
         return -e "$self->{dir}/nginx.pid"
             && IO::Socket::INET->new(PeerAddr => '127.0.0.1',
                                      PeerPort => $self->port)
@@ -420,13 +422,13 @@ sub metric {
 
 
 sub log_text {
-    my ($self) = @_;
+    my ($self, @names) = @_;
+
+    @names = ('error.log', 'stderr.log', 'reports/*') unless @names;
 
     my $text = '';
 
-    for my $file ("$self->{dir}/error.log", "$self->{dir}/stderr.log",
-                  glob "$self->{dir}/reports/*")
-    {
+    for my $file (map { glob "$self->{dir}/$_" } @names) {
         open my $f, '<', $file or next;
         local $/;
         $text .= <$f> // '';
@@ -436,12 +438,18 @@ sub log_text {
 }
 
 
+# The last lines of the log, and the beginning of a sanitizer's report.
+
 sub tail {
     my ($self, $n) = @_;
 
-    my @lines = split /^/, $self->log_text;
+    my @lines = split /^/, $self->log_text('error.log', 'stderr.log');
     my $from = @lines > ($n // 20) ? @lines - ($n // 20) : 0;
-    return join '', @lines[$from .. $#lines];
+
+    my @report = split /^/, $self->log_text('reports/*');
+    splice @report, 40;
+
+    return join '', @lines[$from .. $#lines], @report;
 }
 
 
