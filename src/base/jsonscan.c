@@ -20,6 +20,8 @@ typedef struct {
 } apikey_jsonscan_t;
 
 
+static bool apikey_scan_members(apikey_jsonscan_t *s, const char *name,
+    size_t len, const char **value, const char **last);
 static bool apikey_scan_value(apikey_jsonscan_t *s, unsigned depth);
 static bool apikey_scan_list(apikey_jsonscan_t *s, char close,
     unsigned depth);
@@ -64,8 +66,7 @@ size_t
 apikey_json_member(const char *json, size_t len, const char *name,
     size_t name_len, char *out)
 {
-    bool                found;
-    const char         *member, *value, *last;
+    const char         *value, *last;
     apikey_jsonscan_t   s;
 
     s.p = json;
@@ -78,40 +79,7 @@ apikey_json_member(const char *json, size_t len, const char *name,
         return APIKEY_JSON_NONE;
     }
 
-    if (apikey_scan_char(&s, '}')) {
-        return APIKEY_JSON_NONE;
-    }
-
-    do {
-        apikey_scan_blank(&s);
-        member = s.p;
-
-        if (!apikey_scan_string(&s)) {
-            return APIKEY_JSON_NONE;
-        }
-
-        found = (size_t) (s.p - member) == name_len + 2
-                && memcmp(member + 1, name, name_len) == 0;
-
-        if (!apikey_scan_char(&s, ':')) {
-            return APIKEY_JSON_NONE;
-        }
-
-        apikey_scan_blank(&s);
-        member = s.p;
-
-        if (!apikey_scan_value(&s, 1)) {
-            return APIKEY_JSON_NONE;
-        }
-
-        if (found) {
-            value = member;
-            last = s.p;
-        }
-
-    } while (apikey_scan_char(&s, ','));
-
-    if (!apikey_scan_char(&s, '}')) {
+    if (!apikey_scan_members(&s, name, name_len, &value, &last)) {
         return APIKEY_JSON_NONE;
     }
 
@@ -130,6 +98,52 @@ apikey_json_member(const char *json, size_t len, const char *name,
     memcpy(out, value, last - value);
 
     return last - value;
+}
+
+
+/* Behind the opening brace, to the end of the object. */
+
+static bool
+apikey_scan_members(apikey_jsonscan_t *s, const char *name, size_t len,
+    const char **value, const char **last)
+{
+    bool         found;
+    const char  *start;
+
+    if (apikey_scan_char(s, '}')) {
+        return true;
+    }
+
+    do {
+        apikey_scan_blank(s);
+        start = s->p;
+
+        if (!apikey_scan_string(s)) {
+            return false;
+        }
+
+        found = (size_t) (s->p - start) == len + 2
+                && memcmp(start + 1, name, len) == 0;
+
+        if (!apikey_scan_char(s, ':')) {
+            return false;
+        }
+
+        apikey_scan_blank(s);
+        start = s->p;
+
+        if (!apikey_scan_value(s, 1)) {
+            return false;
+        }
+
+        if (found) {
+            *value = start;
+            *last = s->p;
+        }
+
+    } while (apikey_scan_char(s, ','));
+
+    return apikey_scan_char(s, '}');
 }
 
 

@@ -4,8 +4,7 @@
  *
  * One context a client request, in the request's pool; it outlives internal
  * redirects in the pool's cleanup chain, so that a request is authenticated
- * and charged once, in whatever locations it ends.  Every room that may call
- * back later holds a part of the context; detach() takes it away from them.
+ * and charged once, in whatever locations it ends.
  */
 
 
@@ -25,7 +24,11 @@ static ngx_int_t ngx_http_apikey_access_start(ngx_http_request_t *r,
 static ngx_int_t ngx_http_apikey_access_identify(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_lookup(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+static ngx_int_t ngx_http_apikey_access_ask(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
+static ngx_int_t ngx_http_apikey_access_asked(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_found(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_limits(ngx_http_request_t *r,
@@ -34,13 +37,6 @@ static ngx_int_t ngx_http_apikey_access_decided(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_again(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
-static ngx_int_t ngx_http_apikey_access_suspend(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, char *action);
-static void ngx_http_apikey_access_looked_up(
-    ngx_http_apikey_keyring_wait_t *wait, ngx_int_t rc);
-static void ngx_http_apikey_access_answered(ngx_http_apikey_decision_t *d);
-static void ngx_http_apikey_access_resume(ngx_event_t *ev);
-static void ngx_http_apikey_access_detach(void *data);
 
 
 ngx_int_t
@@ -71,7 +67,7 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
     switch (ctx->state) {
 
     case NGX_HTTP_APIKEY_ST_LOOKUP:
-        return ngx_http_apikey_access_lookup(r, ctx, NULL);
+        return ngx_http_apikey_access_asked(r, ctx);
 
     case NGX_HTTP_APIKEY_ST_LIMITS:
         return ngx_http_apikey_access_decided(r, ctx);
@@ -136,15 +132,11 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
         return NULL;
     }
 
-    detach->handler = ngx_http_apikey_access_detach;
+    detach->handler = ngx_http_apikey_detach;
     detach->data = ctx;
 
     ctx->request = r;
     ctx->time = apikey_clock_real();
-
-    ctx->resume.handler = ngx_http_apikey_access_resume;
-    ctx->resume.data = ctx;
-    ctx->resume.log = r->connection->log;
 
     if (!apikey_uuid_make(ctx->event, ctx->time)) {
         return NULL;
@@ -204,7 +196,7 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
         return ngx_http_apikey_access_found(r, ctx);
 
     case NGX_AGAIN:
-        return ngx_http_apikey_access_suspend(r, ctx, "looking a key up");
+        return ngx_http_apikey_suspend(r, ctx, "looking a key up");
 
     case NGX_DONE:
         return ngx_http_apikey_admit_anonymous(r, ctx);
@@ -213,7 +205,7 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
         return ngx_http_apikey_refuse(r, ctx, ctx->verdict);
 
     default: /* NGX_ERROR */
-        ngx_http_apikey_access_detach(ctx);
+        ngx_http_apikey_detach(ctx);
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 }
@@ -274,58 +266,48 @@ ngx_http_apikey_access_identify(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    return ngx_http_apikey_access_lookup(r, ctx, &key);
+    rc = ngx_http_apikey_access_lookup(r, ctx);
+
+    switch (rc) {
+
+    case NGX_DECLINED:
+        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
+                                    APIKEY_FAIL_UNKNOWN);
+
+    case NGX_AGAIN:
+        return ngx_http_apikey_access_ask(r, ctx, &key);
+
+    default: /* NGX_OK, NGX_ERROR */
+        return rc;
+    }
 }
 
 
-/*
- * key is NULL after Postgres was asked; then the request goes on from here,
- * else the codes are identify()'s.
- */
-
 static ngx_int_t
 ngx_http_apikey_access_lookup(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    return ngx_http_apikey_keyring_lookup(amcf->sh->keyring, amcf->shpool,
+                                          ctx->digest, r->pool, &ctx->key);
+}
+
+
+/* The copy is not complete: Postgres may know more.  Codes of identify(). */
+
+static ngx_int_t
+ngx_http_apikey_access_ask(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
+    ngx_str_t *key)
 {
     ngx_int_t                     rc;
     ngx_http_apikey_main_conf_t  *amcf;
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
-    rc = ctx->again ? ctx->wait_rc : NGX_OK;
-
-    if (rc == NGX_OK) {
-        rc = ngx_http_apikey_keyring_lookup(amcf->sh->keyring, amcf->shpool,
-                                            ctx->digest, r->pool, &ctx->key);
-    }
-
-    if (ctx->again) {
-
-        switch (rc) {
-
-        case NGX_OK:
-            return ngx_http_apikey_access_found(r, ctx);
-
-        case NGX_DECLINED:
-            (void) ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                        APIKEY_FAIL_UNKNOWN);
-            return ngx_http_apikey_refuse(r, ctx, ctx->verdict);
-
-        default:
-            return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
-        }
-    }
-
-    if (rc == NGX_DECLINED) {
-        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_UNKNOWN);
-    }
-
-    if (rc != NGX_AGAIN) {
-        return rc;
-    }
-
-    /* the copy is not complete: a key that cannot be is not asked for */
+    /* a key that cannot be is not asked for */
 
     switch (apikey_key_check((const char *) key->data, key->len, amcf->macs,
                              ctx->time))
@@ -343,26 +325,45 @@ ngx_http_apikey_access_lookup(ngx_http_request_t *r,
         break;
     }
 
-    ctx->again = 1;
-    ctx->wait.handler = ngx_http_apikey_access_looked_up;
-    ctx->wait.data = ctx;
+    rc = ngx_http_apikey_suspend_lookup(r, ctx);
 
-    rc = ngx_http_apikey_keyring_find(amcf->keyring, ctx->digest, &ctx->wait);
-
-    if (rc == NGX_OK || rc == NGX_AGAIN) {
-        ctx->state = NGX_HTTP_APIKEY_ST_LOOKUP;
-        ctx->pending = 1;
+    if (rc == NGX_AGAIN) {
         return NGX_AGAIN;
-    }
-
-    if (rc == NGX_DECLINED) {
-        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_UNKNOWN);
     }
 
     ctx->verdict = APIKEY_UNAVAILABLE;
 
     return NGX_DECLINED;
+}
+
+
+/* Postgres has answered, and what it knows stands in the copy now. */
+
+static ngx_int_t
+ngx_http_apikey_access_asked(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+
+    rc = ctx->wait_rc;
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_apikey_access_lookup(r, ctx);
+    }
+
+    switch (rc) {
+
+    case NGX_OK:
+        return ngx_http_apikey_access_found(r, ctx);
+
+    case NGX_DECLINED:
+        (void) ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
+                                    APIKEY_FAIL_UNKNOWN);
+        return ngx_http_apikey_refuse(r, ctx, APIKEY_INVALID_KEY);
+
+    default: /* NGX_AGAIN: no room for it in the zone, NGX_ERROR */
+        return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
+    }
 }
 
 
@@ -433,14 +434,8 @@ ngx_http_apikey_access_limits(ngx_http_request_t *r,
         return ngx_http_apikey_admit(r, ctx);
     }
 
-    d->handler = ngx_http_apikey_access_answered;
-    d->data = ctx;
-
-    ctx->state = NGX_HTTP_APIKEY_ST_LIMITS;
-
-    if (ngx_http_apikey_decide(amcf->limiter, d) == NGX_AGAIN) {
-        ctx->pending = 1;
-        return ngx_http_apikey_access_suspend(r, ctx, "waiting for Redis");
+    if (ngx_http_apikey_suspend_decide(r, ctx) == NGX_AGAIN) {
+        return ngx_http_apikey_suspend(r, ctx, "waiting for Redis");
     }
 
     return ngx_http_apikey_access_decided(r, ctx);
@@ -506,132 +501,4 @@ ngx_http_apikey_access_again(ngx_http_request_t *r,
     }
 
     return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_apikey_access_suspend(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, char *action)
-{
-    ngx_connection_t             *c;
-    ngx_http_apikey_main_conf_t  *amcf;
-
-    c = r->connection;
-
-    /* a client that leaves while we wait must be noticed */
-
-    r->read_event_handler = ngx_http_test_reading;
-    r->write_event_handler = ngx_http_request_empty_handler;
-
-    if (c->read->ready) {
-        ngx_post_event(c->read, &ngx_posted_events);
-
-    } else if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
-        ngx_http_apikey_access_detach(ctx);
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
-
-    apikey_stats_add(&amcf->sh->stats.waiting, 1);
-
-    ctx->waiting = 1;
-    c->log->action = action;
-
-    return NGX_AGAIN;
-}
-
-
-static void
-ngx_http_apikey_access_looked_up(ngx_http_apikey_keyring_wait_t *wait,
-    ngx_int_t rc)
-{
-    ngx_http_apikey_ctx_t  *ctx;
-
-    ctx = wait->data;
-
-    ctx->pending = 0;
-    ctx->wait_rc = rc;
-
-    ngx_post_event(&ctx->resume, &ngx_posted_events);
-}
-
-
-static void
-ngx_http_apikey_access_answered(ngx_http_apikey_decision_t *d)
-{
-    ngx_http_apikey_ctx_t  *ctx;
-
-    ctx = d->data;
-
-    ctx->pending = 0;
-
-    ngx_post_event(&ctx->resume, &ngx_posted_events);
-}
-
-
-static void
-ngx_http_apikey_access_resume(ngx_event_t *ev)
-{
-    ngx_connection_t             *c;
-    ngx_http_request_t           *r;
-    ngx_http_apikey_ctx_t        *ctx;
-    ngx_http_apikey_main_conf_t  *amcf;
-
-    ctx = ev->data;
-    r = ctx->request;
-    c = r->connection;
-
-    ngx_http_set_log_request(c->log, r);
-
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
-
-    apikey_stats_add(&amcf->sh->stats.waiting, -1);
-
-    ctx->waiting = 0;
-    c->log->action = NULL;
-
-    r->read_event_handler = ngx_http_block_reading;
-    r->write_event_handler = ngx_http_core_run_phases;
-
-    ngx_http_core_run_phases(r);
-
-    /* r may be gone; the connection is not */
-
-    ngx_http_run_posted_requests(c);
-}
-
-
-/* The request goes away: nobody may call back. */
-
-static void
-ngx_http_apikey_access_detach(void *data)
-{
-    ngx_http_apikey_ctx_t *ctx = data;
-
-    ngx_http_apikey_main_conf_t  *amcf;
-
-    if (ctx->pending) {
-        ctx->pending = 0;
-
-        if (ctx->state == NGX_HTTP_APIKEY_ST_LOOKUP) {
-            ngx_http_apikey_keyring_abandon(&ctx->wait);
-
-        } else {
-            ngx_http_apikey_decide_cancel(&ctx->decision);
-        }
-    }
-
-    if (ctx->resume.posted) {
-        ngx_delete_posted_event(&ctx->resume);
-    }
-
-    if (ctx->waiting) {
-        ctx->waiting = 0;
-
-        amcf = ngx_http_get_module_main_conf(ctx->request,
-                                             ngx_http_apikey_module);
-
-        apikey_stats_add(&amcf->sh->stats.waiting, -1);
-    }
 }

@@ -1,7 +1,7 @@
 
 /*
- * What access.c (the order of things) and verdict.c (what each of them does)
- * share.
+ * What access.c (the order of things), verdict.c (what each of them does) and
+ * suspend.c (waiting) share.
  */
 
 
@@ -29,7 +29,22 @@ apikey_verdict_e ngx_http_apikey_check_location(ngx_http_request_t *r,
 ngx_int_t ngx_http_apikey_describe(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 
-/* These return what the access phase is to return. */
+/* NGX_AGAIN: asked, now suspend(); NGX_ERROR: cannot be asked. */
+ngx_int_t ngx_http_apikey_suspend_lookup(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* NGX_AGAIN: asked, now suspend(); else the decision is there. */
+ngx_int_t ngx_http_apikey_suspend_decide(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* Returns what the access phase is to return. */
+ngx_int_t ngx_http_apikey_suspend(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, char *action);
+
+/* A cleanup handler: nobody may call back any more.  Safe at any time. */
+void ngx_http_apikey_detach(void *data);
+
+/* These return what the access phase is to return, too. */
 ngx_int_t ngx_http_apikey_admit(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 ngx_int_t ngx_http_apikey_admit_anonymous(ngx_http_request_t *r,

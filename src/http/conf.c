@@ -444,18 +444,14 @@ ngx_http_apikey_conf_journal_param(ngx_conf_t *cf, ngx_command_t *cmd,
             return "has a duplicate \"full\"";
         }
 
-        if (ngx_strcmp(rest.data, "drop") == 0) {
-            amcf->usage.refuse = 0;
-            return NGX_CONF_OK;
-        }
+        amcf->usage.refuse = (ngx_strcmp(rest.data, "refuse") == 0);
 
-        if (ngx_strcmp(rest.data, "refuse") == 0) {
-            amcf->usage.refuse = 1;
-            return NGX_CONF_OK;
-        }
-
-        return ngx_http_apikey_conf_refuse(cf, cmd,
+        if (!amcf->usage.refuse && ngx_strcmp(rest.data, "drop") != 0) {
+            return ngx_http_apikey_conf_refuse(cf, cmd,
                                        "full=drop or full=refuse, not", value);
+        }
+
+        return NGX_CONF_OK;
     }
 
     return ngx_http_apikey_conf_refuse(cf, cmd, "unknown parameter", value);

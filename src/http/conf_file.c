@@ -15,6 +15,8 @@
 #define NGX_HTTP_APIKEY_FILE_MAX  (1024 * 1024)
 
 
+static ngx_int_t ngx_http_apikey_conf_read_file(ngx_conf_t *cf,
+    ngx_command_t *cmd, ngx_file_t *file, ngx_str_t *text);
 static bool ngx_http_apikey_token_add(void *data,
     const apikey_token_t *token);
 
@@ -25,11 +27,9 @@ ngx_int_t
 ngx_http_apikey_conf_read(ngx_conf_t *cf, ngx_command_t *cmd,
     ngx_str_t *path, ngx_str_t *text)
 {
-    ssize_t     n;
     ngx_int_t   rc;
     ngx_file_t  file;
 
-    rc = NGX_ERROR;
     ngx_memzero(&file, sizeof(ngx_file_t));
 
     file.name = *path;
@@ -48,42 +48,7 @@ ngx_http_apikey_conf_read(ngx_conf_t *cf, ngx_command_t *cmd,
         return NGX_ERROR;
     }
 
-    if (ngx_fd_info(file.fd, &file.info) == NGX_FILE_ERROR) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
-                           "\"%V\": " ngx_fd_info_n " \"%V\" failed",
-                           &cmd->name, &file.name);
-        goto done;
-    }
-
-    if (!ngx_is_file(&file.info)
-        || ngx_file_size(&file.info) > NGX_HTTP_APIKEY_FILE_MAX)
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%V\": \"%V\" is not a file of at most 1 MiB",
-                           &cmd->name, &file.name);
-        goto done;
-    }
-
-    text->len = ngx_file_size(&file.info);
-
-    text->data = ngx_pnalloc(cf->pool, text->len + 1);
-    if (text->data == NULL) {
-        goto done;
-    }
-
-    n = ngx_read_file(&file, text->data, text->len, 0);
-
-    if (n != (ssize_t) text->len) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%V\": could not read \"%V\"", &cmd->name,
-                           &file.name);
-        goto done;
-    }
-
-    text->data[text->len] = '\0';
-    rc = NGX_OK;
-
-done:
+    rc = ngx_http_apikey_conf_read_file(cf, cmd, &file, text);
 
     if (ngx_close_file(file.fd) == NGX_FILE_ERROR) {
         ngx_conf_log_error(NGX_LOG_ALERT, cf, ngx_errno,
@@ -91,6 +56,46 @@ done:
     }
 
     return rc;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_conf_read_file(ngx_conf_t *cf, ngx_command_t *cmd,
+    ngx_file_t *file, ngx_str_t *text)
+{
+    if (ngx_fd_info(file->fd, &file->info) == NGX_FILE_ERROR) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
+                           "\"%V\": " ngx_fd_info_n " \"%V\" failed",
+                           &cmd->name, &file->name);
+        return NGX_ERROR;
+    }
+
+    if (!ngx_is_file(&file->info)
+        || ngx_file_size(&file->info) > NGX_HTTP_APIKEY_FILE_MAX)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\": \"%V\" is not a file of at most 1 MiB",
+                           &cmd->name, &file->name);
+        return NGX_ERROR;
+    }
+
+    text->len = ngx_file_size(&file->info);
+
+    text->data = ngx_pnalloc(cf->pool, text->len + 1);
+    if (text->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_read_file(file, text->data, text->len, 0) != (ssize_t) text->len) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\": could not read \"%V\"", &cmd->name,
+                           &file->name);
+        return NGX_ERROR;
+    }
+
+    text->data[text->len] = '\0';
+
+    return NGX_OK;
 }
 
 

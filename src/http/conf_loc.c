@@ -13,9 +13,11 @@
 #include "http/http.h"
 
 
-static ngx_int_t ngx_http_apikey_source_parse(ngx_conf_t *cf,
+static const char *ngx_http_apikey_source_parse(ngx_conf_t *cf,
     ngx_str_t *value, ngx_http_apikey_source_t *source);
-static ngx_int_t ngx_http_apikey_source_header(ngx_conf_t *cf,
+static const char *ngx_http_apikey_source_header(ngx_conf_t *cf,
+    ngx_http_apikey_source_t *source);
+static ngx_uint_t ngx_http_apikey_source_known(ngx_array_t *sources,
     ngx_http_apikey_source_t *source);
 static ngx_int_t ngx_http_apikey_token(ngx_str_t *name);
 static ngx_array_t *ngx_http_apikey_default_sources(ngx_conf_t *cf);
@@ -185,8 +187,9 @@ ngx_http_apikey_conf_source(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_http_apikey_loc_conf_t *alcf = conf;
 
     ngx_str_t                 *value;
-    ngx_uint_t                 i, k;
-    ngx_http_apikey_source_t  *source, *other;
+    ngx_uint_t                 i;
+    const char                *why;
+    ngx_http_apikey_source_t  *source;
 
     if (alcf->sources != NGX_CONF_UNSET_PTR) {
         return "is duplicate";
@@ -207,38 +210,16 @@ ngx_http_apikey_conf_source(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             return NGX_CONF_ERROR;
         }
 
-        switch (ngx_http_apikey_source_parse(cf, &value[i], source)) {
+        why = ngx_http_apikey_source_parse(cf, &value[i], source);
 
-        case NGX_OK:
-            break;
-
-        case NGX_DECLINED:
-            return ngx_http_apikey_conf_refuse(cf, cmd,
-                                          "this header cannot hold a key:",
-                                          &value[i]);
-
-        case NGX_ABORT:
-            return ngx_http_apikey_conf_refuse(cf, cmd, "invalid name in",
-                                               &value[i]);
-
-        default:
-            return ngx_http_apikey_conf_refuse(cf, cmd, "unknown source",
-                                               &value[i]);
+        if (why == NULL
+            && ngx_http_apikey_source_known(alcf->sources, source))
+        {
+            why = "duplicate source";
         }
 
-        other = alcf->sources->elts;
-
-        for (k = 0; k < i - 1; k++) {
-            if (other[k].type == source->type
-                && other[k].name.len == source->name.len
-                && ngx_strncmp(other[k].name.data, source->name.data,
-                               source->name.len)
-                   == 0)
-            {
-                return ngx_http_apikey_conf_refuse(cf, cmd,
-                                                   "duplicate source",
-                                                   &value[i]);
-            }
+        if (why) {
+            return ngx_http_apikey_conf_refuse(cf, cmd, why, &value[i]);
         }
     }
 
@@ -246,55 +227,72 @@ ngx_http_apikey_conf_source(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
-/*
- * NGX_DECLINED: a header that nginx needs; NGX_ABORT: no name;
- * NGX_ERROR: no such kind of source.
- */
+/* Among those in front of it. */
 
-static ngx_int_t
+static ngx_uint_t
+ngx_http_apikey_source_known(ngx_array_t *sources,
+    ngx_http_apikey_source_t *source)
+{
+    ngx_http_apikey_source_t  *other;
+
+    for (other = sources->elts; other < source; other++) {
+
+        if (other->type == source->type
+            && other->name.len == source->name.len
+            && ngx_strncmp(other->name.data, source->name.data,
+                           source->name.len)
+               == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* NULL, or what is wrong. */
+
+static const char *
 ngx_http_apikey_source_parse(ngx_conf_t *cf, ngx_str_t *value,
     ngx_http_apikey_source_t *source)
 {
     if (ngx_strcmp(value->data, "bearer") == 0) {
         source->type = NGX_HTTP_APIKEY_SOURCE_BEARER;
         ngx_str_null(&source->name);
-        return NGX_OK;
+        return NULL;
     }
-
-    source->name = *value;
 
     if (ngx_strncmp(value->data, "header:", 7) == 0) {
         source->type = NGX_HTTP_APIKEY_SOURCE_HEADER;
-        source->name.data += 7;
-        source->name.len -= 7;
 
     } else if (ngx_strncmp(value->data, "query:", 6) == 0) {
         source->type = NGX_HTTP_APIKEY_SOURCE_QUERY;
-        source->name.data += 6;
-        source->name.len -= 6;
 
     } else if (ngx_strncmp(value->data, "cookie:", 7) == 0) {
         source->type = NGX_HTTP_APIKEY_SOURCE_COOKIE;
-        source->name.data += 7;
-        source->name.len -= 7;
 
     } else {
-        return NGX_ERROR;
+        return "unknown source";
     }
 
+    source->name.data = ngx_strlchr(value->data, value->data + value->len, ':')
+                        + 1;
+    source->name.len = value->data + value->len - source->name.data;
+
     if (ngx_http_apikey_token(&source->name) != NGX_OK) {
-        return NGX_ABORT;
+        return "invalid name in";
     }
 
     if (source->type == NGX_HTTP_APIKEY_SOURCE_HEADER) {
         return ngx_http_apikey_source_header(cf, source);
     }
 
-    return NGX_OK;
+    return NULL;
 }
 
 
-static ngx_int_t
+static const char *
 ngx_http_apikey_source_header(ngx_conf_t *cf,
     ngx_http_apikey_source_t *source)
 {
@@ -303,7 +301,7 @@ ngx_http_apikey_source_header(ngx_conf_t *cf,
 
     p = ngx_pnalloc(cf->pool, source->name.len);
     if (p == NULL) {
-        return NGX_ABORT;
+        return "no memory for";
     }
 
     ngx_strlow(p, source->name.data, source->name.len);
@@ -314,11 +312,11 @@ ngx_http_apikey_source_header(ngx_conf_t *cf,
         if (reserved->len == source->name.len
             && ngx_strncmp(reserved->data, p, reserved->len) == 0)
         {
-            return NGX_DECLINED;
+            return "nginx needs this header itself:";
         }
     }
 
-    return NGX_OK;
+    return NULL;
 }
 
 

@@ -20,12 +20,13 @@
 #include "base/key.h"
 #include "base/stats.h"
 #include "base/uuid.h"
+#include "base/version.h"
 #include "keyring/keyring.h"
 #include "limit/decide.h"
 #include "usage/usage.h"
 
 
-#define NGX_HTTP_APIKEY_VERSION  "0.1.0"
+#define NGX_HTTP_APIKEY_VERSION  APIKEY_VERSION
 #define NGX_HTTP_APIKEY_SCHEMA   1       /* the oldest schema that serves */
 
 #define NGX_HTTP_APIKEY_WEIGHT_MAX  9007199254740991LL      /* 2^53 - 1 */
@@ -167,7 +168,6 @@ typedef struct {
     unsigned                         logged:1;
     unsigned                         refused:1;  /* by us */
     unsigned                         answered:1; /* headers of a refusal */
-    unsigned                         again:1;    /* looked up a second time */
     unsigned                         named:1;    /* request id is set */
 } ngx_http_apikey_ctx_t;
 

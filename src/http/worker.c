@@ -61,6 +61,8 @@ ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
         ngx_http_apikey_keyring_stop(amcf->keyring);
         amcf->keyring = NULL;
     }
+
+    apikey_digest_free();
 }
 
 
@@ -81,6 +83,8 @@ ngx_http_apikey_keyring_room(ngx_cycle_t *cycle,
     conf.poll = amcf->poll;
     ngx_memcpy(conf.node, amcf->usage.node, 16);
     conf.node_name = amcf->node_name;
+    conf.version = NGX_HTTP_APIKEY_VERSION;
+    conf.schema = NGX_HTTP_APIKEY_SCHEMA;
     conf.shared_limits = (amcf->redis != NULL);
     conf.log = cycle->log;
 
