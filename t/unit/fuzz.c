@@ -34,6 +34,11 @@
 #include "../fuzz/json.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput  fuzz_target_scan
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/scan.c"
+#undef LLVMFuzzerTestOneInput
+
 #define LLVMFuzzerTestOneInput  fuzz_target_uuid
 #undef APIKEY_FUZZ_H_INCLUDED
 #include "../fuzz/uuid.c"
@@ -201,6 +206,7 @@ main(void)
     test_target("token", fuzz_target_token);
     test_target("limit", fuzz_target_limit);
     test_target("json", fuzz_target_json);
+    test_target("scan", fuzz_target_scan);
     test_target("uuid", fuzz_target_uuid);
 
     return unit_done();
