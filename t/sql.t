@@ -278,9 +278,9 @@ for my $case (
 
     if (@$errors) {
         s{^(/\S*)?}{'/limits' . ($1 // '')}e for @$errors;
-        wrong($r, $errors, $limits);
+        wrong($r, $errors, "limits $limits");
     } else {
-        like($r->{status}, qr/^20[01]$/, "$limits: good")
+        like($r->{status}, qr/^20[01]$/, "limits $limits: good")
             or diag($r->{body});
     }
 }
