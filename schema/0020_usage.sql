@@ -1,0 +1,517 @@
+--
+-- Usage: how far each node's streams have come, roll-ups by a quarter of an
+-- hour, raw events, what keys and secrets were last used.
+--
+-- A batch is one transaction: usage_apply() moves the marks of its streams by
+-- compare-and-set, adds the roll-ups, and the raw events follow by COPY.  The
+-- marks make it exactly once: a batch that was applied cannot be again.
+--
+-- Nothing here refers to the rows of keys or owners: usage outlives them.
+-- usage_event has no row-level security, because COPY does not work with it;
+-- the gateway may only insert there and reads through usage_request.
+--
+
+SET LOCAL client_min_messages = warning;
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+CREATE TABLE IF NOT EXISTS usage_node (
+    node     uuid         PRIMARY KEY,
+    name     text         NOT NULL,
+    as_of    timestamptz  NOT NULL,
+    seen_at  timestamptz  NOT NULL
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE usage_node IS
+    'Nodes that ship usage, and up to when theirs is complete';
+COMMENT ON COLUMN usage_node.name IS 'apikey_node';
+COMMENT ON COLUMN usage_node.as_of IS
+    'Everything this node recorded before is in; its own clock';
+COMMENT ON COLUMN usage_node.seen_at IS 'Last batch or heartbeat';
+
+
+CREATE TABLE IF NOT EXISTS usage_stream (
+    node        uuid         NOT NULL,
+    stream      int          NOT NULL,
+    epoch       bigint       NOT NULL,
+    mark        bigint       NOT NULL CHECK (mark >= 0),
+    lost        bigint       NOT NULL DEFAULT 0,
+    created_at  timestamptz  NOT NULL DEFAULT now(),
+    updated_at  timestamptz  NOT NULL DEFAULT now(),
+    PRIMARY KEY (node, stream, epoch)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE usage_stream IS
+    'The exactly-once marks: one row for each ring a node ever had';
+COMMENT ON COLUMN usage_stream.stream IS 'Number of the ring';
+COMMENT ON COLUMN usage_stream.epoch IS 'Which file under that number';
+COMMENT ON COLUMN usage_stream.mark IS
+    'Number of the last event applied; they count from 1 without a gap';
+COMMENT ON COLUMN usage_stream.lost IS
+    'Events below the mark that never came (damaged disk)';
+
+
+CREATE TABLE IF NOT EXISTS usage_batch (
+    id          bigint       GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    node        uuid         NOT NULL,
+    stream      int          NOT NULL,
+    epoch       bigint       NOT NULL,
+    first       bigint       NOT NULL,
+    last        bigint       NOT NULL,
+    lost        bigint       NOT NULL,
+    applied_at  timestamptz  NOT NULL DEFAULT now()
+);
+
+COMMENT ON TABLE usage_batch IS
+    'Ledger of what was applied when; may be pruned at will';
+COMMENT ON COLUMN usage_batch.lost IS
+    'Events missing right before first';
+
+CREATE INDEX IF NOT EXISTS usage_batch_applied ON usage_batch (applied_at);
+
+
+CREATE TABLE IF NOT EXISTS usage_quarter (
+    start             timestamptz  NOT NULL,
+    node              uuid         NOT NULL,
+    key_id            uuid         NOT NULL,
+    owner             text         NOT NULL,
+    customer          text         NOT NULL,
+    service           text         NOT NULL,
+    endpoint          text         NOT NULL,
+    model             text         NOT NULL,
+    outcome           text         NOT NULL,
+    status_code       int          NOT NULL,
+    verdict           text         NOT NULL,
+    limit_name        text         NOT NULL,
+    requests          bigint       NOT NULL DEFAULT 0,
+    refused           bigint       NOT NULL DEFAULT 0,
+    errors            bigint       NOT NULL DEFAULT 0,
+    tokens_input      bigint       NOT NULL DEFAULT 0,
+    tokens_output     bigint       NOT NULL DEFAULT 0,
+    tokens_cached     bigint       NOT NULL DEFAULT 0,
+    tokens_reasoning  bigint       NOT NULL DEFAULT 0,
+    cost              numeric      NOT NULL DEFAULT 0,
+    unpriced          bigint       NOT NULL DEFAULT 0,
+    bytes_in          bigint       NOT NULL DEFAULT 0,
+    bytes_out         bigint       NOT NULL DEFAULT 0,
+    duration_us       numeric      NOT NULL DEFAULT 0,
+    PRIMARY KEY (start, node, key_id, owner, customer, service, endpoint,
+                 model, outcome, status_code, verdict, limit_name)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE usage_quarter IS
+    'Usage by 15 minutes; dashboards read usage_hourly and usage_daily';
+COMMENT ON COLUMN usage_quarter.start IS 'UTC, a multiple of 15 minutes';
+COMMENT ON COLUMN usage_quarter.key_id IS
+    'Zero: anonymous, or refused with no or an unknown key';
+COMMENT ON COLUMN usage_quarter.owner IS
+    'The user''s own id at the time of the request; empty: none';
+COMMENT ON COLUMN usage_quarter.outcome IS
+    'success (< 400), error, aborted, refused';
+COMMENT ON COLUMN usage_quarter.requests IS 'Admitted';
+COMMENT ON COLUMN usage_quarter.refused IS 'By us; never part of requests';
+COMMENT ON COLUMN usage_quarter.errors IS 'Admitted, answered >= 400';
+COMMENT ON COLUMN usage_quarter.cost IS 'Nano-units of the currency';
+COMMENT ON COLUMN usage_quarter.unpriced IS
+    'Requests whose price is unknown; not in cost';
+
+CREATE INDEX IF NOT EXISTS usage_quarter_key ON usage_quarter (key_id, start);
+CREATE INDEX IF NOT EXISTS usage_quarter_owner
+    ON usage_quarter (owner, start);
+
+
+CREATE TABLE IF NOT EXISTS usage_event (
+    time              timestamptz  NOT NULL,
+    event             uuid         NOT NULL,
+    node              uuid         NOT NULL,
+    key_id            uuid,
+    secret_id         uuid,
+    owner             text,
+    customer          text,
+    client            inet,
+    session           text,
+    service           text         NOT NULL,
+    endpoint          text         NOT NULL,
+    method            text         NOT NULL,
+    status_code       int          NOT NULL,
+    outcome           text         NOT NULL,
+    verdict           text         NOT NULL,
+    mode              text         NOT NULL,
+    limit_name        text,
+    "limit"           bigint,
+    remaining         bigint,
+    retry_after       int,
+    model             text,
+    weight            bigint       NOT NULL,
+    tokens_input      bigint       NOT NULL,
+    tokens_output     bigint       NOT NULL,
+    tokens_cached     bigint       NOT NULL,
+    tokens_reasoning  bigint       NOT NULL,
+    usage_source      text         NOT NULL,
+    cost              bigint,
+    price_version     bigint,
+    bytes_in          bigint       NOT NULL,
+    bytes_out         bigint       NOT NULL,
+    duration_us       bigint       NOT NULL,
+    upstream_us       bigint       NOT NULL,
+    aborted           text
+) PARTITION BY RANGE (time);
+
+CREATE TABLE IF NOT EXISTS usage_event_default
+    PARTITION OF usage_event DEFAULT;
+
+CREATE INDEX IF NOT EXISTS usage_event_id ON usage_event (event);
+CREATE INDEX IF NOT EXISTS usage_event_key ON usage_event (key_id, time);
+
+COMMENT ON TABLE usage_event IS
+    'One row for each admitted request and each refusal kept as detail';
+COMMENT ON COLUMN usage_event.event IS
+    'request_id = X-Request-Id; unique by the way it is written';
+COMMENT ON COLUMN usage_event.client IS 'Network of the client''s address';
+COMMENT ON COLUMN usage_event.mode IS
+    'leased, direct, local, down_local, down_allow, down_deny, none';
+COMMENT ON COLUMN usage_event.cost IS
+    'Nano-units of the currency; null: unknown price';
+COMMENT ON COLUMN usage_event.aborted IS
+    'client, upstream, timeout, worker_lost; else null';
+
+
+CREATE OR REPLACE FUNCTION usage_partitions(first date, days int)
+RETURNS int
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    day   date;
+    name  text;
+    made  int := 0;
+BEGIN
+    FOR day IN SELECT first + i FROM generate_series(0, days - 1) AS i
+    LOOP
+        name := 'usage_event_' || to_char(day, 'YYYYMMDD');
+        CONTINUE WHEN to_regclass('apikey.' || name) IS NOT NULL;
+
+        EXECUTE format('CREATE TABLE apikey.%I PARTITION OF apikey.usage_event'
+            ' FOR VALUES FROM (%L) TO (%L)', name,
+            day::timestamp AT TIME ZONE 'UTC',
+            (day + 1)::timestamp AT TIME ZONE 'UTC');
+
+        made := made + 1;
+    END LOOP;
+
+    RETURN made;
+END
+$$;
+
+COMMENT ON FUNCTION usage_partitions(date, int) IS
+    'Makes the day partitions of usage_event that are missing; returns how'
+    ' many';
+
+-- Not on a second run: the default partition may hold those days by then.
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM apikey.usage_event) THEN
+        PERFORM apikey.usage_partitions((now() AT TIME ZONE 'UTC')::date, 31);
+    END IF;
+END
+$$;
+
+
+CREATE TABLE IF NOT EXISTS usage_quarantine (
+    node      uuid         NOT NULL,
+    stream    int          NOT NULL,
+    epoch     bigint       NOT NULL,
+    number    bigint       NOT NULL,
+    state     text         NOT NULL,
+    reason    text         NOT NULL,
+    record    bytea        NOT NULL,
+    added_at  timestamptz  NOT NULL DEFAULT now(),
+    PRIMARY KEY (node, stream, epoch, number)
+);
+
+COMMENT ON TABLE usage_quarantine IS
+    'Events that Postgres refused; apikeyctl quarantine replays them';
+COMMENT ON COLUMN usage_quarantine.state IS 'SQLSTATE of the refusal';
+COMMENT ON COLUMN usage_quarantine.record IS
+    'The event as a spool frame of one';
+
+
+CREATE TABLE IF NOT EXISTS key_usage (
+    key_id        uuid         PRIMARY KEY,
+    requests      bigint       NOT NULL DEFAULT 0,
+    refused       bigint       NOT NULL DEFAULT 0,
+    errors        bigint       NOT NULL DEFAULT 0,
+    tokens        bigint       NOT NULL DEFAULT 0,
+    cost          numeric      NOT NULL DEFAULT 0,
+    last_used_at  timestamptz
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE key_usage IS 'All use of a key since it exists';
+COMMENT ON COLUMN key_usage.requests IS 'Admitted: usage_count';
+COMMENT ON COLUMN key_usage.cost IS 'Nano-units of the currency';
+COMMENT ON COLUMN key_usage.last_used_at IS 'Last admitted request';
+
+
+CREATE TABLE IF NOT EXISTS secret_usage (
+    secret_id     uuid         PRIMARY KEY,
+    last_used_at  timestamptz  NOT NULL
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE secret_usage IS 'When a secret was last used';
+
+
+-- From microseconds since the epoch, which is what a node sends.
+
+CREATE OR REPLACE FUNCTION usage_time(us bigint)
+RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN timestamptz '1970-01-01 00:00:00+00' + us * interval '1 microsecond';
+
+COMMENT ON FUNCTION usage_time(bigint) IS
+    'Time of that many microseconds since the epoch';
+
+
+CREATE OR REPLACE FUNCTION usage_heartbeat(a_node uuid, a_name text,
+    a_as_of bigint)
+RETURNS void
+LANGUAGE sql
+SET search_path = apikey, pg_temp
+AS $$
+    INSERT INTO usage_node AS n (node, name, as_of, seen_at)
+    VALUES (a_node, a_name, usage_time(a_as_of), clock_timestamp())
+    ON CONFLICT (node) DO UPDATE
+        SET name = excluded.name, seen_at = excluded.seen_at,
+            as_of = greatest(n.as_of, excluded.as_of)
+$$;
+
+COMMENT ON FUNCTION usage_heartbeat(uuid, text, bigint) IS
+    'A node has shipped everything recorded before this time';
+
+
+CREATE OR REPLACE FUNCTION usage_as_of()
+RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT least(now(), coalesce(min(as_of), now())) FROM usage_node
+        WHERE seen_at > now() - interval '10 seconds');
+
+COMMENT ON FUNCTION usage_as_of() IS
+    'Everything that ended before it, on any node alive, is in.  A request'
+    ' is recorded when it ends, so one still running is not in yet; a node'
+    ' not heard of for ten seconds is not waited for';
+
+
+-- One batch.  "streams": parallel arrays, how far each stream moves and from
+-- where; "rows": parallel arrays of roll-ups; then keys, secrets, poison.
+-- AK409: a mark is not where the caller believes; nothing was applied.
+
+CREATE OR REPLACE FUNCTION usage_apply(a_node uuid, a_name text,
+    a_as_of bigint,
+    s_stream int[], s_epoch bigint[], s_mark bigint[], s_first bigint[],
+    s_last bigint[],
+    r_start bigint[], r_key uuid[], r_owner text[], r_customer text[],
+    r_service text[], r_endpoint text[], r_model text[], r_outcome text[],
+    r_status int[], r_verdict text[], r_limit text[],
+    r_requests bigint[], r_refused bigint[], r_errors bigint[],
+    r_input bigint[], r_output bigint[], r_cached bigint[],
+    r_reasoning bigint[], r_cost bigint[], r_unpriced bigint[],
+    r_in bigint[], r_out bigint[], r_duration bigint[], r_last bigint[],
+    x_secret uuid[], x_last bigint[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    i  int;
+BEGIN
+    FOR i IN 1 .. cardinality(s_stream)
+    LOOP
+        INSERT INTO usage_stream (node, stream, epoch, mark)
+        SELECT a_node, s_stream[i], s_epoch[i], 0 WHERE s_mark[i] = 0
+        ON CONFLICT DO NOTHING;
+
+        UPDATE usage_stream
+        SET mark = s_last[i], lost = lost + s_first[i] - s_mark[i] - 1,
+            updated_at = now()
+        WHERE node = a_node AND stream = s_stream[i] AND epoch = s_epoch[i]
+            AND mark = s_mark[i];
+
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'stream % is not at event %', s_stream[i],
+                s_mark[i] USING ERRCODE = 'AK409';
+        END IF;
+    END LOOP;
+
+    INSERT INTO usage_batch (node, stream, epoch, first, last, lost)
+    SELECT a_node, stream, epoch, first, last, first - mark - 1
+    FROM unnest(s_stream, s_epoch, s_mark, s_first, s_last)
+        AS s (stream, epoch, mark, first, last);
+
+    INSERT INTO usage_quarter AS q
+    SELECT usage_time(start), a_node, key, owner, customer, service,
+        endpoint, model, outcome, status, verdict, limit_name, requests,
+        refused, errors, input, output, cached, reasoning, cost, unpriced,
+        b_in, b_out, duration
+    FROM unnest(r_start, r_key, r_owner, r_customer, r_service, r_endpoint,
+            r_model, r_outcome, r_status, r_verdict, r_limit, r_requests,
+            r_refused, r_errors, r_input, r_output, r_cached, r_reasoning,
+            r_cost, r_unpriced, r_in, r_out, r_duration)
+        AS r (start, key, owner, customer, service, endpoint, model, outcome,
+            status, verdict, limit_name, requests, refused, errors, input,
+            output, cached, reasoning, cost, unpriced, b_in, b_out, duration)
+    ON CONFLICT (start, node, key_id, owner, customer, service, endpoint,
+        model, outcome, status_code, verdict, limit_name) DO UPDATE
+    SET requests = q.requests + excluded.requests,
+        refused = q.refused + excluded.refused,
+        errors = q.errors + excluded.errors,
+        tokens_input = q.tokens_input + excluded.tokens_input,
+        tokens_output = q.tokens_output + excluded.tokens_output,
+        tokens_cached = q.tokens_cached + excluded.tokens_cached,
+        tokens_reasoning = q.tokens_reasoning + excluded.tokens_reasoning,
+        cost = q.cost + excluded.cost,
+        unpriced = q.unpriced + excluded.unpriced,
+        bytes_in = q.bytes_in + excluded.bytes_in,
+        bytes_out = q.bytes_out + excluded.bytes_out,
+        duration_us = q.duration_us + excluded.duration_us;
+
+    -- sorted: nodes that share keys lock them in one order
+
+    INSERT INTO key_usage AS k
+    SELECT key, sum(requests), sum(refused), sum(errors),
+        sum(input + output), sum(cost), usage_time(nullif(max(used), 0))
+    FROM unnest(r_key, r_requests, r_refused, r_errors, r_input, r_output,
+            r_cost, r_last)
+        AS r (key, requests, refused, errors, input, output, cost, used)
+    WHERE key <> '00000000-0000-0000-0000-000000000000'
+    GROUP BY key
+    ORDER BY key
+    ON CONFLICT (key_id) DO UPDATE
+    SET requests = k.requests + excluded.requests,
+        refused = k.refused + excluded.refused,
+        errors = k.errors + excluded.errors,
+        tokens = k.tokens + excluded.tokens,
+        cost = k.cost + excluded.cost,
+        last_used_at = greatest(k.last_used_at, excluded.last_used_at);
+
+    INSERT INTO secret_usage AS s
+    SELECT secret, usage_time(max(used))
+    FROM unnest(x_secret, x_last) AS x (secret, used)
+    GROUP BY secret
+    ORDER BY secret
+    ON CONFLICT (secret_id) DO UPDATE
+    SET last_used_at = greatest(s.last_used_at, excluded.last_used_at);
+
+    PERFORM usage_heartbeat(a_node, a_name, a_as_of);
+END
+$$;
+
+COMMENT ON FUNCTION usage_apply IS
+    'Applies one batch of a node: marks, ledger, roll-ups, keys, secrets';
+
+
+-- Policies.  Every caller sees its own rows; a node reads and writes all.
+
+DO $$
+DECLARE
+    t  text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['usage_quarter', 'key_usage', 'secret_usage']
+    LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
+        EXECUTE format('DROP POLICY IF EXISTS node_all ON %I', t);
+        EXECUTE format('DROP POLICY IF EXISTS operator_see ON %I', t);
+        EXECUTE format('DROP POLICY IF EXISTS own_see ON %I', t);
+        EXECUTE format('CREATE POLICY node_all ON %I TO apikey_gateway'
+            ' USING ((SELECT caller()) = ''node'')', t);
+        EXECUTE format('CREATE POLICY operator_see ON %I FOR SELECT TO'
+            ' apikey_gateway USING ((SELECT caller()) IN (''operator'','
+            ' ''operator_read''))', t);
+    END LOOP;
+END
+$$;
+
+CREATE POLICY own_see ON usage_quarter FOR SELECT TO apikey_gateway
+    USING (((SELECT caller()) = 'key' AND key_id = (SELECT caller_key()))
+        OR ((SELECT caller()) = 'owner' AND owner <> ''
+            AND owner = (SELECT o.external FROM apikey.owner o
+                         WHERE o.id = (SELECT caller_owner()))));
+
+CREATE POLICY own_see ON key_usage FOR SELECT TO apikey_gateway
+    USING (((SELECT caller()) = 'key' AND key_id = (SELECT caller_key()))
+        OR ((SELECT caller()) = 'owner'
+            AND key_id IN (SELECT k.id FROM apikey.key k
+                           WHERE k.owner_id = (SELECT caller_owner()))));
+
+CREATE POLICY own_see ON secret_usage FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) IN ('key', 'owner')
+        AND secret_id IN (SELECT s.id FROM apikey.secret s));
+
+
+CREATE OR REPLACE VIEW usage_request WITH (security_barrier) AS
+SELECT e.*, coalesce(n.name, e.node::text) AS node_name
+FROM usage_event e
+LEFT JOIN usage_node n ON n.node = e.node
+WHERE caller() IN ('operator', 'operator_read')
+    OR (caller() = 'key' AND e.key_id = caller_key())
+    OR (caller() = 'owner' AND e.owner = (SELECT o.external FROM owner o
+                                          WHERE o.id = caller_owner()));
+
+COMMENT ON VIEW usage_request IS
+    'Raw events that the caller of this transaction may see';
+
+
+-- tokens_cached and tokens_reasoning are parts of input and output.
+
+CREATE OR REPLACE VIEW usage_hourly AS
+SELECT date_trunc('hour', q.start, 'UTC') AS start,
+    nullif(q.owner, '') AS owner, nullif(q.customer, '') AS customer,
+    nullif(q.key_id, '00000000-0000-0000-0000-000000000000') AS key,
+    q.service, q.endpoint, nullif(q.model, '') AS model, q.outcome,
+    q.status_code, q.verdict, nullif(q.limit_name, '') AS limit_name,
+    coalesce(n.name, q.node::text) AS node,
+    sum(q.requests)::bigint AS requests, sum(q.refused)::bigint AS refused,
+    sum(q.errors)::bigint AS errors,
+    sum(q.tokens_input + q.tokens_output)::bigint AS tokens,
+    sum(q.tokens_input)::bigint AS tokens_input,
+    sum(q.tokens_output)::bigint AS tokens_output,
+    sum(q.tokens_cached)::bigint AS tokens_cached,
+    sum(q.tokens_reasoning)::bigint AS tokens_reasoning,
+    (sum(q.cost) / 1000000000)::numeric(38, 9) AS cost,
+    sum(q.unpriced)::bigint AS unpriced,
+    sum(q.bytes_in)::bigint AS bytes_in, sum(q.bytes_out)::bigint AS bytes_out,
+    round(sum(q.duration_us) / 1000)::bigint AS duration_ms
+FROM usage_quarter q
+LEFT JOIN usage_node n ON n.node = q.node
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12;
+
+COMMENT ON VIEW usage_hourly IS 'Usage by UTC hour';
+
+CREATE OR REPLACE VIEW usage_daily AS
+SELECT date_trunc('day', start, 'UTC') AS start, owner, customer, key,
+    service, endpoint, model, outcome, status_code, verdict, limit_name,
+    node, sum(requests)::bigint AS requests, sum(refused)::bigint AS refused,
+    sum(errors)::bigint AS errors, sum(tokens)::bigint AS tokens,
+    sum(tokens_input)::bigint AS tokens_input,
+    sum(tokens_output)::bigint AS tokens_output,
+    sum(tokens_cached)::bigint AS tokens_cached,
+    sum(tokens_reasoning)::bigint AS tokens_reasoning,
+    sum(cost)::numeric(38, 9) AS cost, sum(unpriced)::bigint AS unpriced,
+    sum(bytes_in)::bigint AS bytes_in, sum(bytes_out)::bigint AS bytes_out,
+    sum(duration_ms)::bigint AS duration_ms
+FROM usage_hourly
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12;
+
+COMMENT ON VIEW usage_daily IS 'Usage by UTC day';
+
+
+GRANT SELECT, INSERT, UPDATE ON usage_node, usage_stream, usage_quarter,
+    key_usage, secret_usage TO apikey_gateway;
+GRANT INSERT ON usage_batch, usage_event, usage_quarantine TO apikey_gateway;
+GRANT SELECT ON usage_request TO apikey_gateway;
+GRANT EXECUTE ON FUNCTION usage_time(bigint),
+    usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply
+    TO apikey_gateway;
+GRANT SELECT ON usage_node, usage_hourly, usage_daily TO apikey_reader;
+GRANT EXECUTE ON FUNCTION usage_as_of() TO apikey_reader;

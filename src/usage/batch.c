@@ -1,0 +1,407 @@
+
+/*
+ * Frames into one transaction for Postgres: which events are not applied
+ * yet, their roll-ups, their rows.
+ *
+ * Memory: malloc()ed buffers that are kept for the next batch.  The frames
+ * belong to the caller and must stay until the SQL is built.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "base/crc.h"
+#include "usage/ship.h"
+
+
+#define NGX_HTTP_APIKEY_QUARTER  900000000LL
+#define NGX_HTTP_APIKEY_TABLE    65536
+
+
+static ngx_int_t ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
+    const u_char *frame, ngx_http_apikey_batch_conf_t *conf);
+static ngx_http_apikey_batch_stream_t *ngx_http_apikey_batch_stream(
+    ngx_http_apikey_batch_t *batch, const apikey_frame_t *frame,
+    ngx_http_apikey_batch_conf_t *conf);
+static ngx_int_t ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
+    apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf);
+static ngx_http_apikey_row_t *ngx_http_apikey_batch_row(
+    ngx_http_apikey_batch_t *batch, apikey_event_t *event);
+static uint32_t ngx_http_apikey_batch_hash(apikey_event_t *event,
+    int64_t start);
+static ngx_uint_t ngx_http_apikey_batch_same(ngx_http_apikey_row_t *row,
+    apikey_event_t *event, int64_t start);
+static void ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
+    apikey_event_t *event);
+
+
+ngx_http_apikey_batch_t *
+ngx_http_apikey_batch_create(void)
+{
+    ngx_http_apikey_batch_t  *batch;
+
+    batch = calloc(1, sizeof(ngx_http_apikey_batch_t));
+    if (batch == NULL) {
+        return NULL;
+    }
+
+    batch->table = calloc(2 * NGX_HTTP_APIKEY_TABLE, sizeof(uint32_t));
+    if (batch->table == NULL) {
+        free(batch);
+        return NULL;
+    }
+
+    return batch;
+}
+
+
+void
+ngx_http_apikey_batch_destroy(ngx_http_apikey_batch_t *batch)
+{
+    free(batch->sql.data);
+    free(batch->copy.data);
+    free(batch->rows.data);
+    free(batch->used.data);
+    free(batch->table);
+    free(batch);
+}
+
+
+/*
+ * NGX_OK: count events (0: all were applied before).  more: others wait.
+ */
+
+ngx_int_t
+ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
+    const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf)
+{
+    size_t          pos;
+    ngx_int_t       rc;
+    apikey_frame_t  frame;
+
+    batch->sql.len = 0;
+    batch->copy.len = 0;
+    batch->rows.len = 0;
+    batch->used.len = 0;
+    batch->sql.failed = 0;
+    batch->copy.failed = 0;
+    batch->rows.failed = 0;
+    batch->used.failed = 0;
+    batch->nstreams = 0;
+    batch->count = 0;
+    batch->lost = 0;
+    batch->raw = 0;
+    batch->more = 0;
+
+    ngx_memzero(batch->table, 2 * NGX_HTTP_APIKEY_TABLE * sizeof(uint32_t));
+
+    for (pos = 0; pos < len; pos += sizeof(apikey_frame_t) + frame.size) {
+        ngx_memcpy(&frame, frames + pos, sizeof(apikey_frame_t));
+
+        rc = ngx_http_apikey_batch_frame(batch, frames + pos, conf);
+
+        if (rc == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (rc == NGX_DONE) {
+            batch->more = 1;
+            break;
+        }
+    }
+
+    if (batch->count) {
+        ngx_http_apikey_batch_sql(batch, conf);
+    }
+
+    return batch->sql.failed || batch->copy.failed || batch->rows.failed
+           || batch->used.failed ? NGX_ERROR : NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
+    const u_char *frame, ngx_http_apikey_batch_conf_t *conf)
+{
+    apikey_event_t                   event;
+    apikey_decoder_t                *d;
+    ngx_http_apikey_batch_stream_t  *stream;
+
+    d = &batch->decoder;
+    apikey_frame_open(d, frame);
+
+    if (d->frame.first + d->frame.count - 1
+        <= apikey_marks_get(conf->marks, d->frame.stream, d->frame.epoch))
+    {
+        return NGX_OK;
+    }
+
+    stream = ngx_http_apikey_batch_stream(batch, &d->frame, conf);
+    if (stream == NULL) {
+        return NGX_DONE;
+    }
+
+    while (apikey_frame_next(d, &event) == 1) {
+
+        if (d->number <= stream->last) {
+            continue;
+        }
+
+        if (batch->count == conf->max) {
+            return NGX_DONE;
+        }
+
+        if (d->number > stream->last + 1) {
+
+            /* one gap a batch: the first one is what the ledger tells */
+
+            if (conf->no_gap || stream->first) {
+                return NGX_DONE;
+            }
+
+            batch->lost += d->number - stream->last - 1;
+        }
+
+        if (stream->first == 0) {
+            stream->first = d->number;
+        }
+
+        stream->last = d->number;
+        batch->count++;
+
+        if (ngx_http_apikey_batch_event(batch, &event, conf) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_http_apikey_batch_stream_t *
+ngx_http_apikey_batch_stream(ngx_http_apikey_batch_t *batch,
+    const apikey_frame_t *frame, ngx_http_apikey_batch_conf_t *conf)
+{
+    ngx_uint_t                       i;
+    ngx_http_apikey_batch_stream_t  *stream;
+
+    for (i = 0; i < batch->nstreams; i++) {
+        stream = &batch->stream[i];
+
+        if (stream->stream == frame->stream && stream->epoch == frame->epoch) {
+            return stream;
+        }
+    }
+
+    if (batch->nstreams == NGX_HTTP_APIKEY_RINGS) {
+        return NULL;
+    }
+
+    stream = &batch->stream[batch->nstreams++];
+    stream->stream = frame->stream;
+    stream->epoch = frame->epoch;
+    stream->mark = apikey_marks_get(conf->marks, frame->stream, frame->epoch);
+    stream->first = 0;
+    stream->last = stream->mark;
+
+    return stream;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
+    apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf)
+{
+    ngx_uint_t              i;
+    apikey_count_t         *c;
+    ngx_http_apikey_row_t  *row;
+
+    if (conf->poison) {
+        ngx_http_apikey_batch_poison(batch, event, conf);
+        return NGX_OK;
+    }
+
+    if (event->shape.kind != APIKEY_RECORD_SUM) {
+        ngx_http_apikey_batch_copy(batch, event, conf->node);
+        batch->raw = 1;
+    }
+
+    if (event->shape.kind == APIKEY_RECORD_DETAIL) {
+        return NGX_OK;
+    }
+
+    row = ngx_http_apikey_batch_row(batch, event);
+    if (row == NULL) {
+        return NGX_ERROR;
+    }
+
+    c = &event->count;
+
+    if (event->shape.kind == APIKEY_RECORD_SUM) {
+        row->refused += c->count;
+        return NGX_OK;
+    }
+
+    row->requests++;
+    row->errors += event->shape.status >= 400;
+
+    for (i = 0; i < 4; i++) {
+        row->tokens[i] += c->tokens[i];
+    }
+
+    if (c->cost < 0) {
+        row->unpriced++;
+
+    } else {
+        row->cost += c->cost;
+    }
+
+    row->in += c->bytes_in;
+    row->out += c->bytes_out;
+    row->duration += c->duration;
+
+    if (c->time > row->last) {
+        row->last = c->time;
+    }
+
+    ngx_http_apikey_batch_used(batch, event);
+
+    return NGX_OK;
+}
+
+
+static ngx_http_apikey_row_t *
+ngx_http_apikey_batch_row(ngx_http_apikey_batch_t *batch,
+    apikey_event_t *event)
+{
+    int64_t                 start;
+    uint32_t                hash, i, *slot;
+    ngx_http_apikey_row_t  *row;
+
+    start = event->count.time - event->count.time % NGX_HTTP_APIKEY_QUARTER;
+    hash = ngx_http_apikey_batch_hash(event, start);
+
+    for (i = hash; ; i++) {
+        slot = &batch->table[i % NGX_HTTP_APIKEY_TABLE];
+
+        if (*slot == 0) {
+            break;
+        }
+
+        row = (ngx_http_apikey_row_t *) batch->rows.data + (*slot - 1);
+
+        if (row->hash == hash
+            && ngx_http_apikey_batch_same(row, event, start))
+        {
+            return row;
+        }
+    }
+
+    row = ngx_http_apikey_text_add(&batch->rows,
+                                   sizeof(ngx_http_apikey_row_t));
+    if (row == NULL) {
+        return NULL;
+    }
+
+    *slot = (uint32_t) (batch->rows.len / sizeof(ngx_http_apikey_row_t));
+
+    ngx_memzero(row, sizeof(ngx_http_apikey_row_t));
+    row->shape = event->shape;
+    ngx_memcpy(row->text, event->text, sizeof(row->text));
+    row->start = start;
+    row->outcome = ngx_http_apikey_outcome(&event->shape);
+    row->hash = hash;
+
+    return row;
+}
+
+
+static uint32_t
+ngx_http_apikey_batch_hash(apikey_event_t *event, int64_t start)
+{
+    uint32_t    hash;
+    ngx_uint_t  i;
+
+    hash = apikey_crc32c((uint32_t) start, event->shape.key, 16);
+
+    for (i = 0; i < APIKEY_TEXT_SESSION; i++) {
+        hash = apikey_crc32c(hash + event->shape.len[i], event->text[i],
+                             event->shape.len[i]);
+    }
+
+    return hash + event->shape.status * 31 + event->shape.verdict;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_batch_same(ngx_http_apikey_row_t *row, apikey_event_t *event,
+    int64_t start)
+{
+    ngx_uint_t       i;
+    apikey_shape_t  *one, *two;
+
+    one = &row->shape;
+    two = &event->shape;
+
+    if (row->start != start || one->status != two->status
+        || one->verdict != two->verdict
+        || row->outcome != ngx_http_apikey_outcome(two)
+        || ngx_memcmp(one->key, two->key, 16) != 0)
+    {
+        return 0;
+    }
+
+    for (i = 0; i < APIKEY_TEXT_SESSION; i++) {
+        if (one->len[i] != two->len[i]
+            || ngx_memcmp(row->text[i], event->text[i], one->len[i]) != 0)
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static void
+ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
+    apikey_event_t *event)
+{
+    uint32_t                 i, *slot;
+    ngx_http_apikey_used_t  *used;
+    static u_char            none[16];
+
+    if (ngx_memcmp(event->shape.secret, none, 16) == 0) {
+        return;
+    }
+
+    for (i = apikey_crc32c(0, event->shape.secret, 16); ; i++) {
+        slot = &batch->table[NGX_HTTP_APIKEY_TABLE
+                             + i % NGX_HTTP_APIKEY_TABLE];
+        if (*slot == 0) {
+            break;
+        }
+
+        used = (ngx_http_apikey_used_t *) batch->used.data + (*slot - 1);
+
+        if (ngx_memcmp(used->secret, event->shape.secret, 16) == 0) {
+            if (event->count.time > used->last) {
+                used->last = event->count.time;
+            }
+
+            return;
+        }
+    }
+
+    used = ngx_http_apikey_text_add(&batch->used,
+                                    sizeof(ngx_http_apikey_used_t));
+    if (used == NULL) {
+        return;
+    }
+
+    *slot = (uint32_t) (batch->used.len / sizeof(ngx_http_apikey_used_t));
+
+    ngx_memcpy(used->secret, event->shape.secret, 16);
+    used->last = event->count.time;
+}

@@ -1,0 +1,366 @@
+
+/*
+ * The master's part: directories, the node's UUID, the rings.
+ *
+ * Runs at every configuration, while workers of the one before may be at
+ * work in the same directories: what exists is left as it is.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "base/clock.h"
+#include "base/digest.h"
+#include "base/uuid.h"
+#include "usage/ship.h"
+
+
+static ngx_int_t ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path,
+    mode_t mode, ngx_uid_t uid, ngx_gid_t gid);
+static ngx_int_t ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid);
+static ngx_int_t ngx_http_apikey_read_node(u_char *name, u_char node[16]);
+static void ngx_http_apikey_prepare_rings(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, u_char *dir, ngx_uid_t uid,
+    ngx_gid_t gid);
+static u_char *ngx_http_apikey_ring_base(ngx_pool_t *pool,
+    ngx_http_apikey_usage_conf_t *conf);
+
+
+ngx_int_t
+ngx_http_apikey_usage_prepare(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf)
+{
+    u_char           *base, *dir, *journal;
+    ngx_uint_t        given;
+    ngx_uid_t         uid;
+    ngx_gid_t         gid;
+    ngx_core_conf_t  *ccf;
+
+    if (conf->size < APIKEY_SPOOL_MIN) {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                      "\"apikey_journal\" needs a size of at least 1m");
+        return NGX_ERROR;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+    uid = (geteuid() == 0) ? ccf->user : (ngx_uid_t) -1;
+    gid = (geteuid() == 0) ? ccf->group : (ngx_gid_t) -1;
+
+    journal = ngx_pnalloc(cycle->pool, conf->directory.len + 1);
+    base = ngx_http_apikey_ring_base(cycle->pool, conf);
+
+    if (journal == NULL || base == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_cpystrn(journal, conf->directory.data, conf->directory.len + 1);
+    conf->directory.data = journal;
+
+    /* workers, who are not root any more, must find the same */
+
+    given = (conf->ring.len != 0);
+    conf->ring.data = base;
+    conf->ring.len = ngx_strlen(base);
+
+    /* the default is shared by all nginx of the machine: no one may list it */
+
+    if (ngx_http_apikey_prepare_path(cycle->log, journal, 0700, uid, gid)
+        != NGX_OK
+        || ngx_http_apikey_prepare_path(cycle->log, base,
+                                        given ? 0700 : 0711,
+                                        given ? uid : (ngx_uid_t) -1,
+                                        given ? gid : (ngx_gid_t) -1)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ngx_test_config) {
+        return NGX_OK;
+    }
+
+    if (!apikey_digest_init()
+        || ngx_http_apikey_prepare_node(cycle, conf, uid, gid) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    dir = ngx_http_apikey_ring_dir(cycle->pool, conf);
+
+    if (dir == NULL
+        || ngx_http_apikey_prepare_path(cycle->log, dir, 0700, uid, gid)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_http_apikey_prepare_rings(cycle, conf, dir, uid, gid);
+
+    return NGX_OK;
+}
+
+
+/* nginx -t makes nothing: it asks whether it could. */
+
+static ngx_int_t
+ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path, mode_t mode,
+    ngx_uid_t uid, ngx_gid_t gid)
+{
+    u_char      *p;
+    ngx_int_t    rc;
+    struct stat  st;
+
+    if (lstat((char *) path, &st) == 0) {
+
+        if (!S_ISDIR(st.st_mode)) {
+            ngx_log_error(NGX_LOG_EMERG, log, 0,
+                          "\"%s\" is not a directory", path);
+            return NGX_ERROR;
+        }
+
+        if (geteuid() != 0 && st.st_uid != geteuid() && st.st_uid != 0) {
+            ngx_log_error(NGX_LOG_EMERG, log, 0,
+                          "\"%s\" belongs to another user", path);
+            return NGX_ERROR;
+        }
+
+    } else if (!ngx_test_config) {
+
+        if (ngx_create_full_path(path, 0711) != 0) {
+            ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                          "mkdir() above \"%s\" failed", path);
+            return NGX_ERROR;
+        }
+
+        if (ngx_create_dir(path, mode) == NGX_FILE_ERROR
+            && ngx_errno != NGX_EEXIST)
+        {
+            ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                          "mkdir() \"%s\" failed", path);
+            return NGX_ERROR;
+        }
+
+        if (lstat((char *) path, &st) == -1) {
+            return NGX_ERROR;
+        }
+
+    } else {
+
+        /* the nearest directory that exists */
+
+        for (p = path + ngx_strlen(path); p > path; p--) {
+            if (*p != '/') {
+                continue;
+            }
+
+            *p = '\0';
+            rc = access((char *) path, W_OK|X_OK);
+
+            if (rc == 0 || ngx_errno != NGX_ENOENT) {
+                if (rc == -1) {
+                    ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                                  "no directory can be made in \"%s\"", path);
+                }
+
+                *p = '/';
+                return rc == 0 ? NGX_OK : NGX_ERROR;
+            }
+
+            *p = '/';
+        }
+
+        return NGX_OK;
+    }
+
+    if (ngx_test_config || uid == (ngx_uid_t) -1) {
+        return NGX_OK;
+    }
+
+    if ((st.st_uid != uid && chown((char *) path, uid, gid) == -1)
+        || ((st.st_mode & 0777) != mode && chmod((char *) path, mode) == -1))
+    {
+        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
+                      "chown() or chmod() of \"%s\" failed", path);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid)
+{
+    int        fd;
+    u_char    *name, *temp, *p, text[APIKEY_UUID_TEXT_LEN + 1];
+    ngx_int_t  rc;
+
+    name = ngx_pnalloc(cycle->pool, 2 * conf->directory.len + 64);
+    if (name == NULL) {
+        return NGX_ERROR;
+    }
+
+    p = ngx_sprintf(name, "%V/node%Z", &conf->directory);
+    temp = p;
+    ngx_sprintf(temp, "%V/node.%P%Z", &conf->directory, ngx_getpid());
+
+    rc = ngx_http_apikey_read_node(name, conf->node);
+
+    if (rc == NGX_OK) {
+        return NGX_OK;
+    }
+
+    if (rc == NGX_ERROR) {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
+                      "\"%s\" holds no UUID: mend it, or delete it together "
+                      "with the journal", name);
+        return NGX_ERROR;
+    }
+
+    if (!apikey_uuid_make(conf->node, apikey_clock_real())) {
+        return NGX_ERROR;
+    }
+
+    apikey_uuid_format((char *) text, conf->node);
+    text[APIKEY_UUID_TEXT_LEN] = '\n';
+
+    (void) unlink((char *) temp);
+    fd = open((char *) temp, O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0600);
+
+    if (fd == -1
+        || write(fd, text, sizeof(text)) != (ssize_t) sizeof(text)
+        || (uid != (ngx_uid_t) -1 && fchown(fd, uid, gid) == -1)
+        || fsync(fd) == -1
+        || (link((char *) temp, (char *) name) == -1 && errno != EEXIST))
+    {
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
+                      "\"%s\" cannot be written", name);
+        rc = NGX_ERROR;
+
+    } else {
+        rc = ngx_http_apikey_read_node(name, conf->node);
+    }
+
+    if (fd != -1) {
+        (void) close(fd);
+    }
+
+    (void) unlink((char *) temp);
+
+    return rc == NGX_OK ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_read_node(u_char *name, u_char node[16])
+{
+    int      fd;
+    char     text[APIKEY_UUID_TEXT_LEN];
+    ssize_t  n;
+
+    fd = open((char *) name, O_RDONLY|O_CLOEXEC);
+    if (fd == -1) {
+        return errno == ENOENT ? NGX_DECLINED : NGX_ERROR;
+    }
+
+    n = read(fd, text, sizeof(text));
+    (void) close(fd);
+
+    return n == (ssize_t) sizeof(text)
+           && apikey_uuid_parse(node, text, sizeof(text))
+           ? NGX_OK : NGX_ERROR;
+}
+
+
+/* Two generations of workers overlap at a reload; no more than a warning. */
+
+static void
+ngx_http_apikey_prepare_rings(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, u_char *dir, ngx_uid_t uid,
+    ngx_gid_t gid)
+{
+    ngx_uint_t     i, n;
+    apikey_ring_t  ring;
+
+    n = ngx_min(2 * ngx_max(conf->workers, 1) + 1, NGX_HTTP_APIKEY_RINGS);
+
+    for (i = 0; i < n; i++) {
+        if (apikey_ring_create(&ring, (char *) dir, (uint32_t) i, conf->node,
+                               ngx_http_apikey_ring_epoch(), (int) uid,
+                               (int) gid)
+            == APIKEY_RING_OK)
+        {
+            continue;
+        }
+
+        ngx_log_error(NGX_LOG_WARN, cycle->log, ring.err,
+                      "apikey: %s for usage ring %ui in \"%s\" failed",
+                      ring.what, i, dir);
+        return;
+    }
+}
+
+
+/* Never the same for two files, even of cloned machines. */
+
+uint64_t
+ngx_http_apikey_ring_epoch(void)
+{
+    uint16_t  salt;
+
+    if (!apikey_random(&salt, sizeof(salt))) {
+        salt = (uint16_t) ngx_random();
+    }
+
+    return (uint64_t) apikey_clock_real() << 10 | (salt & 1023);
+}
+
+
+static u_char *
+ngx_http_apikey_ring_base(ngx_pool_t *pool, ngx_http_apikey_usage_conf_t *conf)
+{
+    u_char  *base;
+
+    base = ngx_pnalloc(pool, conf->ring.len + 64);
+    if (base == NULL) {
+        return NULL;
+    }
+
+    if (conf->ring.len) {
+        ngx_cpystrn(base, conf->ring.data, conf->ring.len + 1);
+
+    } else if (getuid() == 0) {
+        ngx_sprintf(base, "/run/apikey%Z");
+
+    } else {
+        ngx_sprintf(base, "/dev/shm/apikey-%d%Z", (int) getuid());
+    }
+
+    return base;
+}
+
+
+u_char *
+ngx_http_apikey_ring_dir(ngx_pool_t *pool, ngx_http_apikey_usage_conf_t *conf)
+{
+    u_char  *dir, *p;
+
+    dir = ngx_http_apikey_ring_base(pool, conf);
+    if (dir == NULL) {
+        return NULL;
+    }
+
+    p = ngx_pnalloc(pool, ngx_strlen(dir) + APIKEY_UUID_TEXT_LEN + 2);
+    if (p == NULL) {
+        return NULL;
+    }
+
+    dir = ngx_sprintf(p, "%s/", dir);
+    apikey_uuid_format((char *) dir, conf->node);
+    dir[APIKEY_UUID_TEXT_LEN] = '\0';
+
+    return p;
+}

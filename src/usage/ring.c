@@ -1,0 +1,532 @@
+
+/*
+ * Rings in tmpfs files: making, claiming, the life of a slot, and putting in
+ * order what a dead owner left.
+ *
+ * Plain C.  The mapping belongs to the apikey_ring_t.
+ */
+
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/verdict.h"
+#include "usage/ring.h"
+
+
+#define APIKEY_RING_HEADER  4096
+
+
+static apikey_ring_e apikey_ring_fail(apikey_ring_t *ring, const char *what);
+static apikey_ring_e apikey_ring_fill(apikey_ring_t *ring, uint32_t stream,
+    const uint8_t node[16], uint64_t epoch);
+static apikey_ring_e apikey_ring_map(apikey_ring_t *ring);
+static apikey_slot_t *apikey_ring_slot(const apikey_ring_t *ring,
+    uint32_t number);
+static uint32_t apikey_ring_number(const apikey_ring_t *ring,
+    const apikey_slot_t *slot);
+static void apikey_ring_free(apikey_ring_t *ring, apikey_slot_t *slot);
+static void apikey_ring_reclaim(apikey_ring_t *ring);
+static void apikey_ring_order(apikey_ring_t *ring, int64_t now);
+static void apikey_ring_rescue(apikey_ring_t *ring, apikey_slot_t *slot);
+static bool apikey_ring_sound(const apikey_slot_t *slot, uint32_t number);
+
+
+size_t
+apikey_ring_size(void)
+{
+    return APIKEY_RING_HEADER + APIKEY_RING_INDEX * sizeof(uint32_t)
+           + (size_t) APIKEY_RING_SMALL * APIKEY_RING_SMALL_SIZE
+           + (size_t) APIKEY_RING_LARGE * APIKEY_RING_LARGE_SIZE;
+}
+
+
+apikey_ring_e
+apikey_ring_create(apikey_ring_t *ring, const char *dir, uint32_t stream,
+    const uint8_t node[16], uint64_t epoch, int uid, int gid)
+{
+    char           name[1024], temp[1088];
+    apikey_ring_e  rc;
+
+    memset(ring, 0, sizeof(apikey_ring_t));
+    ring->fd = -1;
+
+    if (snprintf(name, sizeof(name), "%s/ring.%u", dir, (unsigned) stream)
+        >= (int) sizeof(name))
+    {
+        errno = ENAMETOOLONG;
+        return apikey_ring_fail(ring, "snprintf()");
+    }
+
+    if (access(name, F_OK) == 0) {
+        return APIKEY_RING_OK;
+    }
+
+    snprintf(temp, sizeof(temp), "%s.new.%ld", name, (long) getpid());
+    (void) unlink(temp);
+
+    ring->fd = open(temp, O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC|O_NOFOLLOW, 0600);
+
+    if (ring->fd == -1) {
+        return apikey_ring_fail(ring, "open()");
+    }
+
+    if (uid != -1 && fchown(ring->fd, (uid_t) uid, (gid_t) gid) == -1) {
+        rc = apikey_ring_fail(ring, "fchown()");
+
+    } else {
+        rc = apikey_ring_fill(ring, stream, node, epoch);
+    }
+
+    /* link() and not rename(): another process may have made it meanwhile */
+
+    if (rc == APIKEY_RING_OK && link(temp, name) == -1 && errno != EEXIST) {
+        rc = apikey_ring_fail(ring, "link()");
+    }
+
+    (void) unlink(temp);
+    apikey_ring_close(ring);
+
+    return rc;
+}
+
+
+static apikey_ring_e
+apikey_ring_fill(apikey_ring_t *ring, uint32_t stream, const uint8_t node[16],
+    uint64_t epoch)
+{
+    int                  err;
+    apikey_ring_file_t  *file;
+
+    err = posix_fallocate(ring->fd, 0, (off_t) apikey_ring_size());
+
+    if (err) {
+        errno = err;
+        return apikey_ring_fail(ring, "posix_fallocate()");
+    }
+
+    if (apikey_ring_map(ring) != APIKEY_RING_OK) {
+        return APIKEY_RING_FAILED;
+    }
+
+    file = ring->file;
+    file->layout = APIKEY_RING_LAYOUT;
+    file->stream = stream;
+    file->epoch = epoch;
+    file->size = apikey_ring_size();
+    memcpy(file->node, node, 16);
+    file->magic = APIKEY_RING_MAGIC;
+
+    return APIKEY_RING_OK;
+}
+
+
+apikey_ring_e
+apikey_ring_open(apikey_ring_t *ring, const char *dir, uint32_t stream,
+    const uint8_t node[16])
+{
+    char                 name[1024];
+    struct stat          st;
+    apikey_ring_file_t  *file;
+
+    memset(ring, 0, sizeof(apikey_ring_t));
+    ring->fd = -1;
+
+    if (snprintf(name, sizeof(name), "%s/ring.%u", dir, (unsigned) stream)
+        >= (int) sizeof(name))
+    {
+        errno = ENAMETOOLONG;
+        return apikey_ring_fail(ring, "snprintf()");
+    }
+
+    ring->fd = open(name, O_RDWR|O_CLOEXEC|O_NOFOLLOW);
+
+    if (ring->fd == -1) {
+        return apikey_ring_fail(ring, "open()");
+    }
+
+    if (fstat(ring->fd, &st) == -1) {
+        (void) apikey_ring_fail(ring, "fstat()");
+        apikey_ring_close(ring);
+        return APIKEY_RING_FAILED;
+    }
+
+    if ((uint64_t) st.st_size != apikey_ring_size()) {
+        apikey_ring_close(ring);
+        return APIKEY_RING_FOREIGN;
+    }
+
+    if (apikey_ring_map(ring) != APIKEY_RING_OK) {
+        apikey_ring_close(ring);
+        return APIKEY_RING_FAILED;
+    }
+
+    file = ring->file;
+
+    if (file->magic != APIKEY_RING_MAGIC
+        || file->layout != APIKEY_RING_LAYOUT
+        || file->size != apikey_ring_size() || file->stream != stream
+        || memcmp(file->node, node, 16) != 0
+        || file->tail > file->head
+        || file->head - file->tail > APIKEY_RING_INDEX)
+    {
+        apikey_ring_close(ring);
+        return APIKEY_RING_FOREIGN;
+    }
+
+    ring->read = apikey_ring_tail(ring);
+
+    return APIKEY_RING_OK;
+}
+
+
+static apikey_ring_e
+apikey_ring_map(apikey_ring_t *ring)
+{
+    uint8_t  *p;
+
+    p = mmap(NULL, apikey_ring_size(), PROT_READ|PROT_WRITE, MAP_SHARED,
+             ring->fd, 0);
+
+    if (p == MAP_FAILED) {
+        return apikey_ring_fail(ring, "mmap()");
+    }
+
+    ring->file = (apikey_ring_file_t *) p;
+    p += APIKEY_RING_HEADER;
+    ring->index = (uint32_t *) p;
+    p += APIKEY_RING_INDEX * sizeof(uint32_t);
+    ring->small = p;
+    ring->large = p + (size_t) APIKEY_RING_SMALL * APIKEY_RING_SMALL_SIZE;
+
+    return APIKEY_RING_OK;
+}
+
+
+void
+apikey_ring_close(apikey_ring_t *ring)
+{
+    if (ring->file) {
+        (void) munmap(ring->file, apikey_ring_size());
+        ring->file = NULL;
+    }
+
+    if (ring->fd != -1) {
+        (void) close(ring->fd);
+        ring->fd = -1;
+    }
+}
+
+
+static apikey_ring_e
+apikey_ring_fail(apikey_ring_t *ring, const char *what)
+{
+    ring->err = errno;
+    ring->what = what;
+
+    return APIKEY_RING_FAILED;
+}
+
+
+apikey_ring_e
+apikey_ring_claim(apikey_ring_t *ring, int64_t now)
+{
+    if (flock(ring->fd, LOCK_EX|LOCK_NB) == -1) {
+        return errno == EWOULDBLOCK ? APIKEY_RING_BUSY
+                                    : apikey_ring_fail(ring, "flock()");
+    }
+
+    apikey_ring_order(ring, now);
+
+    ring->file->pid = (uint32_t) getpid();
+    __atomic_store_n(&ring->file->dirty, 1, __ATOMIC_RELEASE);
+
+    return APIKEY_RING_OK;
+}
+
+
+void
+apikey_ring_release(apikey_ring_t *ring, int64_t now)
+{
+    apikey_ring_order(ring, now);
+
+    __atomic_store_n(&ring->file->dirty, 0, __ATOMIC_RELEASE);
+
+    (void) flock(ring->fd, LOCK_UN);
+}
+
+
+/*
+ * What an owner left, in whatever state; safe to be killed and run again.
+ * At most one slot is closed but not published: it comes first, because the
+ * number it already bears is the next one.
+ */
+
+static void
+apikey_ring_order(apikey_ring_t *ring, int64_t now)
+{
+    uint32_t        i;
+    uint64_t        tail;
+    apikey_slot_t  *slot;
+
+    tail = apikey_ring_tail(ring);
+
+    ring->freed = tail;
+    ring->open = 0;
+    ring->free_small = APIKEY_RING_SLOTS;
+    ring->free_large = APIKEY_RING_SLOTS;
+
+    for (i = APIKEY_RING_SLOTS; i-- > 0; /* void */) {
+        slot = apikey_ring_slot(ring, i);
+
+        if (slot->state == APIKEY_SLOT_DONE
+            && slot->number > ring->file->head)
+        {
+            apikey_ring_rescue(ring, slot);
+
+        } else if (slot->state > APIKEY_SLOT_DONE
+                   || slot->state == APIKEY_SLOT_FREE
+                   || (slot->state == APIKEY_SLOT_DONE
+                       && slot->number <= tail))
+        {
+            apikey_ring_free(ring, slot);
+        }
+    }
+
+    for (i = 0; i < APIKEY_RING_SLOTS; i++) {
+        slot = apikey_ring_slot(ring, i);
+
+        if (slot->state == APIKEY_SLOT_OPEN) {
+            slot->record.shape.end = APIKEY_END_WORKER_LOST;
+            slot->record.count.duration = now > slot->record.count.time
+                ? (uint64_t) (now - slot->record.count.time) : 0;
+            apikey_ring_rescue(ring, slot);
+
+        } else if (slot->state == APIKEY_SLOT_SUM) {
+            apikey_ring_rescue(ring, slot);
+        }
+    }
+}
+
+
+static void
+apikey_ring_rescue(apikey_ring_t *ring, apikey_slot_t *slot)
+{
+    if (!apikey_ring_sound(slot, apikey_ring_number(ring, slot))) {
+        apikey_ring_free(ring, slot);
+        return;
+    }
+
+    ring->open++;
+    apikey_ring_publish(ring, slot);
+}
+
+
+static bool
+apikey_ring_sound(const apikey_slot_t *slot, uint32_t number)
+{
+    size_t  size;
+
+    size = number < APIKEY_RING_SMALL ? APIKEY_RING_SMALL_SIZE
+                                      : APIKEY_RING_LARGE_SIZE;
+
+    return offsetof(apikey_slot_t, record)
+           + apikey_record_size(&slot->record.shape) <= size;
+}
+
+
+apikey_slot_t *
+apikey_ring_get(apikey_ring_t *ring, size_t size)
+{
+    uint32_t       number;
+    apikey_slot_t  *slot;
+
+    size += offsetof(apikey_slot_t, record);
+
+    apikey_ring_reclaim(ring);
+
+    if (size <= APIKEY_RING_SMALL_SIZE
+        && ring->free_small != APIKEY_RING_SLOTS)
+    {
+        number = ring->free_small;
+        slot = apikey_ring_slot(ring, number);
+        ring->free_small = slot->next;
+
+        return slot;
+    }
+
+    if (size <= APIKEY_RING_LARGE_SIZE
+        && ring->free_large != APIKEY_RING_SLOTS)
+    {
+        number = ring->free_large;
+        slot = apikey_ring_slot(ring, number);
+        ring->free_large = slot->next;
+
+        return slot;
+    }
+
+    return NULL;
+}
+
+
+/* A few at a time: opening a slot must not pay for a whole batch. */
+
+static void
+apikey_ring_reclaim(apikey_ring_t *ring)
+{
+    unsigned        n;
+    uint32_t        number;
+    uint64_t        tail;
+    apikey_slot_t  *slot;
+
+    tail = apikey_ring_tail(ring);
+
+    for (n = 0; n < 4 && ring->freed < tail; n++) {
+        number = ring->index[ring->freed % APIKEY_RING_INDEX];
+        ring->freed++;
+
+        slot = apikey_ring_slot(ring, number % APIKEY_RING_SLOTS);
+
+        if (slot->state == APIKEY_SLOT_DONE && slot->number == ring->freed) {
+            apikey_ring_free(ring, slot);
+        }
+    }
+}
+
+
+void
+apikey_ring_opened(apikey_ring_t *ring, apikey_slot_t *slot,
+    apikey_slot_e state)
+{
+    ring->open++;
+    __atomic_store_n(&slot->state, (uint32_t) state, __ATOMIC_RELEASE);
+}
+
+
+void
+apikey_ring_put(apikey_ring_t *ring, apikey_slot_t *slot)
+{
+    if (slot->state != APIKEY_SLOT_FREE) {
+        ring->open--;
+    }
+
+    apikey_ring_free(ring, slot);
+}
+
+
+void
+apikey_ring_publish(apikey_ring_t *ring, apikey_slot_t *slot)
+{
+    apikey_ring_file_t  *file;
+
+    file = ring->file;
+
+    slot->number = file->head + 1;
+    __atomic_store_n(&slot->state, (uint32_t) APIKEY_SLOT_DONE,
+                     __ATOMIC_RELEASE);
+
+    ring->index[file->head % APIKEY_RING_INDEX] = apikey_ring_number(ring,
+                                                                     slot);
+    __atomic_store_n(&file->head, file->head + 1, __ATOMIC_RELEASE);
+
+    ring->open--;
+}
+
+
+uint64_t
+apikey_ring_head(const apikey_ring_t *ring)
+{
+    return __atomic_load_n(&ring->file->head, __ATOMIC_ACQUIRE);
+}
+
+
+uint64_t
+apikey_ring_tail(const apikey_ring_t *ring)
+{
+    return __atomic_load_n(&ring->file->tail, __ATOMIC_ACQUIRE);
+}
+
+
+const apikey_record_t *
+apikey_ring_record(const apikey_ring_t *ring, uint64_t number)
+{
+    uint32_t              slot;
+    const apikey_slot_t  *s;
+
+    slot = ring->index[(number - 1) % APIKEY_RING_INDEX] % APIKEY_RING_SLOTS;
+    s = apikey_ring_slot(ring, slot);
+
+    return apikey_ring_sound(s, slot) ? &s->record : NULL;
+}
+
+
+void
+apikey_ring_done(apikey_ring_t *ring, uint64_t number)
+{
+    if (number > apikey_ring_tail(ring)) {
+        __atomic_store_n(&ring->file->tail, number, __ATOMIC_RELEASE);
+    }
+
+    if (number > ring->read) {
+        ring->read = number;
+    }
+}
+
+
+static void
+apikey_ring_free(apikey_ring_t *ring, apikey_slot_t *slot)
+{
+    uint32_t  number;
+
+    number = apikey_ring_number(ring, slot);
+
+    __atomic_store_n(&slot->state, (uint32_t) APIKEY_SLOT_FREE,
+                     __ATOMIC_RELEASE);
+
+    if (number < APIKEY_RING_SMALL) {
+        slot->next = ring->free_small;
+        ring->free_small = number;
+
+    } else {
+        slot->next = ring->free_large;
+        ring->free_large = number;
+    }
+}
+
+
+static apikey_slot_t *
+apikey_ring_slot(const apikey_ring_t *ring, uint32_t number)
+{
+    if (number < APIKEY_RING_SMALL) {
+        return (apikey_slot_t *) (void *)
+               (ring->small + (size_t) number * APIKEY_RING_SMALL_SIZE);
+    }
+
+    number -= APIKEY_RING_SMALL;
+
+    return (apikey_slot_t *) (void *)
+           (ring->large + (size_t) number * APIKEY_RING_LARGE_SIZE);
+}
+
+
+static uint32_t
+apikey_ring_number(const apikey_ring_t *ring, const apikey_slot_t *slot)
+{
+    const uint8_t  *p;
+
+    p = (const uint8_t *) slot;
+
+    if (p < ring->large) {
+        return (uint32_t) ((size_t) (p - ring->small)
+                           / APIKEY_RING_SMALL_SIZE);
+    }
+
+    return APIKEY_RING_SMALL
+           + (uint32_t) ((size_t) (p - ring->large) / APIKEY_RING_LARGE_SIZE);
+}

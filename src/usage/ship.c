@@ -1,0 +1,285 @@
+
+/*
+ * The shipper: what one elected worker does besides its requests.  It runs
+ * from the worker's tick and from the ends of its own I/O, and starts at most
+ * one call of the disk and one statement at a time.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "base/clock.h"
+#include "usage/ship.h"
+
+
+static ngx_int_t ngx_http_apikey_ship_connect(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_flush(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_free(ngx_http_apikey_ship_t *ship);
+
+
+ngx_http_apikey_ship_t *
+ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
+{
+    ngx_http_apikey_ship_t  *ship;
+    static ngx_str_t         name = ngx_string("default");
+
+    ship = calloc(1, sizeof(ngx_http_apikey_ship_t));
+    if (ship == NULL) {
+        return NULL;
+    }
+
+    ship->usage = u;
+    ship->log = u->log;
+    ship->spool.fd = -1;
+    ship->max = 1 << 24;
+    ship->scan_at = ngx_current_msec;
+    ship->disk_retry = ngx_current_msec;
+    ship->retry_at = ngx_current_msec;
+    ship->beat_at = ngx_current_msec;
+
+    ship->chunk = malloc(APIKEY_SPOOL_CHUNK);
+    ship->frames = malloc(APIKEY_SPOOL_CHUNK);
+    ship->batch = ngx_http_apikey_batch_create();
+
+    if (ship->chunk == NULL || ship->frames == NULL || ship->batch == NULL) {
+        goto failed;
+    }
+
+    /* a worker that is leaving has no threads any more */
+
+    if (u->tick.timer_set || u->tick.handler) {
+        ship->tp = ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle, &name);
+    }
+
+    if (ship->tp == NULL) {
+        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
+                      "apikey: no thread pool, usage is shipped from memory");
+        ship->bad = 1;
+
+    } else {
+        ship->task = ngx_thread_task_alloc(ngx_cycle->pool,
+                                           sizeof(ngx_http_apikey_ship_t *));
+        if (ship->task == NULL) {
+            goto failed;
+        }
+
+        *(ngx_http_apikey_ship_t **) ship->task->ctx = ship;
+    }
+
+    if (ngx_http_apikey_ship_connect(ship) != NGX_OK) {
+        goto failed;
+    }
+
+    return ship;
+
+failed:
+
+    ngx_http_apikey_ship_free(ship);
+
+    return NULL;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_ship_connect(ngx_http_apikey_ship_t *ship)
+{
+    ngx_http_apikey_pg_conf_t  conf;
+
+    ngx_memzero(&conf, sizeof(ngx_http_apikey_pg_conf_t));
+
+    conf.conninfo = ship->usage->conf.conninfo;
+    conf.connect_timeout = 5000;
+    conf.name = "apikey ship";
+
+    ship->pg = ngx_http_apikey_pg_create(ngx_cycle->pool, &conf,
+                                         ship->usage->conf.stats, ship->log);
+
+    return ship->pg ? NGX_OK : NGX_ERROR;
+}
+
+
+void
+ngx_http_apikey_ship_run(ngx_http_apikey_ship_t *ship)
+{
+    ngx_http_apikey_ship_scan(ship);
+    ngx_http_apikey_ship_disk(ship);
+    ngx_http_apikey_ship_pg(ship);
+    ngx_http_apikey_ship_disk(ship);
+}
+
+
+/*
+ * May this worker go?  What was recorded until it was asked to is what it
+ * ships; the next generation ships what comes later.
+ */
+
+ngx_uint_t
+ngx_http_apikey_ship_pending(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t                    i;
+    ngx_http_apikey_ship_ring_t  *r;
+
+    if (ship->busy) {
+        return 1;
+    }
+
+    if (ngx_exiting && !ship->closing) {
+        ship->closing = 1;
+
+        for (i = 0; i < ship->nrings; i++) {
+            r = &ship->rings[i];
+            r->target = r->open ? apikey_ring_head(&r->ring) : 0;
+        }
+    }
+
+    if (ship->pg == NULL) {
+        return 0;
+    }
+
+    if (!ship->known || (!ship->opened && !ship->bad)) {
+        return 1;
+    }
+
+    for (i = 0; i < ship->nrings; i++) {
+        r = &ship->rings[i];
+
+        if (r->open
+            && apikey_marks_get(&ship->marks, (uint32_t) i,
+                                r->ring.file->epoch)
+               < (ship->closing ? r->target : apikey_ring_head(&r->ring)))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+void
+ngx_http_apikey_ship_disconnect(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->pg) {
+        ngx_http_apikey_pg_close(ship->pg);
+        ship->pg = NULL;
+        ship->asking = 0;
+    }
+}
+
+
+void
+ngx_http_apikey_ship_destroy(ngx_http_apikey_ship_t *ship)
+{
+    ngx_http_apikey_ship_disconnect(ship);
+
+    /* the threads are joined by now: a call under way has come to its end */
+
+    if (ship->busy) {
+        ship->busy = 0;
+
+        if (ship->disk_op == NGX_HTTP_APIKEY_DISK_APPEND) {
+            if (ship->disk_rc == APIKEY_SPOOL_OK) {
+                ngx_http_apikey_ship_synced(ship);
+
+            } else {
+                ngx_http_apikey_ship_ungather(ship);
+            }
+
+        } else if (ship->disk_op == NGX_HTTP_APIKEY_DISK_OPEN) {
+            ship->opened = ship->disk_rc == APIKEY_SPOOL_OK;
+        }
+
+    } else if (ship->direct) {
+        ngx_http_apikey_ship_ungather(ship);
+    }
+
+    ngx_http_apikey_ship_flush(ship);
+    ngx_http_apikey_ship_free(ship);
+}
+
+
+/* tmpfs does not outlive the machine: the last one out writes the rest. */
+
+static void
+ngx_http_apikey_ship_flush(ngx_http_apikey_ship_t *ship)
+{
+    int64_t                   as_of;
+    ngx_uint_t                i;
+    ngx_http_apikey_usage_t  *u;
+
+    u = ship->usage;
+    ship->scan_at = ngx_current_msec;
+    ngx_http_apikey_ship_scan(ship);
+
+    if (!ngx_http_apikey_ship_waiting(ship)) {
+        return;
+    }
+
+    if (!ship->opened) {
+        if (apikey_spool_open(&ship->spool, (char *) u->conf.directory.data,
+                              u->conf.node, (uint64_t) u->conf.size)
+            != APIKEY_SPOOL_OK)
+        {
+            return;
+        }
+
+        ship->opened = 1;
+
+        for (i = 0; i < ship->nrings; i++) {
+            if (ship->rings[i].open) {
+                apikey_ring_done(&ship->rings[i].ring,
+                    ngx_min(apikey_ring_head(&ship->rings[i].ring),
+                            apikey_spool_last(&ship->spool, (uint32_t) i,
+                                         ship->rings[i].ring.file->epoch)));
+            }
+        }
+    }
+
+    /* no end without end: other workers may go on writing */
+
+    for (i = 0; i < 256; i++) {
+        ship->chunk_len = ngx_http_apikey_ship_gather(ship, ship->chunk,
+                                                      APIKEY_SPOOL_CHUNK,
+                                                      &as_of);
+
+        if (ship->chunk_len == 0
+            || apikey_spool_append(&ship->spool, ship->chunk,
+                                   ship->chunk_len, apikey_clock_real(),
+                                   &ship->marks)
+               != APIKEY_SPOOL_OK)
+        {
+            return;
+        }
+
+        ngx_http_apikey_ship_synced(ship);
+    }
+}
+
+
+static void
+ngx_http_apikey_ship_free(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  i;
+
+    ngx_http_apikey_ship_disconnect(ship);
+
+    for (i = 0; i < ship->nrings; i++) {
+        if (ship->rings[i].open) {
+            apikey_ring_close(&ship->rings[i].ring);
+        }
+    }
+
+    apikey_spool_close(&ship->spool);
+    apikey_marks_free(&ship->marks);
+    apikey_marks_free(&ship->shipped);
+
+    if (ship->batch) {
+        ngx_http_apikey_batch_destroy(ship->batch);
+    }
+
+    free(ship->chunk);
+    free(ship->frames);
+    free(ship);
+}

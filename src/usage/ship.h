@@ -1,0 +1,236 @@
+
+/*
+ * What the files of usage/ share: the worker's state, the elected shipper,
+ * one batch for Postgres.  No other room includes this.
+ */
+
+
+#ifndef NGX_HTTP_APIKEY_SHIP_H_INCLUDED
+#define NGX_HTTP_APIKEY_SHIP_H_INCLUDED
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+#include <ngx_thread_pool.h>
+
+#include "usage/ring.h"
+#include "usage/spool.h"
+#include "usage/usage.h"
+#include "wire/postgres.h"
+
+
+#define NGX_HTTP_APIKEY_RINGS      256   /* files in a directory */
+#define NGX_HTTP_APIKEY_OWN_RINGS  8     /* of one worker */
+#define NGX_HTTP_APIKEY_SUMS       256
+
+
+/* A growing buffer; failed: out of memory, and the content is a prefix. */
+
+typedef struct {
+    u_char                          *data;
+    size_t                           len;
+    size_t                           size;
+    ngx_uint_t                       failed;
+} ngx_http_apikey_text_t;
+
+
+typedef struct {
+    uint32_t                         stream;
+    uint64_t                         epoch;
+    uint64_t                         mark;       /* before this batch */
+    uint64_t                         first;
+    uint64_t                         last;
+} ngx_http_apikey_batch_stream_t;
+
+
+typedef struct {
+    apikey_shape_t                   shape;
+    const char                      *text[APIKEY_TEXTS];
+    int64_t                          start;
+    ngx_uint_t                       outcome;
+    uint64_t                         requests, refused, errors;
+    uint64_t                         tokens[4];
+    int64_t                          cost;
+    uint64_t                         unpriced, in, out, duration;
+    int64_t                          last;
+    uint32_t                         hash;
+} ngx_http_apikey_row_t;
+
+
+typedef struct {
+    u_char                           secret[16];
+    int64_t                          last;
+} ngx_http_apikey_used_t;
+
+
+/* One transaction; everything is kept from batch to batch. */
+
+typedef struct {
+    ngx_http_apikey_text_t           sql;
+    ngx_http_apikey_text_t           copy;
+
+    ngx_http_apikey_batch_stream_t   stream[NGX_HTTP_APIKEY_RINGS];
+    ngx_uint_t                       nstreams;
+
+    ngx_http_apikey_text_t           rows;       /* of ..._row_t */
+    ngx_http_apikey_text_t           used;       /* of ..._used_t */
+    uint32_t                        *table;      /* hash of rows, then used */
+
+    ngx_uint_t                       count;      /* events in it */
+    uint64_t                         lost;       /* in gaps */
+    unsigned                         raw:1;      /* copy is not empty */
+    unsigned                         more:1;     /* the buffer holds others */
+    apikey_decoder_t                 decoder;
+    apikey_encoder_t                 encoder;    /* quarantine */
+} ngx_http_apikey_batch_t;
+
+
+typedef struct {
+    const u_char                    *node;
+    ngx_str_t                       *name;
+    int64_t                          as_of;      /* when nothing is left over */
+    int64_t                          before;     /* else */
+    const apikey_marks_t            *marks;
+    ngx_uint_t                       max;
+    ngx_uint_t                       no_gap;     /* stop where one begins */
+    const char                      *poison;     /* SQLSTATE: quarantine it */
+} ngx_http_apikey_batch_conf_t;
+
+
+typedef struct {
+    apikey_ring_t                    ring;
+    uint64_t                         taken;      /* last one in the chunk */
+    uint64_t                         target;     /* ship up to it, then exit */
+    unsigned                         open:1;
+    unsigned                         foreign:1;
+} ngx_http_apikey_ship_ring_t;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_DISK_OPEN = 0,
+    NGX_HTTP_APIKEY_DISK_APPEND,
+    NGX_HTTP_APIKEY_DISK_READ
+} ngx_http_apikey_disk_e;
+
+
+typedef struct {
+    ngx_http_apikey_usage_t         *usage;
+    ngx_log_t                       *log;
+
+    ngx_http_apikey_ship_ring_t      rings[NGX_HTTP_APIKEY_RINGS];
+    ngx_uint_t                       nrings;
+    ngx_msec_t                       scan_at;
+
+    /* the disk; the thread has the spool while busy */
+    apikey_spool_t                   spool;
+    apikey_cursor_t                  cursor;
+    apikey_marks_t                   shipped;    /* a copy for the thread */
+    ngx_thread_pool_t               *tp;
+    ngx_thread_task_t               *task;
+    ngx_http_apikey_disk_e           disk_op;
+    apikey_spool_e                   disk_rc;
+    ngx_msec_t                       disk_retry;
+    u_char                          *chunk;      /* being written */
+    size_t                           chunk_len;
+    int64_t                          chunk_as_of;
+
+    /* Postgres */
+    ngx_http_apikey_pg_t            *pg;
+    ngx_http_apikey_pg_op_t          op;
+    apikey_marks_t                   marks;      /* committed */
+    ngx_http_apikey_batch_t         *batch;
+    u_char                          *frames;     /* being shipped */
+    size_t                           frames_len;
+    size_t                           read_len;   /* the thread's */
+    int64_t                          frames_as_of;
+    int64_t                          as_of;      /* told to Postgres */
+    ngx_msec_t                       beat_at;
+    ngx_msec_t                       retry_at;
+    ngx_msec_t                       backoff;
+    ngx_uint_t                       max;        /* events a batch */
+    char                             poison[8];
+    const char                      *values[3];
+    u_char                           text[64];
+    apikey_encoder_t                 encoder;
+
+    unsigned                         busy:1;     /* the disk */
+    unsigned                         opened:1;   /* the spool */
+    unsigned                         bad:1;      /* the disk: full or broken */
+    unsigned                         asking:1;   /* Postgres */
+    unsigned                         known:1;    /* marks */
+    unsigned                         seek:1;     /* the cursor is due */
+    unsigned                         direct:1;   /* frames come from rings */
+    unsigned                         rest:1;     /* a gather left some */
+    unsigned                         closing:1;  /* targets are set */
+    unsigned                         told:1;     /* trouble was logged */
+} ngx_http_apikey_ship_t;
+
+
+struct ngx_http_apikey_usage_s {
+    ngx_http_apikey_usage_conf_t     conf;
+    ngx_log_t                       *log;
+    u_char                          *dir;        /* of the rings */
+
+    apikey_ring_t                    own[NGX_HTTP_APIKEY_OWN_RINGS];
+    ngx_uint_t                       nown;
+    ngx_msec_t                       grow_at;
+
+    apikey_slot_t                   *sums[NGX_HTTP_APIKEY_SUMS];
+    ngx_uint_t                       nsums;
+    uint64_t                        *details;    /* shared: second << 8 | n */
+
+    ngx_event_t                      tick;
+    ngx_msec_t                       period;
+    ngx_msec_t                       quit_at;
+    int                              lock;       /* ship.lock; -1 */
+    ngx_http_apikey_ship_t          *ship;       /* elected */
+    unsigned                         quitting:1;
+    unsigned                         drained:1;
+};
+
+
+/* prepare.c: NUL-terminated, in the pool */
+u_char *ngx_http_apikey_ring_dir(ngx_pool_t *pool,
+    ngx_http_apikey_usage_conf_t *conf);
+uint64_t ngx_http_apikey_ring_epoch(void);
+
+/* ship.c */
+ngx_http_apikey_ship_t *ngx_http_apikey_ship_create(
+    ngx_http_apikey_usage_t *u);
+void ngx_http_apikey_ship_run(ngx_http_apikey_ship_t *ship);
+ngx_uint_t ngx_http_apikey_ship_pending(ngx_http_apikey_ship_t *ship);
+void ngx_http_apikey_ship_disconnect(ngx_http_apikey_ship_t *ship);
+/* exit_process: the rest of the rings goes to the disk, here and now */
+void ngx_http_apikey_ship_destroy(ngx_http_apikey_ship_t *ship);
+
+/* ship_disk.c */
+void ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship);
+size_t ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
+    size_t size, int64_t *as_of);
+void ngx_http_apikey_ship_synced(ngx_http_apikey_ship_t *ship);
+void ngx_http_apikey_ship_ungather(ngx_http_apikey_ship_t *ship);
+void ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship);
+ngx_uint_t ngx_http_apikey_ship_waiting(ngx_http_apikey_ship_t *ship);
+
+/* ship_pg.c */
+void ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship);
+
+/* batch.c */
+ngx_http_apikey_batch_t *ngx_http_apikey_batch_create(void);
+void ngx_http_apikey_batch_destroy(ngx_http_apikey_batch_t *batch);
+ngx_int_t ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
+    const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf);
+
+/* batch_sql.c */
+void ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
+    ngx_http_apikey_batch_conf_t *conf);
+void ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
+    apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf);
+void ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
+    apikey_event_t *event, const u_char *node);
+void *ngx_http_apikey_text_add(ngx_http_apikey_text_t *t, size_t len);
+ngx_uint_t ngx_http_apikey_outcome(const apikey_shape_t *shape);
+
+
+#endif /* NGX_HTTP_APIKEY_SHIP_H_INCLUDED */

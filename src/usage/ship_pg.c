@@ -1,0 +1,479 @@
+
+/*
+ * The shipper's conversation with Postgres: one statement at a time.
+ *
+ * Read the marks; then each batch is one simple query, one transaction.
+ * After any loss of the connection the marks are read again and decide what
+ * had come through.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "base/clock.h"
+#include "base/uuid.h"
+#include "usage/ship.h"
+
+
+#define NGX_HTTP_APIKEY_BEAT     500         /* ms */
+#define NGX_HTTP_APIKEY_BACKOFF  2000        /* ms at most */
+#define NGX_HTTP_APIKEY_TIMEOUT  30000       /* ms, of one batch */
+
+
+static void ngx_http_apikey_ship_ask(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+static void ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship);
+static ngx_int_t ngx_http_apikey_ship_copy(ngx_http_apikey_pg_op_t *op,
+    PGconn *conn);
+static void ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+static void ngx_http_apikey_ship_applied(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship,
+    const char *state);
+static ngx_uint_t ngx_http_apikey_ship_poison(const char *state);
+static void ngx_http_apikey_ship_beat(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+static void ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_query(ngx_http_apikey_ship_t *ship);
+
+
+/* Starts the next thing to say, if nothing is being said. */
+
+void
+ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->asking || ship->pg == NULL
+        || (ngx_msec_int_t) (ship->retry_at - ngx_current_msec) > 0)
+    {
+        return;
+    }
+
+    if (!ship->known) {
+        ngx_http_apikey_ship_ask(ship);
+        return;
+    }
+
+    /* a broken disk must not stop what Postgres could take */
+
+    if (ship->frames_len == 0 && !ship->busy && ship->bad
+        && (!ship->opened
+            || (!ship->seek
+                && apikey_spool_at_end(&ship->spool, &ship->cursor)))
+        && ngx_http_apikey_ship_waiting(ship))
+    {
+        ship->frames_len = ngx_http_apikey_ship_gather(ship, ship->frames,
+                                                       APIKEY_SPOOL_CHUNK,
+                                                       &ship->frames_as_of);
+        ship->direct = ship->frames_len != 0;
+    }
+
+    if (ship->frames_len) {
+        ngx_http_apikey_ship_send(ship);
+        return;
+    }
+
+    if (!ngx_exiting
+        && (ngx_msec_int_t) (ship->beat_at - ngx_current_msec) <= 0)
+    {
+        ngx_http_apikey_ship_beat(ship);
+    }
+}
+
+
+static void
+ngx_http_apikey_ship_ask(ngx_http_apikey_ship_t *ship)
+{
+    ngx_memzero(&ship->op, sizeof(ngx_http_apikey_pg_op_t));
+
+    apikey_uuid_format((char *) ship->text, ship->usage->conf.node);
+    ship->text[APIKEY_UUID_TEXT_LEN] = '\0';
+    ship->values[0] = (char *) ship->text;
+
+    ship->op.sql = "SELECT stream, epoch, mark FROM apikey.usage_stream"
+                   " WHERE node = $1::uuid";
+    ship->op.nparams = 1;
+    ship->op.values = ship->values;
+    ship->op.handler = ngx_http_apikey_ship_marks;
+
+    ngx_http_apikey_ship_query(ship);
+}
+
+
+static void
+ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    int                      i;
+    ngx_http_apikey_ship_t  *ship;
+
+    ship = op->data;
+    ship->asking = 0;
+
+    if (res == NULL || PQresultStatus(res) != PGRES_TUPLES_OK) {
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    ship->marks.n = 0;
+
+    for (i = 0; i < PQntuples(res); i++) {
+        if (!apikey_marks_raise(&ship->marks,
+                      (uint32_t) strtoul(PQgetvalue(res, i, 0), NULL, 10),
+                      (uint64_t) strtoull(PQgetvalue(res, i, 1), NULL, 10),
+                      (uint64_t) strtoull(PQgetvalue(res, i, 2), NULL, 10)))
+        {
+            ngx_http_apikey_ship_retry(ship);
+            return;
+        }
+    }
+
+    ship->known = 1;
+    ship->seek = 1;
+    ship->backoff = 0;
+    ngx_http_apikey_ship_forget(ship);
+
+    ngx_http_apikey_ship_run(ship);
+}
+
+
+static void
+ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship)
+{
+    ngx_int_t                      rc;
+    ngx_http_apikey_batch_conf_t   conf;
+
+    ngx_memzero(&conf, sizeof(ngx_http_apikey_batch_conf_t));
+
+    conf.node = ship->usage->conf.node;
+    conf.name = &ship->usage->conf.node_name;
+    conf.before = ship->as_of;
+    conf.as_of = ship->frames_as_of ? ship->frames_as_of : ship->as_of;
+    conf.marks = &ship->marks;
+    conf.max = ship->max;
+    conf.no_gap = ship->direct;
+    conf.poison = ship->poison[0] ? ship->poison : NULL;
+
+    rc = ngx_http_apikey_batch_build(ship->batch, ship->frames,
+                                     ship->frames_len, &conf);
+
+    if (rc != NGX_OK) {
+        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
+                      "apikey: no memory for a batch of usage");
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    if (ship->batch->count == 0) {
+
+        if (ship->batch->more) {
+
+            /* what comes before is on the disk that cannot be read now */
+
+            ngx_http_apikey_ship_forget(ship);
+            ngx_http_apikey_ship_retry(ship);
+            return;
+        }
+
+        ngx_http_apikey_ship_finished(ship);
+        return;
+    }
+
+    ngx_memzero(&ship->op, sizeof(ngx_http_apikey_pg_op_t));
+
+    ship->op.sql = (char *) ship->batch->sql.data;
+    ship->op.simple = 1;
+    ship->op.timeout = NGX_HTTP_APIKEY_TIMEOUT;
+    ship->op.copy = ship->batch->raw ? ngx_http_apikey_ship_copy : NULL;
+    ship->op.handler = ngx_http_apikey_ship_sent;
+
+    ngx_http_apikey_ship_query(ship);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_ship_copy(ngx_http_apikey_pg_op_t *op, PGconn *conn)
+{
+    size_t                   len, n;
+    u_char                  *p;
+    ngx_http_apikey_ship_t  *ship;
+
+    ship = op->data;
+    p = ship->batch->copy.data;
+
+    for (len = ship->batch->copy.len; len; len -= n) {
+        n = ngx_min(len, 65536);
+
+        if (ngx_http_apikey_pg_copy(conn, p, n) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        p += n;
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    const char              *state;
+    ExecStatusType           status;
+    ngx_http_apikey_ship_t  *ship;
+
+    ship = op->data;
+    ship->asking = 0;
+
+    if (res == NULL) {
+
+        /* lost, perhaps at COMMIT: the marks will tell */
+
+        ship->known = 0;
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    status = PQresultStatus(res);
+
+    if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK) {
+        ngx_http_apikey_ship_applied(ship);
+        ngx_http_apikey_ship_run(ship);
+        return;
+    }
+
+    state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+
+    ngx_http_apikey_ship_refused(ship, state ? state : "");
+}
+
+
+static void
+ngx_http_apikey_ship_applied(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t                       i;
+    ngx_http_apikey_batch_t         *batch;
+    ngx_http_apikey_batch_stream_t  *s;
+
+    batch = ship->batch;
+
+    for (i = 0; i < batch->nstreams; i++) {
+        s = &batch->stream[i];
+
+        if (s->first
+            && !apikey_marks_raise(&ship->marks, s->stream, s->epoch, s->last))
+        {
+            ship->known = 0;
+        }
+    }
+
+    if (batch->lost) {
+        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
+                      "apikey: %uL usage records were lost on a damaged disk",
+                      batch->lost);
+
+        if (ship->usage->conf.stats) {
+            apikey_stats_add(&ship->usage->conf.stats->dropped, batch->lost);
+        }
+    }
+
+    ship->backoff = 0;
+    ship->poison[0] = '\0';
+    ship->max = ngx_min(ship->max * 2, (ngx_uint_t) NGX_MAX_INT32_VALUE / 4);
+    ship->beat_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT;
+
+    if (!batch->more) {
+        ngx_http_apikey_ship_finished(ship);
+    }
+}
+
+
+/* All of the frames is in Postgres. */
+
+static void
+ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->frames_as_of > ship->as_of) {
+        ship->as_of = ship->frames_as_of;
+    }
+
+    if (ship->direct) {
+        ngx_http_apikey_ship_synced(ship);
+    }
+
+    ship->direct = 0;
+    ship->frames_len = 0;
+    ship->frames_as_of = 0;
+}
+
+
+static void
+ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, const char *state)
+{
+    if (ngx_strcmp(state, "AK409") == 0) {
+        ngx_log_error(NGX_LOG_WARN, ship->log, 0,
+                      "apikey: usage was applied by somebody else, or "
+                      "Postgres was restored: reading its marks");
+        ship->known = 0;
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    if (!ngx_http_apikey_ship_poison(state) || ship->poison[0]) {
+        ngx_log_error(NGX_LOG_ERR, ship->log, 0,
+                      "apikey: Postgres refused a batch of usage (%s), it "
+                      "will be sent again", state);
+        ship->known = 0;
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    /* an event is at fault: halve until it stands alone */
+
+    if (ship->batch->count > 1) {
+        ship->max = ship->batch->count / 2;
+
+    } else {
+        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
+                      "apikey: Postgres refused a usage record (%s), it is "
+                      "put into apikey.usage_quarantine", state);
+        ship->max = 1;
+        ngx_cpystrn((u_char *) ship->poison, (u_char *) state,
+                    sizeof(ship->poison));
+    }
+
+    ngx_http_apikey_ship_run(ship);
+}
+
+
+/* Data, not the schema's or the role's fault, which would hit every event. */
+
+static ngx_uint_t
+ngx_http_apikey_ship_poison(const char *state)
+{
+    ngx_uint_t          i;
+    static const char  *others[] = { "42501", "42P01", "42883", "42703",
+                                     "42P10", "42704" };
+
+    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        if (ngx_strcmp(state, others[i]) == 0) {
+            return 0;
+        }
+    }
+
+    return ngx_strncmp(state, "21", 2) == 0
+           || ngx_strncmp(state, "22", 2) == 0
+           || ngx_strncmp(state, "23", 2) == 0
+           || ngx_strncmp(state, "42", 2) == 0;
+}
+
+
+/* Nothing is new: say up to when that is so. */
+
+static void
+ngx_http_apikey_ship_beat(ngx_http_apikey_ship_t *ship)
+{
+    int64_t   as_of;
+    u_char   *p;
+
+    if (ship->busy || !ship->opened || ship->seek
+        || !apikey_spool_at_end(&ship->spool, &ship->cursor))
+    {
+        return;
+    }
+
+    as_of = apikey_clock_real() - 2 * 1000 * (int64_t) ship->usage->period;
+
+    if (ngx_http_apikey_ship_waiting(ship)) {
+        return;
+    }
+
+    ship->beat_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT;
+    ship->as_of = as_of;
+
+    ngx_memzero(&ship->op, sizeof(ngx_http_apikey_pg_op_t));
+    ship->batch->sql.len = 0;
+
+    p = ngx_http_apikey_text_add(&ship->batch->sql, 512);
+    if (p == NULL) {
+        return;
+    }
+
+    apikey_uuid_format((char *) ship->text, ship->usage->conf.node);
+    ship->text[APIKEY_UUID_TEXT_LEN] = '\0';
+    *ngx_sprintf(p, "%L", as_of) = '\0';
+
+    ship->values[0] = (char *) ship->text;
+    ship->values[1] = (char *) ship->usage->conf.node_name.data;
+    ship->values[2] = (char *) p;
+
+    ship->op.sql = "SELECT set_config('synchronous_commit', 'off', true),"
+                   " apikey.usage_heartbeat($1::uuid, $2, $3::bigint)";
+    ship->op.nparams = 3;
+    ship->op.values = ship->values;
+    ship->op.handler = ngx_http_apikey_ship_beaten;
+
+    ngx_http_apikey_ship_query(ship);
+}
+
+
+static void
+ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    ngx_http_apikey_ship_t  *ship;
+
+    ship = op->data;
+    ship->asking = 0;
+
+    if (res == NULL || PQresultStatus(res) != PGRES_TUPLES_OK) {
+        ship->known = 0;
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    ngx_http_apikey_ship_run(ship);
+}
+
+
+static void
+ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship)
+{
+    ship->backoff = ship->backoff ? ngx_min(ship->backoff * 2,
+                                            NGX_HTTP_APIKEY_BACKOFF) : 50;
+    ship->retry_at = ngx_current_msec + ship->backoff / 2
+                     + (ngx_msec_t) ngx_random() % (ship->backoff / 2 + 1);
+}
+
+
+/* The frames in memory are read or gathered again. */
+
+static void
+ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->direct) {
+        ngx_http_apikey_ship_ungather(ship);
+    }
+
+    ship->direct = 0;
+    ship->frames_len = 0;
+    ship->frames_as_of = 0;
+    ship->seek = 1;
+}
+
+
+static void
+ngx_http_apikey_ship_query(ngx_http_apikey_ship_t *ship)
+{
+    ship->op.data = ship;
+
+    if (ngx_http_apikey_pg_query(ship->pg, &ship->op) != NGX_OK) {
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    ship->asking = 1;
+}

@@ -1,0 +1,139 @@
+
+/*
+ * The spool: frames of usage records on disk, in preallocated segments.
+ *
+ * Only the holder of ship.lock touches it, one call at a time (its calls
+ * block: they run in a thread).  What was written is never rewritten; a new
+ * holder starts a new segment.  A damaged range is passed over at the next
+ * sound frame, so it never stops the walk; what was lost with it shows as a
+ * gap in the events' numbers.
+ *
+ * Plain C.  The list of segments is malloc()ed and belongs to the spool.
+ */
+
+
+#ifndef APIKEY_SPOOL_H_INCLUDED
+#define APIKEY_SPOOL_H_INCLUDED
+
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "usage/record.h"
+
+
+#define APIKEY_SPOOL_MAGIC    0x4c4f5053594b5041ull      /* APKYSPOL */
+#define APIKEY_SPOOL_LAYOUT   1
+#define APIKEY_SPOOL_HEADER   64
+#define APIKEY_SPOOL_MIN      (1024 * 1024)
+#define APIKEY_SPOOL_CHUNK    (768 * 1024)   /* of one append or read */
+#define APIKEY_SPOOL_KEEP     3600000000ll   /* us: replay after a restore */
+#define APIKEY_SPOOL_AGE      600000000ll    /* us: then a new segment */
+
+
+/* How far a stream has come. */
+
+typedef struct {
+    uint64_t            epoch;
+    uint64_t            number;
+    uint32_t            stream;
+    uint32_t            reserved;
+} apikey_mark_t;
+
+
+typedef struct {
+    apikey_mark_t      *mark;
+    unsigned            n;
+    unsigned            size;
+} apikey_marks_t;
+
+
+typedef struct {
+    uint64_t            seq;
+    uint64_t            end;             /* of its sound frames */
+    uint64_t            bytes;           /* on disk */
+    uint64_t            bad;             /* bytes passed over */
+    int64_t             created;         /* us */
+    int64_t             written;         /* us */
+    apikey_marks_t      marks;           /* last event of each stream */
+} apikey_segment_t;
+
+
+typedef struct {
+    uint64_t            seq;
+    uint64_t            offset;
+} apikey_cursor_t;
+
+
+typedef struct {
+    char                dir[1024];
+    uint8_t             node[16];
+    uint64_t            limit;
+    uint64_t            segment_size;
+    apikey_segment_t   *segment;         /* oldest first */
+    unsigned            n;
+    unsigned            size;
+    unsigned            foreign;         /* segments of another layout or
+                                            node: left alone */
+    uint64_t            seq;             /* of the newest file */
+    int                 fd;              /* of the last segment, or -1 */
+    int                 err;             /* errno of the last failure */
+    const char         *what;            /* what failed; static */
+} apikey_spool_t;
+
+
+typedef enum {
+    APIKEY_SPOOL_OK = 0,
+    APIKEY_SPOOL_FULL,
+    APIKEY_SPOOL_FAILED
+} apikey_spool_e;
+
+
+/* The number of a stream, 0: not there. */
+uint64_t apikey_marks_get(const apikey_marks_t *marks, uint32_t stream,
+    uint64_t epoch);
+
+/* Never goes back; false: out of memory. */
+bool apikey_marks_raise(apikey_marks_t *marks, uint32_t stream,
+    uint64_t epoch, uint64_t number);
+void apikey_marks_free(apikey_marks_t *marks);
+
+
+apikey_spool_e apikey_spool_open(apikey_spool_t *spool, const char *dir,
+    const uint8_t node[16], uint64_t limit);
+void apikey_spool_close(apikey_spool_t *spool);
+
+/*
+ * Whole frames, at most CHUNK bytes; on disk when it returns OK.  Shipped
+ * segments are deleted, oldest first, when the room is needed.
+ */
+apikey_spool_e apikey_spool_append(apikey_spool_t *spool, const uint8_t *data,
+    size_t len, int64_t now, const apikey_marks_t *shipped);
+
+/* Deletes what is shipped and older than KEEP. */
+void apikey_spool_prune(apikey_spool_t *spool, int64_t now,
+    const apikey_marks_t *shipped);
+
+/*
+ * The next sound frames from the cursor on, as many as fit in size (at least
+ * CHUNK); *len 0: the end.
+ */
+apikey_spool_e apikey_spool_read(apikey_spool_t *spool,
+    apikey_cursor_t *cursor, uint8_t *buf, size_t size, size_t *len);
+
+/* Where reading must start so that nothing above the marks is missed. */
+void apikey_spool_seek(const apikey_spool_t *spool, apikey_cursor_t *cursor,
+    const apikey_marks_t *shipped);
+
+/* The last event of a stream anywhere in the spool. */
+uint64_t apikey_spool_last(const apikey_spool_t *spool, uint32_t stream,
+    uint64_t epoch);
+
+bool apikey_spool_at_end(const apikey_spool_t *spool,
+    const apikey_cursor_t *cursor);
+uint64_t apikey_spool_left(const apikey_spool_t *spool,
+    const apikey_cursor_t *cursor);
+
+
+#endif /* APIKEY_SPOOL_H_INCLUDED */

@@ -1,0 +1,686 @@
+
+/*
+ * The worker's part: a slot for each admitted request, sums of refusals, the
+ * tick that elects the shipper and keeps a leaving worker until its records
+ * are safe.
+ *
+ * Memory: rings are mapped files; the rest lives in the pool of start().
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include <sys/file.h>
+#include <sys/mman.h>
+
+#include "base/clock.h"
+#include "base/crc.h"
+#include "usage/ship.h"
+
+
+#define NGX_HTTP_APIKEY_QUARTER   900000000LL
+#define NGX_HTTP_APIKEY_DETAILS   10         /* a second and node */
+#define NGX_HTTP_APIKEY_TICK_MIN  10         /* ms */
+#define NGX_HTTP_APIKEY_TICK_MAX  100
+
+
+static apikey_ring_e ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u);
+static void ngx_http_apikey_usage_details(ngx_http_apikey_usage_t *u,
+    ngx_pool_t *pool);
+static apikey_slot_t *ngx_http_apikey_usage_get(ngx_http_apikey_usage_t *u,
+    size_t size, apikey_ring_t **ring);
+static apikey_ring_t *ngx_http_apikey_usage_ring(ngx_http_apikey_usage_t *u,
+    apikey_slot_t *slot);
+static apikey_slot_t *ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
+    ngx_http_apikey_usage_start_t *start, apikey_record_e kind,
+    apikey_ring_t **ring);
+static ngx_uint_t ngx_http_apikey_usage_detail(ngx_http_apikey_usage_t *u);
+static ngx_uint_t ngx_http_apikey_usage_same(apikey_record_t *record,
+    ngx_http_apikey_usage_start_t *start, int64_t quarter);
+static void ngx_http_apikey_usage_publish(ngx_http_apikey_usage_t *u,
+    apikey_ring_t *ring, apikey_slot_t *slot);
+static void ngx_http_apikey_usage_flush(ngx_http_apikey_usage_t *u);
+static void ngx_http_apikey_usage_dropped(ngx_http_apikey_usage_t *u);
+static void ngx_http_apikey_usage_tick(ngx_event_t *ev);
+static void ngx_http_apikey_usage_elect(ngx_http_apikey_usage_t *u);
+static ngx_uint_t ngx_http_apikey_usage_pending(ngx_http_apikey_usage_t *u);
+
+
+ngx_http_apikey_usage_t *
+ngx_http_apikey_usage_start(ngx_pool_t *pool,
+    ngx_http_apikey_usage_conf_t *conf)
+{
+    u_char                   *p;
+    ngx_http_apikey_usage_t  *u;
+
+    u = ngx_pcalloc(pool, sizeof(ngx_http_apikey_usage_t));
+    if (u == NULL) {
+        return NULL;
+    }
+
+    u->conf = *conf;
+    u->log = conf->log;
+    u->lock = -1;
+
+    p = ngx_pnalloc(pool, conf->node_name.len + 1);
+    u->dir = ngx_http_apikey_ring_dir(pool, conf);
+
+    if (p == NULL || u->dir == NULL) {
+        return NULL;
+    }
+
+    ngx_cpystrn(p, conf->node_name.data, conf->node_name.len + 1);
+    u->conf.node_name.data = p;
+
+    if (ngx_http_apikey_usage_claim(u) != APIKEY_RING_OK) {
+        ngx_log_error(NGX_LOG_ALERT, u->log, 0,
+                      "apikey: no usage ring could be claimed in \"%s\"",
+                      u->dir);
+    }
+
+    ngx_http_apikey_usage_details(u, pool);
+
+    u->period = ngx_max(NGX_HTTP_APIKEY_TICK_MIN,
+                        ngx_min(conf->sync, NGX_HTTP_APIKEY_TICK_MAX));
+    u->tick.handler = ngx_http_apikey_usage_tick;
+    u->tick.data = u;
+    u->tick.log = u->log;
+    u->tick.cancelable = 1;
+
+    ngx_add_timer(&u->tick, 1);
+
+    return u;
+}
+
+
+void
+ngx_http_apikey_usage_stop(ngx_http_apikey_usage_t *u)
+{
+    ngx_uint_t  i, left;
+
+    if (u->tick.timer_set) {
+        ngx_del_timer(&u->tick);
+    }
+
+    /* requests that still run will not come to their log phase */
+
+    left = 0;
+
+    for (i = 0; i < u->nown; i++) {
+        apikey_ring_release(&u->own[i], apikey_clock_real());
+        left |= apikey_ring_head(&u->own[i]) > apikey_ring_tail(&u->own[i]);
+        apikey_ring_close(&u->own[i]);
+    }
+
+    u->nown = 0;
+    u->nsums = 0;
+    u->tick.handler = NULL;
+
+    for (i = 0; left && u->ship == NULL && i < 20; i++) {
+        ngx_http_apikey_usage_elect(u);
+
+        if (u->ship == NULL) {
+            ngx_msleep(5);
+        }
+    }
+
+    if (u->ship) {
+        ngx_http_apikey_ship_destroy(u->ship);
+        u->ship = NULL;
+    }
+
+    if (u->lock != -1) {
+        (void) close(u->lock);
+        u->lock = -1;
+    }
+}
+
+
+/* Another ring for this worker: a free one, or a new one. */
+
+static apikey_ring_e
+ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u)
+{
+    uint32_t        i;
+    apikey_ring_e   rc;
+    apikey_ring_t  *ring;
+
+    if (u->nown == NGX_HTTP_APIKEY_OWN_RINGS) {
+        return APIKEY_RING_BUSY;
+    }
+
+    ring = &u->own[u->nown];
+
+    for (i = 0; i < NGX_HTTP_APIKEY_RINGS; i++) {
+        rc = apikey_ring_open(ring, (char *) u->dir, i, u->conf.node);
+
+        if (rc == APIKEY_RING_FAILED && ring->err == ENOENT) {
+            rc = apikey_ring_create(ring, (char *) u->dir, i, u->conf.node,
+                                    ngx_http_apikey_ring_epoch(), -1, -1);
+
+            if (rc == APIKEY_RING_OK) {
+                rc = apikey_ring_open(ring, (char *) u->dir, i, u->conf.node);
+            }
+        }
+
+        if (rc == APIKEY_RING_FAILED) {
+            ngx_log_error(NGX_LOG_ERR, u->log, ring->err,
+                          "apikey: %s of \"%s/ring.%uD\" failed", ring->what,
+                          u->dir, i);
+            return rc;
+        }
+
+        if (rc != APIKEY_RING_OK) {
+            continue;
+        }
+
+        rc = apikey_ring_claim(ring, apikey_clock_real());
+
+        if (rc == APIKEY_RING_OK) {
+            u->nown++;
+            return rc;
+        }
+
+        apikey_ring_close(ring);
+    }
+
+    return APIKEY_RING_BUSY;
+}
+
+
+/* The count of details is the node's, not the worker's: a word in a file. */
+
+static void
+ngx_http_apikey_usage_details(ngx_http_apikey_usage_t *u, ngx_pool_t *pool)
+{
+    int      fd;
+    void    *p;
+    u_char  *name;
+
+    name = ngx_pnalloc(pool, ngx_strlen(u->dir) + sizeof("/details"));
+    if (name == NULL) {
+        return;
+    }
+
+    ngx_sprintf(name, "%s/details%Z", u->dir);
+
+    fd = open((char *) name, O_RDWR|O_CREAT|O_CLOEXEC, 0600);
+    if (fd == -1) {
+        return;
+    }
+
+    if (posix_fallocate(fd, 0, sizeof(uint64_t)) == 0) {
+        p = mmap(NULL, sizeof(uint64_t), PROT_READ|PROT_WRITE, MAP_SHARED,
+                 fd, 0);
+
+        if (p != MAP_FAILED) {
+            u->details = p;
+        }
+    }
+
+    (void) close(fd);
+}
+
+
+ngx_http_apikey_usage_slot_t *
+ngx_http_apikey_usage_open(ngx_http_apikey_usage_t *u,
+    ngx_http_apikey_usage_start_t *start)
+{
+    apikey_slot_t  *slot;
+    apikey_ring_t  *ring;
+
+    slot = ngx_http_apikey_usage_fill(u, start, APIKEY_RECORD_EVENT, &ring);
+
+    if (slot == NULL) {
+        if (!u->conf.refuse) {
+            ngx_http_apikey_usage_dropped(u);
+        }
+
+        return NULL;
+    }
+
+    apikey_ring_opened(ring, slot, APIKEY_SLOT_OPEN);
+
+    return (ngx_http_apikey_usage_slot_t *) slot;
+}
+
+
+void
+ngx_http_apikey_usage_close(ngx_http_apikey_usage_t *u,
+    ngx_http_apikey_usage_slot_t *s, ngx_http_apikey_usage_end_t *end)
+{
+    apikey_slot_t    *slot;
+    apikey_count_t   *count;
+    apikey_shape_t   *shape;
+
+    slot = (apikey_slot_t *) s;
+    count = &slot->record.count;
+    shape = &slot->record.shape;
+
+    count->bytes_in = end->bytes_in;
+    count->bytes_out = end->bytes_out;
+    count->duration = end->duration;
+    count->upstream = end->upstream;
+    count->tokens[0] = end->tokens_input;
+    count->tokens[1] = end->tokens_output;
+    count->tokens[2] = end->tokens_cached;
+    count->tokens[3] = end->tokens_reasoning;
+    count->cost = end->cost;
+    shape->status = end->status;
+    shape->source = end->source;
+    shape->end = end->end;
+
+    ngx_http_apikey_usage_publish(u, ngx_http_apikey_usage_ring(u, slot),
+                                  slot);
+}
+
+
+void
+ngx_http_apikey_usage_drop(ngx_http_apikey_usage_t *u,
+    ngx_http_apikey_usage_slot_t *s)
+{
+    apikey_slot_t  *slot;
+
+    slot = (apikey_slot_t *) s;
+
+    apikey_ring_put(ngx_http_apikey_usage_ring(u, slot), slot);
+}
+
+
+/*
+ * One sum for each place in a small table: another one that falls into the
+ * same place sends the first one on its way.  So whatever is thrown at us,
+ * the table stays as it is.
+ */
+
+void
+ngx_http_apikey_usage_refused(ngx_http_apikey_usage_t *u,
+    ngx_http_apikey_usage_start_t *start)
+{
+    int64_t                         quarter;
+    uint32_t                        hash;
+    apikey_ring_t                  *ring;
+    apikey_slot_t                  *slot, **sum;
+    ngx_http_apikey_usage_start_t   common;
+
+    quarter = start->time - start->time % NGX_HTTP_APIKEY_QUARTER;
+
+    hash = apikey_crc32c(start->verdict, start->key, 16);
+    hash = apikey_crc32c(hash, start->service.data, start->service.len);
+    hash = apikey_crc32c(hash, start->limit_name.data, start->limit_name.len);
+
+    sum = &u->sums[hash % NGX_HTTP_APIKEY_SUMS];
+
+    if (*sum
+        && !ngx_http_apikey_usage_same(&(*sum)->record, start, quarter))
+    {
+        ngx_http_apikey_usage_publish(u, ngx_http_apikey_usage_ring(u, *sum),
+                                      *sum);
+        *sum = NULL;
+        u->nsums--;
+    }
+
+    if (*sum == NULL) {
+        common = *start;
+        common.time = quarter;
+        ngx_memzero(common.event, 16);
+        ngx_memzero(common.client, 16);
+        ngx_memzero(common.secret, 16);
+        ngx_str_null(&common.endpoint);
+        ngx_str_null(&common.session);
+        ngx_str_null(&common.model);
+        common.limit = 0;
+        common.remaining = 0;
+        common.retry_after = 0;
+        common.weight = 0;
+        common.method = 0;
+
+        slot = ngx_http_apikey_usage_fill(u, &common, APIKEY_RECORD_SUM,
+                                          &ring);
+        if (slot == NULL) {
+            ngx_http_apikey_usage_dropped(u);
+            return;
+        }
+
+        slot->record.count.count = 1;
+        apikey_ring_opened(ring, slot, APIKEY_SLOT_SUM);
+        *sum = slot;
+        u->nsums++;
+
+    } else {
+        (*sum)->record.count.count++;
+    }
+
+    u->tick.cancelable = u->drained;
+
+    if (ngx_http_apikey_usage_detail(u)) {
+        slot = ngx_http_apikey_usage_fill(u, start, APIKEY_RECORD_DETAIL,
+                                          &ring);
+        if (slot) {
+            apikey_ring_opened(ring, slot, APIKEY_SLOT_SUM);
+            ngx_http_apikey_usage_publish(u, ring, slot);
+        }
+    }
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_usage_detail(ngx_http_apikey_usage_t *u)
+{
+    uint64_t  now, old;
+
+    if (u->details == NULL) {
+        return 0;
+    }
+
+    now = (uint64_t) ngx_time() << 8;
+    old = __atomic_load_n(u->details, __ATOMIC_RELAXED);
+
+    do {
+        if (old >= now && (old & 255) >= NGX_HTTP_APIKEY_DETAILS
+            && old - now < 60 << 8)
+        {
+            return 0;
+        }
+
+    } while (!__atomic_compare_exchange_n(u->details, &old,
+                                 (old >> 8 == now >> 8 ? old : now) + 1, 0,
+                                 __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+
+    return 1;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_usage_same(apikey_record_t *record,
+    ngx_http_apikey_usage_start_t *start, int64_t quarter)
+{
+    size_t           skip;
+    apikey_shape_t  *shape;
+
+    shape = &record->shape;
+    skip = shape->len[APIKEY_TEXT_OWNER] + shape->len[APIKEY_TEXT_CUSTOMER];
+
+    return record->count.time == quarter
+           && shape->verdict == start->verdict
+           && shape->status == start->status
+           && shape->len[APIKEY_TEXT_SERVICE]
+              == ngx_min(start->service.len, APIKEY_TEXT_MAX)
+           && shape->len[APIKEY_TEXT_LIMIT]
+              == ngx_min(start->limit_name.len, APIKEY_TEXT_MAX)
+           && ngx_memcmp(shape->key, start->key, 16) == 0
+           && ngx_memcmp(record->text + skip, start->service.data,
+                         shape->len[APIKEY_TEXT_SERVICE]) == 0
+           && ngx_memcmp(record->text + skip
+                         + shape->len[APIKEY_TEXT_SERVICE],
+                         start->limit_name.data,
+                         shape->len[APIKEY_TEXT_LIMIT]) == 0;
+}
+
+
+/* A slot with everything that is known at the start; not yet opened. */
+
+static apikey_slot_t *
+ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
+    ngx_http_apikey_usage_start_t *start, apikey_record_e kind,
+    apikey_ring_t **ring)
+{
+    char             *p;
+    size_t            size, len[APIKEY_TEXTS];
+    ngx_str_t        *text[APIKEY_TEXTS];
+    ngx_uint_t        i;
+    apikey_slot_t    *slot;
+    apikey_count_t   *count;
+    apikey_shape_t   *shape;
+
+    text[APIKEY_TEXT_OWNER] = &start->owner;
+    text[APIKEY_TEXT_CUSTOMER] = &start->customer;
+    text[APIKEY_TEXT_SERVICE] = &start->service;
+    text[APIKEY_TEXT_ENDPOINT] = &start->endpoint;
+    text[APIKEY_TEXT_MODEL] = &start->model;
+    text[APIKEY_TEXT_LIMIT] = &start->limit_name;
+    text[APIKEY_TEXT_SESSION] = &start->session;
+
+    size = sizeof(apikey_record_t);
+
+    for (i = 0; i < APIKEY_TEXTS; i++) {
+        len[i] = apikey_text_cut((char *) text[i]->data, text[i]->len,
+                                 APIKEY_TEXT_MAX);
+        size += len[i];
+    }
+
+    slot = ngx_http_apikey_usage_get(u, size, ring);
+    if (slot == NULL) {
+        return NULL;
+    }
+
+    count = &slot->record.count;
+    shape = &slot->record.shape;
+
+    ngx_memzero(&slot->record, sizeof(apikey_record_t));
+
+    ngx_memcpy(count->event, start->event, 16);
+    ngx_memcpy(count->client, start->client, 16);
+    apikey_client_shorten(count->client, 24, 48);
+    count->time = start->time;
+    count->count = 1;
+    count->remaining = start->remaining;
+
+    shape->kind = kind;
+    shape->verdict = start->verdict;
+    shape->mode = start->mode;
+    shape->status = start->status;
+    shape->method = start->method;
+    shape->retry_after = start->retry_after;
+    shape->weight = start->weight;
+    shape->limit = start->limit;
+    ngx_memcpy(shape->key, start->key, 16);
+    ngx_memcpy(shape->secret, start->secret, 16);
+
+    p = slot->record.text;
+
+    for (i = 0; i < APIKEY_TEXTS; i++) {
+        shape->len[i] = (uint8_t) len[i];
+        p = (char *) ngx_cpymem(p, text[i]->data, len[i]);
+    }
+
+    return slot;
+}
+
+
+static apikey_slot_t *
+ngx_http_apikey_usage_get(ngx_http_apikey_usage_t *u, size_t size,
+    apikey_ring_t **ring)
+{
+    ngx_uint_t      i;
+    apikey_slot_t  *slot;
+
+    for (i = 0; i < u->nown; i++) {
+        slot = apikey_ring_get(&u->own[i], size);
+
+        if (slot) {
+            *ring = &u->own[i];
+            return slot;
+        }
+    }
+
+    /* the disk is slow, or there are very many requests at once */
+
+    if ((ngx_msec_int_t) (u->grow_at - ngx_current_msec) > 0) {
+        return NULL;
+    }
+
+    if (ngx_http_apikey_usage_claim(u) != APIKEY_RING_OK) {
+        u->grow_at = ngx_current_msec + 1000;
+        return NULL;
+    }
+
+    *ring = &u->own[u->nown - 1];
+
+    return apikey_ring_get(*ring, size);
+}
+
+
+static apikey_ring_t *
+ngx_http_apikey_usage_ring(ngx_http_apikey_usage_t *u, apikey_slot_t *slot)
+{
+    u_char      *p, *start;
+    ngx_uint_t   i;
+
+    p = (u_char *) slot;
+
+    for (i = 1; i < u->nown; i++) {
+        start = (u_char *) u->own[i].file;
+
+        if (p >= start && p < start + apikey_ring_size()) {
+            return &u->own[i];
+        }
+    }
+
+    return &u->own[0];
+}
+
+
+static void
+ngx_http_apikey_usage_publish(ngx_http_apikey_usage_t *u, apikey_ring_t *ring,
+    apikey_slot_t *slot)
+{
+    apikey_ring_publish(ring, slot);
+
+    /* a worker that is leaving stays until this is safe */
+
+    u->tick.cancelable = u->drained;
+}
+
+
+static void
+ngx_http_apikey_usage_flush(ngx_http_apikey_usage_t *u)
+{
+    ngx_uint_t      i;
+    apikey_slot_t  *slot;
+
+    for (i = 0; u->nsums && i < NGX_HTTP_APIKEY_SUMS; i++) {
+        slot = u->sums[i];
+
+        if (slot) {
+            u->sums[i] = NULL;
+            u->nsums--;
+            ngx_http_apikey_usage_publish(u,
+                                          ngx_http_apikey_usage_ring(u, slot),
+                                          slot);
+        }
+    }
+}
+
+
+static void
+ngx_http_apikey_usage_dropped(ngx_http_apikey_usage_t *u)
+{
+    static ngx_msec_t  last;
+
+    if (u->conf.stats) {
+        apikey_stats_add(&u->conf.stats->dropped, 1);
+    }
+
+    if ((ngx_msec_int_t) (ngx_current_msec - last) >= 1000) {
+        last = ngx_current_msec;
+        ngx_log_error(NGX_LOG_ALERT, u->log, 0,
+                      "apikey: usage records are dropped: no room in \"%s\"",
+                      u->dir);
+    }
+}
+
+
+static void
+ngx_http_apikey_usage_tick(ngx_event_t *ev)
+{
+    ngx_http_apikey_usage_t  *u;
+
+    u = ev->data;
+
+    if (ngx_exiting && !u->quitting) {
+        u->quitting = 1;
+        u->quit_at = ngx_current_msec + u->conf.drain;
+    }
+
+    ngx_http_apikey_usage_flush(u);
+
+    if (u->ship == NULL && !u->drained) {
+        ngx_http_apikey_usage_elect(u);
+    }
+
+    if (u->ship) {
+        ngx_http_apikey_ship_run(u->ship);
+    }
+
+    if (u->quitting && !u->drained
+        && (ngx_msec_int_t) (ngx_current_msec - u->quit_at) >= 0)
+    {
+        u->drained = 1;
+
+        if (u->ship) {
+            ngx_http_apikey_ship_disconnect(u->ship);
+        }
+    }
+
+    ev->cancelable = u->drained || !ngx_http_apikey_usage_pending(u);
+
+    ngx_add_timer(ev, u->period);
+}
+
+
+static void
+ngx_http_apikey_usage_elect(ngx_http_apikey_usage_t *u)
+{
+    u_char  name[NGX_MAX_PATH];
+
+    if (u->lock == -1) {
+        if (ngx_snprintf(name, sizeof(name), "%V/ship.lock%Z",
+                         &u->conf.directory)
+            == name + sizeof(name))
+        {
+            return;
+        }
+
+        u->lock = open((char *) name, O_RDWR|O_CREAT|O_CLOEXEC, 0600);
+
+        if (u->lock == -1) {
+            return;
+        }
+    }
+
+    if (flock(u->lock, LOCK_EX|LOCK_NB) == -1) {
+        return;
+    }
+
+    u->ship = ngx_http_apikey_ship_create(u);
+
+    if (u->ship == NULL) {
+        (void) flock(u->lock, LOCK_UN);
+    }
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_usage_pending(ngx_http_apikey_usage_t *u)
+{
+    ngx_uint_t  i;
+
+    if (u->nsums) {
+        return 1;
+    }
+
+    if (u->ship) {
+        return ngx_http_apikey_ship_pending(u->ship);
+    }
+
+    for (i = 0; i < u->nown; i++) {
+        if (apikey_ring_head(&u->own[i]) > apikey_ring_tail(&u->own[i])) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
