@@ -25,8 +25,8 @@ use Apikey::Postgres;
 use Apikey::Process qw(spawn wait_for account);
 
 my $top = Cwd::abs_path("$FindBin::Bin/..");
-my $build = "$top/build";
-my $run = "$top/.run";               # what the user sees: env, pid, links
+my $build = $ENV{APIKEY_BUILD} || "$top/build";
+my $run = $ENV{APIKEY_RUN} || "$top/.run";      # env, pid, data
 my $user = account('www-data');
 my $nginx = find_nginx();
 
@@ -108,7 +108,7 @@ sub place {
 
         unless (reaches($dir)) {
             rmdir $dir;
-            my $other = '/var/tmp/apikey-run-' . substr sha1_hex($top), 0, 8;
+            my $other = '/var/tmp/apikey-run-' . substr sha1_hex($run), 0, 8;
 
             mkdir $other, 0755 or $!{EEXIST} or die "$other: $!\n";
             symlink $other, $dir or die "$dir: $!\n";
@@ -126,7 +126,7 @@ sub place {
 
     # the path of a socket may be 107 bytes long
     $sockets = length $dir < 80 ? "$dir/sockets"
-             : '/tmp/apikey-run-' . substr sha1_hex($top), 0, 8;
+             : '/tmp/apikey-run-' . substr sha1_hex($run), 0, 8;
 
     own($_) for $sockets, "$dir/temp", "$dir/api_temp", "$dir/journal",
                 "$dir/ring", "$dir/redis", "$dir/pg";
