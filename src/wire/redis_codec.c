@@ -90,10 +90,17 @@ ngx_http_apikey_redis_next(struct redisReader *reader,
 {
     void  *p;
 
-    if (reader->ridx == -1 && reader->pos < reader->len
-        && ngx_strchr("+-:$", reader->buf[reader->pos]) == NULL)
-    {
-        return NGX_ERROR;
+    if (reader->ridx == -1) {
+
+        /* between two replies; asked now, it would wait inside of one */
+
+        if (reader->pos == reader->len) {
+            return NGX_AGAIN;
+        }
+
+        if (ngx_strchr("+-:$", reader->buf[reader->pos]) == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     p = NULL;
