@@ -110,9 +110,6 @@ BEGIN
     INTO today, period, daily, services
     USING coalesce(key_id::text, owner), zone, day - (days - 1)
         * interval '1 day', month, day;
-
-    daily := coalesce(daily, '[]');
-    services := coalesce(services, '[]');
 END
 $$;
 
@@ -163,7 +160,8 @@ BEGIN
             row_to_json(usage_sums(total.requests, total.refused,
                 total.errors, total.tokens, total.cost)) AS all_time,
             parts.today, parts.period, json '[]' AS limits,
-            NULL::json AS plan, parts.daily, parts.services) AS x);
+            NULL::json AS plan, coalesce(parts.daily, '[]') AS daily,
+            coalesce(parts.services, '[]') AS services) AS x);
 END
 $$;
 

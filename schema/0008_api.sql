@@ -139,6 +139,33 @@ COMMENT ON FUNCTION enter(jsonb) IS
     'Tells row-level security who asks, until the end of the transaction';
 
 
+CREATE OR REPLACE FUNCTION dispatch(fn text, who jsonb, raw json,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF fn !~ '^[a-z_]+$'
+        OR to_regprocedure(format('apikey.api_%s(jsonb, jsonb)', fn)) IS NULL
+    THEN
+        RAISE undefined_function;
+    END IF;
+
+    EXECUTE format('SELECT * FROM %I($1, $2)', 'api_' || fn)
+    INTO status, headers, body, refresh
+    USING who, raw::jsonb
+        || jsonb_build_object('body', read_body(raw ->> 'body'));
+
+    headers := coalesce(headers, '');
+    body := coalesce(body, '');
+    refresh := coalesce(refresh, '');
+END
+$$;
+
+COMMENT ON FUNCTION dispatch(text, jsonb, json) IS
+    'Calls api_<fn> with the request''s body parsed';
+
+
 CREATE OR REPLACE FUNCTION api(fn text, caller text, req text,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
@@ -146,66 +173,47 @@ SET search_path = apikey, pg_temp
 SET lock_timeout = '3s'
 AS $$
 DECLARE
-    raw      json;
-    who      jsonb;
     state    text;
     message  text;
     errors   text;
     code     text;
     place    text;
 BEGIN
-    BEGIN
-        raw := req::json;
-        who := caller::jsonb;
-        PERFORM enter(who);
+    PERFORM enter(caller::jsonb);
 
-        IF fn !~ '^[a-z_]+$'
-            OR to_regprocedure(format('apikey.api_%s(jsonb, jsonb)', fn))
-                IS NULL
-        THEN
-            RAISE undefined_function;
+    SELECT * INTO status, headers, body, refresh
+    FROM dispatch(fn, caller::jsonb, req::json);
+
+EXCEPTION
+    WHEN serialization_failure OR deadlock_detected THEN
+        RAISE;                   -- nginx calls again
+
+    WHEN query_canceled OR OTHERS THEN
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
+            message = MESSAGE_TEXT, errors = PG_EXCEPTION_DETAIL,
+            code = PG_EXCEPTION_HINT, place = PG_EXCEPTION_CONTEXT;
+
+        IF state ^@ 'AK' THEN
+            status := substr(state, 3)::int;
+
+        ELSE
+            -- its message may quote the request: only its place is logged
+
+            RAISE WARNING 'apikey.api %: SQLSTATE % %', fn, state,
+                substring(place FROM 'PL/pgSQL function [^\n]*');
+
+            errors := '[]';
+            SELECT p.status, p.code, p.detail INTO status, code, message
+            FROM problem_of(state) AS p;
         END IF;
 
-        EXECUTE format('SELECT * FROM %I($1, $2)', 'api_' || fn)
-        INTO status, headers, body, refresh
-        USING who, raw::jsonb
-            || jsonb_build_object('body', read_body(raw ->> 'body'));
+        headers := '';
+        refresh := '';
 
-    EXCEPTION
-        WHEN serialization_failure OR deadlock_detected THEN
-            RAISE;               -- nginx calls again
+        -- not by ->>, which fails for a NUL anywhere in it
 
-        WHEN query_canceled OR OTHERS THEN
-            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
-                message = MESSAGE_TEXT, errors = PG_EXCEPTION_DETAIL,
-                code = PG_EXCEPTION_HINT, place = PG_EXCEPTION_CONTEXT;
-
-            IF state ^@ 'AK' THEN
-                status := substr(state, 3)::int;
-
-            ELSE
-                -- its message may quote the request: only its place is logged
-
-                RAISE WARNING 'apikey.api %: SQLSTATE % %', fn, state,
-                    substring(place FROM 'PL/pgSQL function [^\n]*');
-
-                errors := '[]';
-                SELECT p.status, p.code, p.detail INTO status, code, message
-                FROM problem_of(state) AS p;
-            END IF;
-
-            headers := '';
-            refresh := '';
-
-            -- not by ->>, which fails for a NUL anywhere in it
-
-            body := problem_json(status, code, message, substring(req
-                FROM '"request_id" *: *"([0-9a-f-]{36})"'), errors::json);
-    END;
-
-    headers := coalesce(headers, '');
-    refresh := coalesce(refresh, '');
-    body := coalesce(body, '');
+        body := problem_json(status, code, message, substring(req
+            FROM '"request_id" *: *"([0-9a-f-]{36})"'), errors::json);
 END
 $$;
 
@@ -215,4 +223,5 @@ COMMENT ON FUNCTION api(text, text, text) IS
 
 GRANT EXECUTE ON FUNCTION problem_title(text),
     problem_json(int, text, text, text, json), problem_of(text),
-    read_body(text), enter(jsonb), api(text, text, text) TO apikey_gateway;
+    read_body(text), enter(jsonb), dispatch(text, jsonb, json),
+    api(text, text, text) TO apikey_gateway;

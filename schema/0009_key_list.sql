@@ -87,8 +87,7 @@ BEGIN
         key_where(query_value(req, 'status')),
         CASE WHEN query_value(req, 'owner') IS NULL THEN 'true'
             ELSE 'o.external = $1' END,
-        CASE WHEN query_value(req, 'q') IS NULL THEN 'true'
-            ELSE key_search() END,
+        key_search(query_value(req, 'q')),
         CASE WHEN after IS NULL THEN 'true'
             ELSE format('(%s, k.id) %s ($3::%s, $5)', ord.expr,
                 CASE WHEN sort ^@ '-' THEN '<' ELSE '>' END, ord.kind) END)
@@ -133,19 +132,21 @@ COMMENT ON FUNCTION key_where(text) IS
     'SQL condition for keys of this status; without one all but the revoked';
 
 
-CREATE OR REPLACE FUNCTION key_search()
+CREATE OR REPLACE FUNCTION key_search(q text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = apikey, pg_temp
-RETURN $$(strpos(lower(k.name), $2) > 0
+RETURN CASE WHEN q IS NULL THEN 'true' ELSE $$(
+    strpos(lower(k.name), $2) > 0
     OR strpos(lower(k.customer), $2) > 0
     OR strpos(lower(o.external), $2) > 0
     OR k.id IN (SELECT s.key_id FROM secret s
-                WHERE strpos(lower(s.start || '...' || s.last4), $2) > 0))$$;
+                WHERE strpos(lower(s.start || '...' || s.last4), $2) > 0))
+    $$ END;
 
-COMMENT ON FUNCTION key_search() IS
+COMMENT ON FUNCTION key_search(text) IS
     'SQL condition for keys that hold $2 (lower case) in what people see';
 
 GRANT EXECUTE ON FUNCTION key_order(text), check_key_query(jsonb),
-    key_where(text), key_search(), api_key_list(jsonb, jsonb)
+    key_where(text), key_search(text), api_key_list(jsonb, jsonb)
     TO apikey_gateway;

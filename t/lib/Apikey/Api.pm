@@ -14,6 +14,7 @@ use warnings;
 
 use Digest::SHA qw(sha256_hex);
 use JSON::PP;
+use Test::More ();
 
 my $json = JSON::PP->new->utf8(0)->allow_nonref->canonical;
 my $n = 0;
@@ -108,6 +109,31 @@ sub errors {
 
     return [ sort map { "$_->{location} $_->{code}" }
              @{$r->{json}{errors} // []} ];
+}
+
+
+# Tests: exactly these fields are wrong; this problem was the answer.
+
+sub is_wrong {
+    my ($self, $r, $errors, $name) = @_;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 2;
+
+    my $code = grep({ !/not_supported$/ } @$errors) ? 'invalid_request'
+                                                    : 'not_supported';
+    $self->is_problem($r, 400, $code, $name);
+    Test::More::is_deeply($self->errors($r), [ sort @$errors ],
+                          "$name: @$errors");
+}
+
+
+sub is_problem {
+    my ($self, $r, $status, $code, $name) = @_;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 2;
+
+    Test::More::is("$r->{status} " . ($r->{json}{code} // ''),
+                   "$status $code", $name);
 }
 
 
