@@ -249,6 +249,7 @@ ngx_http_apikey_conf_conninfo(ngx_conf_t *cf, ngx_command_t *cmd,
     ngx_str_t *value)
 {
     char              *err;
+    ngx_str_t          text;
     PQconninfoOption  *options;
 
     if (value->len == 0) {
@@ -261,9 +262,12 @@ ngx_http_apikey_conf_conninfo(ngx_conf_t *cf, ngx_command_t *cmd,
     options = PQconninfoParse((const char *) value->data, &err);
 
     if (options == NULL) {
+        text.data = (u_char *) (err ? err : "no memory");
+        text.len = strcspn((char *) text.data, "\n");
+
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"%V\": invalid connection string: %s",
-                           &cmd->name, err ? err : "no memory");
+                           "\"%V\": invalid connection string: %V",
+                           &cmd->name, &text);
         PQfreemem(err);
         return NGX_CONF_ERROR;
     }

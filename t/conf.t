@@ -1,0 +1,385 @@
+# What nginx -t accepts and refuses: every directive's arguments, contexts,
+# duplicates, and what is missing.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Apikey::Test;
+
+my $t = Apikey::Test->new;
+my $n = $t->nginx(name => 'conf', wait => 0, conf => '%%GLOBALS%%');
+my $dir = $n->dir;
+
+
+sub file {
+    my ($name, $text) = @_;
+
+    open my $f, '>', "$dir/$name" or die "$name: $!\n";
+    print $f $text;
+    close $f;
+
+    return "$dir/$name";
+}
+
+
+# The smallest that works; undef leaves one of the three out.
+
+my %base = (
+    zone     => 'apikey_zone zone=apikey:1m;',
+    postgres => 'apikey_postgres "host=/nowhere dbname=x";',
+    journal  => 'apikey_journal %%DIR%%/journal ring=%%RING%%;',
+);
+
+
+sub conf {
+    my ($http, $location, $server, %without) = @_;
+
+    my $base = join "\n", map { $without{$_} ? () : $base{$_} } sort keys %base;
+
+    return <<EOT;
+%%GLOBALS%%
+events { }
+http {
+    %%GLOBALS_HTTP%%
+    $base
+    $http
+    server {
+        listen 127.0.0.1:%%PORT%%;
+        $server
+        location / { $location }
+    }
+}
+EOT
+}
+
+
+sub check {
+    my (@what) = @_;
+
+    $n->set(conf => conf(map({ $_ // '' } @what[0 .. 2]),
+                         @what[3 .. $#what]));
+    return $n->check;
+}
+
+
+sub good {
+    my ($name, @what) = @_;
+
+    my ($ok, $says) = check(@what);
+    ok($ok, "accepts $name") or diag($says);
+}
+
+
+# Refused, with a message that names the directive and matches.
+
+sub bad {
+    my ($says, @what) = @_;
+
+    my ($ok, $text) = check(@what);
+    my ($line) = $text =~ /\[emerg\] (.*)/;
+
+    my $name = join ' ', grep { defined && !ref && length } @what[0 .. 2];
+    $name =~ s/\s+/ /g;
+    $name =~ s/%%//g;
+
+    ok(!$ok && defined $line && $line =~ $says, "refuses $name")
+        or diag($ok ? 'accepted' : $text);
+}
+
+
+sub http { my ($says, $text) = @_; bad($says, $text, 'apikey required;') }
+sub loc  { my ($says, $text) = @_; bad($says, '', $text) }
+
+
+# what works
+
+good('the smallest', '', 'apikey required;');
+good('nothing used', '', '', '', zone => 1, postgres => 1, journal => 1);
+good('off without a zone', 'apikey off;', '', '', zone => 1, postgres => 1,
+     journal => 1);
+good('all of http', join("\n",
+    'apikey_redis unix:/nowhere/s?db=3 timeout=1s prefix=p password_file='
+    . file('password', "secret\n") . ';',
+    'apikey_redis_down local nodes=3;',
+    'apikey_limit_mode direct;',
+    'apikey_node edge-1;',
+    'apikey_key_prefix sk_live;',
+    'apikey_mac_secret ' . file('mac',
+        "# comment\n1 0123456789abcdef0123456789abcdef\n") . ';',
+    'apikey_admin_token ' . file('tokens',
+        '0' x 64 . " ops role=read\n") . ';'),
+    'apikey required;');
+good('all of a location', '', join("\n",
+    'apikey optional;',
+    'apikey_source header:X-Key bearer query:key cookie:key;',
+    'apikey_accept sk sk_live;', 'apikey_hide off;',
+    'apikey_realm "the \"API\"";', 'apikey_scope a:read|b:read $arg_scope;',
+    'apikey_service $host;', 'apikey_endpoint /x;', 'apikey_weight $arg_w;',
+    'apikey_limit_headers off;', 'apikey_preflight pass;'));
+good('the same in http and server',
+    'apikey required; apikey_source bearer; apikey_hide on;', '',
+    'apikey off; apikey_source query:key; apikey_hide off;');
+good('Redis by name and number',
+    'apikey_redis redis://user:p%40ss@127.0.0.1:6390/2;',
+    'apikey required;');
+good('IPv6 Redis', 'apikey_redis redis://[::1]:6390;', 'apikey required;');
+good('admin, metrics, health', '', 'apikey_admin;',
+    'location = /m { apikey_metrics; } location = /h { apikey_health; }');
+
+
+# what is missing
+
+for my $missing (sort keys %base) {
+    bad(qr/"apikey_$missing" is missing in http: "apikey required" in \S+ needs/,
+        '', 'apikey required;', '', $missing => 1);
+}
+
+bad(qr/"apikey_zone" is missing .* "apikey optional"/, '',
+    'apikey optional;', '', zone => 1);
+bad(qr/"apikey_journal" is missing .* "apikey_admin"/, '',
+    'apikey_admin;', '', journal => 1);
+
+
+# zone
+
+for my $wrong ('zone=apikey', 'zone=:1m', 'size=1m', 'apikey:1m',
+               'zone=apikey:1x', 'zone=apikey:', 'zone=apikey:8k')
+{
+    bad(qr/"apikey_zone": .*"/, "apikey_zone $wrong;", 'apikey required;', '',
+        zone => 1);
+}
+
+bad(qr/number of arguments in "apikey_zone"/,
+    'apikey_zone zone=apikey:1m x;', 'apikey required;', '', zone => 1);
+http(qr/"apikey_zone" directive is duplicate/,
+     'apikey_zone zone=other:1m;');
+
+
+# postgres, journal
+
+for my $wrong ('""', '"host"', '"nosuchoption=1"', '"dbname=x" poll=',
+               '"dbname=x" poll=x', '"dbname=x" poll=0', '"dbname=x" fast',
+               '"dbname=x" read="host"', '"dbname=x" poll=1s poll=2s')
+{
+    bad(qr/"apikey_postgres": /, "apikey_postgres $wrong;",
+        'apikey required;', '', postgres => 1);
+}
+
+http(qr/"apikey_postgres" directive is duplicate/,
+     'apikey_postgres "dbname=x";');
+
+{
+    my ($ok, $text) = check('apikey_postgres "host password=geheim";',
+                            'apikey required;', '', postgres => 1);
+    ok(!$ok && $text !~ /geheim/, 'a password is not repeated');
+}
+
+for my $wrong ('""', 'j ring=', 'j size=1x', 'j size=1k', 'j sync=0',
+               'j sync=x', 'j drain=x', 'j full=maybe', 'j what', 'j size=',
+               'j ring=/a ring=/b', 'j sync=1s sync=2s')
+{
+    bad(qr/"apikey_journal": /, "apikey_journal $wrong;",
+        'apikey required;', '', journal => 1);
+}
+
+bad(qr/"apikey_journal" directive has a duplicate "full"/,
+    'apikey_journal j full=drop full=drop;', 'apikey required;', '',
+    journal => 1);
+http(qr/"apikey_journal" directive is duplicate/, 'apikey_journal j;');
+
+
+# redis
+
+for my $wrong ('127.0.0.1', 'http://127.0.0.1', 'redis://127.0.0.1:99999',
+               'redis://127.0.0.1 timeout=x', 'redis://127.0.0.1 timeout=0',
+               'redis://127.0.0.1 prefix=', 'redis://127.0.0.1 "prefix={a}"',
+               'redis://127.0.0.1 cluster', 'redis://127.0.0.1 sentinel=m',
+               'redis://127.0.0.1 ca=x', 'redis://127.0.0.1 cert=x',
+               'redis://127.0.0.1 cert_key=x', 'redis://127.0.0.1 verify=on',
+               'redis://127.0.0.1 password_file=nowhere', 'redis://')
+{
+    http(qr/"apikey_redis": /, "apikey_redis $wrong;");
+}
+
+http(qr/"apikey_redis" directive cannot speak TLS/,
+     'apikey_redis rediss://127.0.0.1;');
+http(qr/"apikey_redis" directive takes one URL/,
+     'apikey_redis redis://127.0.0.1 redis://127.0.0.2;');
+http(qr/"apikey_redis" directive has an invalid database/,
+     'apikey_redis redis://127.0.0.1/x;');
+http(qr/"apikey_redis" directive has an invalid URL/,
+     'apikey_redis unix:/s?x=1;');
+http(qr/"apikey_redis" directive has two passwords/,
+     "apikey_redis redis://:x\@127.0.0.1 password_file=$dir/password;");
+http(qr/"apikey_redis": no password in/,
+     'apikey_redis redis://127.0.0.1 password_file=' . file('empty', "\n")
+     . ';');
+http(qr/"apikey_redis" directive is duplicate/,
+     'apikey_redis redis://127.0.0.1; apikey_redis redis://127.0.0.1;');
+http(qr/number of arguments in "apikey_redis"/, 'apikey_redis;');
+
+{
+    my ($ok, $text) = check('apikey_redis redis://:geheim@127.0.0.1:x;',
+                            'apikey required;');
+    ok(!$ok && $text !~ /geheim/, "Redis' password is not repeated");
+}
+
+for my $wrong ('maybe', 'local nodes=0', 'local nodes=x', 'deny nodes=2',
+               'local x')
+{
+    http(qr/"apikey_redis_down": /, "apikey_redis_down $wrong;");
+}
+
+http(qr/"apikey_redis_down" directive is duplicate/,
+     'apikey_redis_down deny; apikey_redis_down deny;');
+
+http(qr/"apikey_limit_mode": direct or local is needed, not "leased"/,
+     'apikey_limit_mode leased;');
+http(qr/"apikey_limit_mode": /, 'apikey_limit_mode x;');
+http(qr/"apikey_limit_mode direct" needs "apikey_redis"/,
+     'apikey_limit_mode direct;');
+http(qr/"apikey_limit_mode" directive is duplicate/,
+     'apikey_limit_mode local; apikey_limit_mode local;');
+
+
+# names and files
+
+http(qr/"apikey_node": /, 'apikey_node "";');
+http(qr/"apikey_node": /, 'apikey_node "' . 'x' x 256 . '";');
+http(qr/"apikey_node": control character/, "apikey_node \"a\tb\";");
+http(qr/"apikey_node" directive is duplicate/,
+     'apikey_node a; apikey_node b;');
+
+for my $wrong ('SK', 'sk-live', '""', 'x' x 17) {
+    http(qr/"apikey_key_prefix": /, "apikey_key_prefix $wrong;");
+}
+
+http(qr/"apikey_key_prefix" directive is duplicate/,
+     'apikey_key_prefix a; apikey_key_prefix b;');
+
+http(qr/"apikey_mac_secret": open\(\) .* failed/, 'apikey_mac_secret no;');
+http(qr/"apikey_mac_secret": .* is not a file/, "apikey_mac_secret $dir;");
+http(qr/"apikey_mac_secret": no secret in/,
+     "apikey_mac_secret $dir/empty;");
+http(qr/"apikey_mac_secret": .*, line 2: /, 'apikey_mac_secret '
+     . file('mac2', "1 0123456789abcdef0123456789abcdef\n0 x\n") . ';');
+http(qr/"apikey_mac_secret" directive is duplicate/,
+     "apikey_mac_secret $dir/mac; apikey_mac_secret $dir/mac;");
+
+http(qr/"apikey_admin_token": open\(\) .* failed/, 'apikey_admin_token no;');
+http(qr/"apikey_admin_token": .*, line 1: /, 'apikey_admin_token '
+     . file('tokens2', "short ops\n") . ';');
+http(qr/"apikey_admin_token" directive is duplicate/,
+     "apikey_admin_token $dir/tokens; apikey_admin_token $dir/tokens;");
+
+
+# locations
+
+for my $wrong ('on', 'yes', '""') {
+    loc(qr/"apikey": off, required or optional is needed/, "apikey $wrong;");
+}
+
+loc(qr/"apikey" directive is duplicate/, 'apikey off; apikey off;');
+loc(qr/number of arguments in "apikey"/, 'apikey;');
+
+for my $wrong ('X-Key', 'header', 'header:', 'query:', 'cookie:',
+               '"header:X Key"', '"cookie:a;b"', 'header:Host',
+               'header:cookie', 'header:Content-Length', 'basic',
+               'header:X-Key header:x-key', 'bearer bearer',
+               'query:k query:k', 'header:X-Request-Id')
+{
+    loc(qr/"apikey_source": /, "apikey_source $wrong;");
+}
+
+loc(qr/"apikey_source" directive is duplicate/,
+    'apikey_source bearer; apikey_source bearer;');
+
+loc(qr/"apikey_accept": /, "apikey_accept $_;") for 'SK', 'a-b', '""', 'x' x 17;
+loc(qr/"apikey_accept" directive is duplicate/,
+    'apikey_accept a; apikey_accept b;');
+
+loc(qr/in "apikey_hide" directive, it must be "on" or "off"/,
+    'apikey_hide x;');
+loc(qr/in "apikey_limit_headers" directive, it must be "on"/,
+    'apikey_limit_headers x;');
+
+loc(qr/"apikey_realm": /, 'apikey_realm "";');
+loc(qr/"apikey_realm": control character/, "apikey_realm \"a\nb\";");
+loc(qr/"apikey_realm" directive is duplicate/,
+    'apikey_realm a; apikey_realm b;');
+
+loc(qr/"apikey_scope": invalid scope/, "apikey_scope $_;")
+    for '""', '"a b"', '|a', 'a|', 'a||b';
+loc(qr/"apikey_scope" directive is duplicate/,
+    'apikey_scope a; apikey_scope b;');
+loc(qr/unknown "nosuch" variable/, 'apikey_scope $nosuch;');
+
+for my $name (qw(service endpoint)) {
+    loc(qr/number of arguments in "apikey_$name"/, "apikey_$name;");
+    loc(qr/number of arguments in "apikey_$name"/, "apikey_$name a b;");
+    loc(qr/"apikey_$name" directive is duplicate/,
+        "apikey_$name a; apikey_$name b;");
+}
+
+loc(qr/"apikey_weight": a whole number/, "apikey_weight $_;")
+    for '-1', '1.5', 'x', '9007199254740992';
+loc(qr/"apikey_weight" directive is duplicate/,
+    'apikey_weight 1; apikey_weight 2;');
+
+loc(qr/invalid value "x"/, 'apikey_preflight x;');
+loc(qr/"apikey_preflight" directive is duplicate/,
+    'apikey_preflight pass; apikey_preflight pass;');
+
+
+# our own content
+
+for my $name (qw(admin metrics health)) {
+    loc(qr/number of arguments in "apikey_$name"/, "apikey_$name x;");
+    loc(qr/"apikey_$name" directive is duplicate/,
+        "apikey_$name; apikey_$name;");
+    bad(qr/"apikey_$name" directive is not allowed here/, "apikey_$name;");
+}
+
+loc(qr/"apikey" must be off/, 'apikey_admin; apikey required;');
+loc(qr/"apikey_health" directive/, 'apikey_metrics; apikey_health;');
+
+
+# contexts
+
+for my $line ('apikey_zone zone=a:1m', 'apikey_postgres x', 'apikey_journal x',
+              'apikey_redis redis://127.0.0.1', 'apikey_redis_down deny',
+              'apikey_limit_mode local', 'apikey_node x',
+              'apikey_key_prefix x', 'apikey_mac_secret x',
+              'apikey_admin_token x')
+{
+    my ($name) = $line =~ /(\w+)/;
+    loc(qr/"$name" directive is not allowed here/, "$line;");
+    bad(qr/"$name" directive is not allowed here/, '', '', "$line;");
+}
+
+
+# what other issues bring
+
+for my $line ('apikey_model x', 'apikey_session x', 'apikey_request openai',
+              'apikey_reserve tokens=1', 'apikey_usage openai',
+              'apikey_status rate_limited=400', 'apikey_dry_run on',
+              'apikey_anonymous on', 'apikey_cors on')
+{
+    my ($name) = $line =~ /(\w+)/;
+    loc(qr/unknown directive "$name"/, "$line;");
+}
+
+http(qr/unknown directive "apikey_max_stale"/, 'apikey_max_stale 1m;');
+
+loc(qr/unknown "apikey_$_" variable/, "add_header X \$apikey_$_;")
+    for qw(request_model request_max_tokens request_stream tokens_input
+           tokens_output cost nosuch);
+
+good("\$apikey_$_", '', "add_header X \$apikey_$_;")
+    for qw(id name owner customer plan scopes verdict limit_name limit
+           remaining reset retry_after request_id decision_mode decided_at
+           date metadata_anything);
+
+$t->allow(qr/./);                # nginx -t has said it all
+$t->done;
