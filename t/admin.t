@@ -103,7 +103,7 @@ subtest 'create: every member' => sub {
         expires_at => '2099-01-01T02:00:00+02:00', enabled => \1,
     });
 
-    is($r->{status}, 201, '201');
+    is($r->{status}, 201, 'status');
 
     my $k = json($r);
 

@@ -60,13 +60,14 @@ subtest '1000 at once' => sub {
 };
 
 
-subtest 'clients that leave' => sub {
-    my $k = json($n->admin('POST', 'api-keys', body => { name => 'locked' }));
-    my $file = $t->dir . '/locked';
+# Another client of Postgres that holds the row of a key until it is told.
+
+sub hold {
+    my ($id) = @_;
 
     my $lock = spawn(name => 'lock', log => $t->dir . '/lock.log', code => sub {
-        $pg->run("BEGIN; SELECT FROM apikey.key WHERE id = '$k->{id}'"
-            . " FOR UPDATE; SELECT pg_sleep(60); COMMIT;");
+        $pg->run("BEGIN; SELECT FROM apikey.key WHERE id = '$id' FOR UPDATE;"
+            . ' SELECT pg_sleep(60); COMMIT;');
     });
 
     wait_for('the lock', sub {
@@ -74,57 +75,92 @@ subtest 'clients that leave' => sub {
                     WHERE wait_event = 'PgSleep'");
     });
 
-    my @conns = map {
-        my $c = $n->conn;
-        $c->send(Apikey::Http::build('PATCH', "/api/v1/api-keys/$k->{id}",
-            headers => [ Authorization => 'Bearer ' . $t->token,
-                         'Content-Type' => 'application/json' ],
-            body => '{"name": "never"}'));
-        $c;
-    } 1 .. 6;
+    return $lock;
+}
 
+
+sub release {
+    my ($lock) = @_;
+
+    $pg->run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE wait_event = 'PgSleep'");
+    $lock->stop;
+}
+
+
+# A PATCH of this key on a connection of its own, sent and not answered.
+
+sub patch {
+    my ($id, $name) = @_;
+
+    my $conn = $n->conn;
+
+    $conn->send(Apikey::Http::build('PATCH', "/api/v1/api-keys/$id",
+        headers => [ Authorization => 'Bearer ' . $t->token,
+                     'Content-Type' => 'application/json' ],
+        body => qq({"name": "$name"})));
+
+    return $conn;
+}
+
+
+sub wait_blocked {
     wait_for('a statement that waits', sub {
         $pg->value("SELECT count(*) FROM pg_stat_activity
                     WHERE wait_event_type = 'Lock'");
     });
+}
+
+
+subtest 'clients that leave' => sub {
+    my $k = json($n->admin('POST', 'api-keys', body => { name => 'locked' }));
+    my $lock = hold($k->{id});
+    my @conns = map { patch($k->{id}, "name $_") } 1 .. 6;
+
+    wait_blocked();
+    cmp_ok($n->metric('apikey_waiting'), '>=', 1, 'they are seen to wait');
 
     $conns[$_]->abort for 0, 1, 2;
     $conns[3]->close;
     $conns[4]->half_close;
 
-    $pg->run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-              WHERE wait_event = 'PgSleep'");
+    wait_for('the ones that left', sub { $n->metric('apikey_waiting') == 1 });
 
-    is($conns[5]->response->{status}, 200, 'the one that stayed');
+    release($lock);
 
-    $lock->stop;
+    my $r = $conns[5]->response;
 
-    is($n->admin('GET', "api-keys/$k->{id}")->{status}, 200,
-       'the next one is answered');
+    is($r->{status}, 200, 'the one that stayed');
+    is(json($r)->{name}, 'name 6', 'is made');
+};
+
+
+subtest 'a reload while one waits' => sub {
+    my $k = json($n->admin('POST', 'api-keys', body => { name => 'locked' }));
+    my $lock = hold($k->{id});
+    my $conn = patch($k->{id}, 'reloaded');
+
+    wait_blocked();
+    $n->reload;
+    release($lock);
+
+    my $r = $conn->response;
+
+    is($r->{status}, 200, 'it is answered');
+    is(json($r)->{name}, 'reloaded', 'and made');
+    $n->wait_old;
 };
 
 
 subtest 'a lock that stays' => sub {
     my $k = json($n->admin('POST', 'api-keys', body => { name => 'locked' }));
-
-    my $lock = spawn(name => 'lock', log => $t->dir . '/lock.log', code => sub {
-        $pg->run("BEGIN; SELECT FROM apikey.key WHERE id = '$k->{id}'"
-            . " FOR UPDATE; SELECT pg_sleep(60); COMMIT;");
-    });
-
-    wait_for('the lock', sub {
-        $pg->value("SELECT count(*) FROM pg_stat_activity
-                    WHERE wait_event = 'PgSleep'");
-    });
-
+    my $lock = hold($k->{id});
     my $r = $n->admin('DELETE', "api-keys/$k->{id}");
 
     problem($r, 503, 'unavailable');
     ok($r->{headers}{'retry-after'}, 'Retry-After');
 
-    $pg->run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-              WHERE wait_event = 'PgSleep'");
-    $lock->stop;
+    release($lock);
 
     is($n->admin('DELETE', "api-keys/$k->{id}")->{status}, 204, 'once free');
 };

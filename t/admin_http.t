@@ -70,6 +70,11 @@ my $n = $t->nginx(http => <<'EOT')->start;
             rewrite ^/inner/(.*) /plain/$1 last;
         }
 
+        location /sub/ {
+            auth_request /plain/whoami;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
         location /if/ {
             apikey_admin;
 
@@ -403,6 +408,7 @@ subtest 'locations' => sub {
              headers => [ @json ])->{status}, 403, 'limit_except: POST');
     is(other('POST', '/write/api-keys', body => '{"name": "x"}',
              headers => [ @json ])->{status}, 201, 'limit_except: allowed');
+    is(other('GET', '/sub/whoami')->{status}, 403, 'no subrequests');
     is(other('GET', '/if/whoami')->{status}, 200, 'with an if');
     is(other('GET', '/if/whoami?stop=1')->{status}, 418, 'in the if');
 

@@ -45,7 +45,7 @@ my %type = (
 my $r = $n->get('/metrics');
 my $text = $r->{body};
 
-is($r->{status}, 200, '200');
+is($r->{status}, 200, 'status');
 is($r->{headers}{'content-type'}, 'text/plain; version=0.0.4; charset=utf-8',
    'content type');
 is($r->{headers}{'cache-control'}, 'no-store', 'no-store');
@@ -58,7 +58,7 @@ my (%seen, @bad);
 
 for my $line (split /\n/, $text) {
     if ($line =~ /^# (HELP|TYPE) (\S+)/) {
-        push @bad, $line if $1 eq 'HELP' && $seen{$2}++;
+        push @bad, $line if $seen{"$1 $2"}++;
         $family = $2;
 
     } elsif ($line !~ /^\Q$family\E(_bucket|_sum|_count)?(\{\w+="[^"]+"\})?

@@ -20,6 +20,8 @@
 
 
 static ngx_int_t ngx_http_apikey_admin_handler(ngx_http_request_t *r);
+static void ngx_http_apikey_admin_waits(ngx_http_apikey_admin_t *a,
+    ngx_uint_t waiting);
 static void ngx_http_apikey_admin_cleanup(void *data);
 static char *ngx_http_apikey_admin_base(ngx_conf_t *cf,
     ngx_http_core_loc_conf_t *clcf, ngx_str_t *base);
@@ -91,6 +93,8 @@ ngx_http_apikey_admin_run(ngx_http_apikey_admin_t *a)
 
     r = a->request;
 
+    ngx_http_apikey_admin_waits(a, 0);
+
     for ( ;; ) {
         rc = ngx_http_apikey_admin_stages[a->stage](a);
 
@@ -141,6 +145,8 @@ ngx_http_apikey_admin_wait(ngx_http_apikey_admin_t *a)
     r = a->request;
     c = r->connection;
 
+    ngx_http_apikey_admin_waits(a, 1);
+
     r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;
 
@@ -154,6 +160,20 @@ ngx_http_apikey_admin_wait(ngx_http_apikey_admin_t *a)
         ngx_log_error(NGX_LOG_ALERT, c->log, 0,
                       "apikey_admin cannot watch its client");
     }
+}
+
+
+static void
+ngx_http_apikey_admin_waits(ngx_http_apikey_admin_t *a, ngx_uint_t waiting)
+{
+    if (a->waiting == waiting) {
+        return;
+    }
+
+    a->waiting = waiting;
+
+    apikey_stats_add(&a->amcf->sh->stats.waiting,
+                     waiting ? 1 : (uint64_t) -1);
 }
 
 
@@ -176,6 +196,8 @@ static void
 ngx_http_apikey_admin_cleanup(void *data)
 {
     ngx_http_apikey_admin_t *a = data;
+
+    ngx_http_apikey_admin_waits(a, 0);
 
     if (a->calling) {
         a->calling = 0;

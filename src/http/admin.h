@@ -134,6 +134,7 @@ struct ngx_http_apikey_admin_s {
                                                            is set */
     unsigned                              refreshed:1;
     unsigned                              failed:1;     /* see problem */
+    unsigned                              waiting:1;    /* is counted so */
 };
 
 
