@@ -308,20 +308,18 @@ apikey_spool_seek(const apikey_spool_t *spool, apikey_cursor_t *cursor,
 {
     unsigned  i;
 
+    cursor->seq = 0;
     cursor->offset = APIKEY_SPOOL_HEADER;
 
     for (i = 0; i < spool->n; i++) {
         cursor->seq = spool->segment[i].seq;
+        cursor->offset = APIKEY_SPOOL_HEADER;
 
         if (!apikey_spool_shipped(&spool->segment[i], shipped)) {
             return;
         }
 
         cursor->offset = spool->segment[i].end;
-    }
-
-    if (spool->n == 0) {
-        cursor->seq = 0;
     }
 }
 

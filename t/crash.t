@@ -1,0 +1,136 @@
+
+# kill -9 at random, under load: of a worker, of all of nginx, of Postgres, of
+# Redis.  Then the upstream's own log of ids against what is in Postgres.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(sleep);
+
+use Apikey::Test qw(wait_for rounds);
+
+my $t = Apikey::Test->new;
+
+my $pg = $t->postgres;
+my $redis = $t->redis;
+my $up = $t->upstream;
+
+my @keys = $t->keys(3, limits => [{ name => 'wide', limit => 1000000,
+                                    window => '1h' }]);
+my $few = $t->key(limits => [{ name => 'few', limit => 5,
+                               window => '1h' }]);
+
+my $n = $t->nginx(workers => 2,
+    base => { redis => 'apikey_redis %%REDIS%% timeout=200ms;' })->start;
+$t->sync;
+
+my $seed = $ENV{APIKEY_SEED} // time;
+srand $seed;
+note "APIKEY_SEED=$seed";
+
+my %fault = (
+    worker => sub { $n->kill_worker(($n->workers)[rand 2]) },
+
+    nginx => sub {
+        $n->stop('KILL');
+        $n->start(wait => 0);
+    },
+
+    postgres => sub {
+        $pg->stop(rand() < 0.5 ? 'immediate' : 'kill');
+        sleep rand 0.5;
+        $pg->start;
+    },
+
+    redis => sub {
+        $redis->stop('kill');
+        sleep rand 0.3;
+        $redis->start;
+    },
+
+    reload => sub { $n->reload },
+);
+
+my @faults = ('worker', 'nginx', 'postgres', 'redis', 'reload');
+my $rounds = rounds(12, 200);
+my @loads = map { $n->load(key => $_->{key}, clients => 2) } @keys, $few;
+
+for my $round (1 .. $rounds) {
+
+    # each one at least twice, then at random
+
+    my $what = $round <= 2 * @faults ? $faults[($round - 1) % @faults]
+                                     : $faults[rand @faults];
+
+    sleep 0.1 + rand 0.4;
+    note "round $round: $what";
+    $fault{$what}->();
+}
+
+sleep 0.3;
+
+my @results = map { $_->stop } @loads;
+my @admitted = grep { $_->{status} == 200 } @results;
+
+cmp_ok(@admitted, '>', 50 * $rounds, 'there was a load');
+
+# everything that can end has ended: a worker that goes leaves nothing open
+
+$n->stop;
+$n->start;
+
+wait_for('all usage in Postgres', sub {
+    return 0 unless $n->metric('apikey_journal_bytes') == 0;
+
+    my $as_of = $pg->value('SELECT apikey.usage_as_of() > now()
+                            - interval \'2 s\'');
+    return $as_of eq 't';
+}, 30);
+
+my %have;
+$have{$_->{event}} = $_ for @{$pg->rows('SELECT event, status_code, outcome,
+    coalesce(aborted, \'\') AS aborted FROM apikey.usage_event')};
+my %went = map { $_ => 1 } $up->ids;
+
+is($pg->value('SELECT count(*) - count(DISTINCT event)
+               FROM apikey.usage_event'), 0, 'no id stands twice');
+
+my @missing = grep { !$have{$_} } keys %went;
+is(scalar(@missing), 0, 'every id at the upstream is in Postgres')
+    or diag(map { "$_\n" } @missing[0 .. ($#missing > 5 ? 5 : $#missing)]);
+
+my @odd = grep {
+    my $e = $have{$_};
+    !$went{$_} && $e->{outcome} ne 'refused' && $e->{aborted} ne 'worker_lost'
+        && $e->{status_code} !~ /^(499|50[0234])$/
+} keys %have;
+is(scalar(@odd), 0, 'every id only in Postgres never left')
+    or diag(map { "$_ $have{$_}{status_code} $have{$_}{aborted}\n" } @odd);
+
+my @refused = grep {
+    $_->{status} == 429 && $have{$_->{id}}
+        && $have{$_->{id}}{outcome} ne 'refused'
+} @results;
+is(scalar(@refused), 0, 'no id of a refused request');
+
+my @lost = grep { $_->{id} ne '' && !$have{$_->{id}} } @admitted;
+is(scalar(@lost), 0, 'every id that a client saw is in Postgres');
+
+is($pg->value('SELECT sum(requests) FROM apikey.usage_quarter'),
+   scalar(grep { $_->{outcome} ne 'refused' } values %have),
+   'the roll-ups say the same');
+is($pg->value('SELECT sum(requests) FROM apikey.key_usage'),
+   scalar(grep { $_->{outcome} ne 'refused' } values %have),
+   'and so do the keys');
+is($pg->value('SELECT sum(lost) FROM apikey.usage_stream'), 0,
+   'no stream has a gap');
+is($pg->value('SELECT count(*) FROM apikey.usage_quarantine'), 0,
+   'nothing was refused by Postgres');
+
+note scalar(@admitted) . ' admitted, ' . scalar(keys %went)
+    . ' at the upstream, ' . scalar(keys %have) . ' in Postgres, '
+    . scalar(grep { $_->{aborted} eq 'worker_lost' } values %have) . ' lost';
+
+$t->allow(qr/exited on signal 9/);
+$t->done;

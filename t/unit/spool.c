@@ -1,0 +1,246 @@
+
+/*
+ * The spool on a real disk: torn tails, flipped bits, a full disk, deletion.
+ */
+
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "usage/spool.h"
+
+#include "unit.h"
+
+
+#define NOW  INT64_C(1795256130123456)
+
+
+static char              test_dir[] = "/tmp/apikey-spool-XXXXXX";
+static uint8_t           test_node[16] = { 1, 2, 3 };
+static apikey_encoder_t  test_encoder;
+static apikey_decoder_t  test_decoder;
+static uint8_t           test_buf[APIKEY_SPOOL_CHUNK];
+static uint8_t           test_frame[65536];
+static apikey_marks_t    test_none;
+
+
+/* A frame of n events of stream 1 from number first on. */
+
+static size_t
+test_make(uint64_t first, unsigned n)
+{
+    apikey_record_t  record;
+
+    memset(&record, 0, sizeof(record));
+    record.count.count = 1;
+    apikey_frame_begin(&test_encoder, test_frame, sizeof(test_frame), 1, 5,
+                       first);
+
+    while (n-- > 0) {
+        record.count.time = NOW + (int64_t) n;
+        record.count.event[0] = (uint8_t) n;
+        (void) apikey_frame_add(&test_encoder, &record);
+    }
+
+    return apikey_frame_end(&test_encoder);
+}
+
+
+static bool
+test_append(apikey_spool_t *spool, uint64_t first, unsigned n)
+{
+    size_t  len;
+
+    len = test_make(first, n);
+
+    return apikey_spool_append(spool, test_frame, len, NOW, &test_none)
+           == APIKEY_SPOOL_OK;
+}
+
+
+/* Events found, from the marks on; numbers must rise. */
+
+static uint64_t
+test_count(apikey_spool_t *spool, const apikey_marks_t *marks, bool *rising)
+{
+    size_t           len, pos;
+    uint64_t         n, last;
+    apikey_event_t   event;
+    apikey_cursor_t  cursor;
+
+    n = 0;
+    last = 0;
+    *rising = true;
+
+    apikey_spool_seek(spool, &cursor, marks);
+
+    for ( ;; ) {
+        if (apikey_spool_read(spool, &cursor, test_buf, sizeof(test_buf),
+                              &len)
+            != APIKEY_SPOOL_OK || len == 0)
+        {
+            return n;
+        }
+
+        for (pos = 0; pos < len;
+             pos += sizeof(apikey_frame_t) + test_decoder.frame.size)
+        {
+            apikey_frame_open(&test_decoder, test_buf + pos);
+
+            while (apikey_frame_next(&test_decoder, &event) == 1) {
+                *rising = *rising && test_decoder.number > last;
+                last = test_decoder.number;
+                n++;
+            }
+        }
+    }
+}
+
+
+static int
+test_file(uint64_t seq)
+{
+    char  name[128];
+
+    snprintf(name, sizeof(name), "%s/spool.%016llx", test_dir,
+             (unsigned long long) seq);
+
+    return open(name, O_RDWR);
+}
+
+
+static void
+test_damage(void)
+{
+    int              fd;
+    bool             rising;
+    uint8_t          byte;
+    unsigned         i;
+    uint64_t         end;
+    apikey_spool_t   spool;
+
+    ok(apikey_spool_open(&spool, test_dir, test_node, 16 << 20)
+       == APIKEY_SPOOL_OK, "an empty directory opens");
+
+    for (i = 0; i < 10; i++) {
+        if (!test_append(&spool, 1 + i * 100, 100)) {
+            ok(false, "a frame is written");
+        }
+    }
+
+    is_uint(test_count(&spool, &test_none, &rising), 1000,
+            "what was written is read");
+    ok(rising, "in order");
+    is_uint(apikey_spool_last(&spool, 1, 5), 1000, "the last one is known");
+
+    /* killed: not closed, the preallocated rest still there */
+
+    end = spool.segment[0].end;
+    (void) close(spool.fd);
+    spool.fd = -1;
+    apikey_spool_close(&spool);
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    is_uint(test_count(&spool, &test_none, &rising), 1000,
+            "all of it is there after a kill");
+    is_uint(spool.segment[0].bad, 0, "and the end is clean");
+    apikey_spool_close(&spool);
+
+    /* a tail torn in the middle of its frame */
+
+    fd = test_file(1);
+    ok(ftruncate(fd, (off_t) end - 50) == 0, "tear the tail off");
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    is_uint(test_count(&spool, &test_none, &rising), 900,
+            "only the torn frame is gone");
+    ok(test_append(&spool, 901, 100), "it goes on in a new segment");
+    is_uint(test_count(&spool, &test_none, &rising), 1000,
+            "where the frame is written again");
+    ok(rising, "in order still");
+    apikey_spool_close(&spool);
+
+    /* a bit in the middle */
+
+    ok(pread(fd, &byte, 1, (off_t) end / 2) == 1, "read a byte");
+    byte ^= 4;
+    ok(pwrite(fd, &byte, 1, (off_t) end / 2) == 1, "flip a bit of it");
+    (void) close(fd);
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    is_uint(test_count(&spool, &test_none, &rising), 900,
+            "one frame is passed over, those behind it are found");
+    ok(spool.segment[0].bad > 0, "and it is known that there was one");
+
+    apikey_spool_close(&spool);
+
+    test_node[0]++;
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    is_uint(spool.foreign, 2, "another node's segments are left alone");
+    is_uint(spool.n, 0, "and not read");
+    apikey_spool_close(&spool);
+    test_node[0]--;
+}
+
+
+static void
+test_full(void)
+{
+    bool             rising;
+    size_t           len;
+    uint64_t         n;
+    apikey_marks_t   marks;
+    apikey_spool_t   spool;
+    apikey_spool_e   rc;
+
+    memset(&marks, 0, sizeof(marks));
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 3 << 20);
+
+    for (n = 1001; ; n += 1000) {
+        len = test_make(n, 1000);
+        rc = apikey_spool_append(&spool, test_frame, len, NOW, &test_none);
+
+        if (rc != APIKEY_SPOOL_OK || n > 10000000) {
+            break;
+        }
+    }
+
+    ok(rc == APIKEY_SPOOL_FULL, "it is full at its size");
+    ok(spool.n >= 3, "in several segments");
+
+    ok(apikey_marks_raise(&marks, 1, 5, n - 1), "all of it is shipped");
+    is_uint(test_count(&spool, &marks, &rising), 0, "nothing is left");
+    len = test_make(n, 1000);
+    ok(apikey_spool_append(&spool, test_frame, len, NOW, &marks)
+       == APIKEY_SPOOL_OK, "room is made of what was shipped");
+    is_uint(test_count(&spool, &marks, &rising), 1000, "only the new is left");
+
+    (void) apikey_marks_raise(&marks, 1, 5, n + 999);
+    apikey_spool_prune(&spool, NOW, &marks);
+    ok(spool.n > 1, "an hour of it is kept for a restored Postgres");
+    apikey_spool_prune(&spool, NOW + 2 * APIKEY_SPOOL_KEEP, &marks);
+    is_uint(spool.n, 1, "and no longer");
+
+    apikey_spool_close(&spool);
+    apikey_marks_free(&marks);
+}
+
+
+int
+main(void)
+{
+    char  command[128];
+
+    if (mkdtemp(test_dir) == NULL) {
+        return 1;
+    }
+
+    test_damage();
+    test_full();
+
+    snprintf(command, sizeof(command), "rm -rf %s", test_dir);
+
+    return system(command) || unit_done();
+}

@@ -1,0 +1,165 @@
+
+# Usage: what stands in Postgres after requests, how soon, and through stops,
+# reloads and a Postgres that is away or refuses.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Apikey::Test qw(wait_for json);
+
+my $t = Apikey::Test->new;
+
+my $pg = $t->postgres;
+my $up = $t->upstream;
+
+my $key = $t->key(name => 'one', owner => 'user_1', customer => 'c_1',
+    limits => [{ name => 'hourly', limit => 1000, window => '1h' }]);
+my $few = $t->key(name => 'few',
+    limits => [{ name => 'two', limit => 2, window => '1h' }]);
+
+my $n = $t->nginx(workers => 2, base => { redis => undef })->start;
+$t->sync;
+
+
+sub row { return $pg->rows("SELECT * FROM apikey.usage_event WHERE event = "
+                           . $pg->quote($_[0]))->[0] }
+sub used { return $pg->value('SELECT requests FROM apikey.key_usage
+                              WHERE key_id = ' . $pg->quote($_[0])) // 0 }
+
+
+subtest 'one request' => sub {
+    my $r = $n->get('/items/1?a=b', key => $key->{key});
+    my $id = $r->{headers}{'x-request-id'};
+
+    is($r->{status}, 200, 'passes');
+
+    my $from = time;
+    $t->wait_events(1, "event = '$id'");
+    cmp_ok(time - $from, '<=', 1, 'is in Postgres within a second');
+
+    is(used($key->{id}), 1, 'usage_count');
+    ok($pg->value('SELECT last_used_at > now() - interval \'5 s\'
+                   FROM apikey.key_usage'), 'last_used_at');
+    ok($pg->value("SELECT last_used_at IS NOT NULL FROM apikey.secret_usage
+                   WHERE secret_id = '$key->{secret}'"), 'of the secret too');
+
+    my ($line) = $pg->value("SELECT concat_ws('|', owner, customer, client,
+        service, endpoint, method, status_code, outcome, verdict, mode,
+        weight, tokens_input, cost, usage_source, coalesce(aborted, '-'),
+        bytes_in > 0, bytes_out > 0, duration_us > 0, upstream_us > 0)
+        FROM apikey.usage_event WHERE event = '$id'");
+    like($line, qr{^user_1\|c_1\|127\.0\.0\.0/24\|[^|]*\|/\|GET\|200\|success
+                   \|ok\|local\|1\|0\|0\|none\|-\|t\|t\|t\|t$}x, 'the record');
+
+    is($pg->value("SELECT concat_ws('|', owner, customer, endpoint, outcome,
+        status_code, verdict, node, requests, refused, errors, tokens, cost,
+        unpriced) FROM apikey.usage_hourly"),
+       'user_1|c_1|/|success|200|ok|node|1|0|0|0|0.000000000|0', 'the hour');
+};
+
+
+subtest 'refusals are sums, and a few of them details' => sub {
+    my $ok = grep { $_->{status} == 200 }
+             map { $n->get('/', key => $few->{key}) } 1 .. 60;
+
+    is($ok, 2, 'two pass');
+
+    wait_for('58 refused', sub {
+        ($pg->value("SELECT refused FROM apikey.key_usage
+                     WHERE key_id = '$few->{id}'") // 0) == 58;
+    });
+
+    is(used($few->{id}), 2, 'a refusal is no use');
+    is($pg->value("SELECT sum(refused) FROM apikey.usage_daily
+                   WHERE limit_name = 'two' AND outcome = 'refused'
+                   AND verdict = 'rate_limited'"), 58, 'the day');
+
+    my $details = $pg->value("SELECT count(*) FROM apikey.usage_event
+                              WHERE outcome = 'refused'");
+    cmp_ok($details, '>=', 1, 'details');
+    cmp_ok($details, '<=', 40, 'at most ten a second');
+
+    $n->get('/', key => 'sk_unknown_unknown') for 1 .. 20;
+
+    wait_for('unknown keys', sub {
+        ($pg->value("SELECT sum(refused) FROM apikey.usage_hourly
+                     WHERE key IS NULL AND verdict = 'invalid_key'") // 0)
+            == 20;
+    });
+};
+
+
+subtest 'as_of' => sub {
+    cmp_ok($pg->value('SELECT extract(epoch FROM now()
+                       - apikey.usage_as_of())'), '<', 1.2, 'a second ago');
+
+    my $id = $n->get('/', key => $key->{key})->{headers}{'x-request-id'};
+    my $now = $pg->value('SELECT clock_timestamp()');
+
+    wait_for('as_of after the request', sub {
+        $pg->value("SELECT apikey.usage_as_of() > '$now'") eq 't';
+    });
+    is($t->events("event = '$id'") + 0, 1, 'then it is in');
+};
+
+
+subtest 'a reload and a stop lose nothing' => sub {
+    my $load = $n->load(key => $key->{key}, clients => 4);
+
+    $load->wait_results(200);
+    $n->reload;
+    $load->wait_results(500);
+    $n->wait_old;
+    $load->stop;
+    $n->stop;
+
+    my @want = sort { $a cmp $b } $up->ids;
+    my @have = sort { $a cmp $b } $t->events("outcome <> 'refused'");
+
+    cmp_ok(@want, '>', 500, 'many requests');
+    is_deeply(\@have, \@want, 'all of them, once');
+};
+
+
+subtest 'Postgres is away' => sub {
+    $n->start;
+    $pg->stop('kill');
+
+    my @ids = map { $n->get('/', key => $key->{key})
+                        ->{headers}{'x-request-id'} } 1 .. 50;
+
+    $n->stop('KILL');
+    $n->start(wait => 0);
+
+    push @ids, map { $n->get('/', key => $key->{key})
+                         ->{headers}{'x-request-id'} } 1 .. 50;
+
+    $pg->start;
+
+    my $in = join ',', map { "'$_'" } @ids;
+    $t->wait_events(100, "event IN ($in)");
+    is($t->events("event IN ($in)") + 0, 100, 'it gets all of it, once');
+};
+
+
+subtest 'a record that Postgres refuses' => sub {
+    $pg->run('ALTER TABLE apikey.usage_event ADD CONSTRAINT odd
+              CHECK (method <> \'DELETE\') NOT VALID');
+
+    my @r = map { $n->request($_ % 7 ? 'GET' : 'DELETE', '/',
+                              key => $key->{key}) } 1 .. 30;
+    my $in = join ',', map { "'$_->{headers}{'x-request-id'}'" } @r;
+
+    $t->wait_events(26, "event IN ($in)");
+    wait_for('quarantine', sub {
+        $pg->value('SELECT count(*) FROM apikey.usage_quarantine') == 4;
+    });
+    is($t->events("event IN ($in)") + 0, 26, 'the others pass it');
+    is($pg->value('SELECT DISTINCT state FROM apikey.usage_quarantine'),
+       '23514', 'the reason is kept');
+};
+
+
+$t->allow(qr/Postgres refused a usage record/);
+$t->done;
