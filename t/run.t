@@ -41,7 +41,7 @@ sub run {
 
     wait_for('make run', sub {
         die 'it ended: ' . read_file($log) unless $runner->alive;
-        return read_file($log) =~ /Ctrl-C ends everything/;
+        return read_file($log) =~ /Ctrl-C ends all/;
     }, 60);
 
     return read_file($log);
@@ -80,7 +80,7 @@ while (my ($expect, $line) = splice @lines, 0, 2) {
 
     } else {
         my ($status) = $expect =~ /^(\d+)/;
-        like($got, qr{^HTTP/1.1 $status }, $expect);
+        like($got, qr{^HTTP/1.1 $status }, "answers $expect");
         like($got, qr/^RateLimit: /mi, 'with limits')
             if $expect =~ /RateLimit/;
     }
@@ -93,6 +93,7 @@ my ($url) = $said =~ /gateway (\S+),/;
 my $status = "curl -s -o /dev/null -w '%{http_code}' $url/hello -H";
 
 is(system("perl tools/run.pl break > $dir/break.log 2>&1"), 0, 'break');
+is(scalar(my @left = children_of($runner->pid)), 2, 'only nginx and the API are left');
 
 wait_for('a request to pass with the stores down', sub {
     shell("$status \"X-API-Key: \$KEY\"") eq '200';
@@ -118,7 +119,7 @@ is(scalar(grep { kill 0, $_ } @children), 0, 'with all its servers');
 
 isnt(system("perl tools/run.pl break > $dir/break.log 2>&1"), 0,
      'nothing to break now');
-like(read_file("$dir/break.log"), qr/make run/, 'as it says');
+like(read_file("$dir/break.log"), qr/start it with "make run"/, 'as it says');
 
 $said = run();
 my ($same) = $env =~ /^(export KEY=\S+ TOKEN=\S+)/;

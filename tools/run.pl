@@ -36,13 +36,14 @@ my $broken = 0;                      # make break
 my ($step, $started) = (2, time);    # the first two are tools/run's
 
 
+$| = 1;
 main($ARGV[0] // 'start');
 
 
 sub main {
     my ($what) = @_;
 
-    return tell($what) if $what eq 'break' || $what eq 'mend';
+    return stores($what) if $what eq 'break' || $what eq 'mend';
 
     my $lock = place();
 
@@ -62,7 +63,7 @@ sub main {
 
 # make break, make mend: a signal to the running one, and its answer.
 
-sub tell {
+sub stores {
     my ($what) = @_;
 
     open my $f, '<', "$run/pid" or die "Nothing to $what: start it with "
@@ -489,7 +490,7 @@ curl -i -X DELETE $url/api/v1/api-keys/\$ID -H "Authorization: Bearer \$TOKEN"
 curl -i $url/api/v1/usage/summary -H "X-API-Key: \$KEY"
 
 "make break" in another shell stops Postgres and Redis, "make mend" starts
-them.  The variables stand in .run/env, too (. .run/env).  Ctrl-C ends everything and
+them.  The variables stand in .run/env, too (. .run/env).  Ctrl-C ends all and
 keeps the data.
 EOT
 }
