@@ -35,7 +35,7 @@ COMMENT ON COLUMN change.id IS 'The row''s id';
 COMMENT ON COLUMN change.version IS
     'The row''s version at this change; a later one may already stand';
 COMMENT ON COLUMN change.mark IS
-    'Random: a restored database that took the same numbers again differs here';
+    'Random: tells a restored database that took the same numbers again';
 COMMENT ON COLUMN change.at IS 'Start of the transaction';
 
 CREATE INDEX IF NOT EXISTS change_xid ON change (xid);
@@ -350,7 +350,7 @@ GRANT EXECUTE ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int),
 
 
 -- The net under NOTIFY.  The first row is of kind "head": where this database
--- stands and whether it is the one the node knows.  Transactions below the
+-- stands, the last version given out, and whether it is what the node knows.  Transactions below the
 -- horizon have ended; those above are given again next time.
 
 CREATE OR REPLACE FUNCTION keyring_changes(since text, last_seq bigint,
@@ -373,12 +373,12 @@ BEGIN
                          WHERE c.seq = last_seq AND c.mark = last_mark)
             END;
 
-    RETURN QUERY SELECT 'head'::text, NULL::uuid, NULL::bigint,
+    RETURN QUERY SELECT 'head'::text, NULL::uuid, v.last_value,
         coalesce(c.seq, 0), c.mark,
         concat_ws('/', s.system_identifier, p.timeline_id, d.oid),
         pg_snapshot_xmin(now_)::text, same
     FROM pg_control_system() s, pg_control_checkpoint() p,
-        pg_database d
+        version v, pg_database d
         LEFT JOIN LATERAL (SELECT c.seq, c.mark FROM change c
                            ORDER BY c.seq DESC LIMIT 1) c ON true
     WHERE d.datname = current_database();
@@ -425,6 +425,7 @@ $$;
 COMMENT ON FUNCTION node_seen(uuid, text, text) IS
     'A node''s heartbeat; returns how many were seen in the last hour';
 
+GRANT SELECT ON SEQUENCE version TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION micros(timestamptz),
     keyring_changes(text, bigint, uuid), node_seen(uuid, text, text)
     TO apikey_gateway;

@@ -33,6 +33,7 @@ static void ngx_http_apikey_changes_answer(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static void ngx_http_apikey_changes_collect(ngx_http_apikey_sync_t *s,
     PGresult *res);
+static int64_t ngx_http_apikey_changes_version(PGresult *res, int n);
 static void ngx_http_apikey_changes_add(ngx_http_apikey_sync_t *s,
     const char *uuid, ngx_uint_t owner, int64_t version);
 static void ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op,
@@ -60,6 +61,8 @@ ngx_http_apikey_changes_notify(void *data, const char *payload)
         ngx_http_apikey_changes_add(s, payload + 6, 1, 0);
     }
 
+    s->notice = 1;
+
     /* many notices come together: one query for all of them */
 
     ngx_http_apikey_sync_next(s);
@@ -81,6 +84,7 @@ ngx_http_apikey_changes_ask(ngx_http_apikey_sync_t *s)
     s->values[2] = position->mark[0] ? position->mark : NULL;
 
     s->changes = 0;
+    s->version = s->kr->conf.sh->version;
     s->asked = apikey_clock_real();
 
     (void) ngx_http_apikey_sync_ask(s, s->pg, ngx_http_apikey_changes_sql, 3,
@@ -112,7 +116,9 @@ ngx_http_apikey_changes_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
     if (s->load == NGX_HTTP_APIKEY_LOAD_NONE) {
 
-        if (ngx_strcmp(head.origin, sh->position.origin) != 0) {
+        if (ngx_strcmp(head.origin, sh->position.origin) != 0
+            || ngx_http_apikey_changes_version(res, 0) < s->version)
+        {
             known = NGX_DECLINED;
         }
 
@@ -175,19 +181,24 @@ ngx_http_apikey_changes_head(PGresult *res,
 static void
 ngx_http_apikey_changes_collect(ngx_http_apikey_sync_t *s, PGresult *res)
 {
-    int      i;
-    int64_t  version;
+    int  i;
 
     for (i = 1; i < PQntuples(res); i++) {
-        version = ngx_atoof(
-               (u_char *) PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_VERSION),
-               PQgetlength(res, i, NGX_HTTP_APIKEY_CHANGE_VERSION));
-
         ngx_http_apikey_changes_add(s,
                          PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_ID),
                          *PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_KIND)
-                         == 'o', version);
+                         == 'o',
+                         ngx_http_apikey_changes_version(res, i));
     }
+}
+
+
+static int64_t
+ngx_http_apikey_changes_version(PGresult *res, int n)
+{
+    return ngx_atoof(
+               (u_char *) PQgetvalue(res, n, NGX_HTTP_APIKEY_CHANGE_VERSION),
+               PQgetlength(res, n, NGX_HTTP_APIKEY_CHANGE_VERSION));
 }
 
 
@@ -285,6 +296,14 @@ ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op, PGresult *res)
                                          NGX_HTTP_APIKEY_APPLY_NOTICE);
 
     id = s->ids.elts;
+
+    /*
+     * The position must not stay behind what is held: a Postgres restored to
+     * a moment between the two would look like the one that is known.
+     */
+
+    s->changes |= s->notice;
+    s->notice = 0;
 
     s->ids.nelts -= s->fetching;
     ngx_memmove(id, id + s->fetching,

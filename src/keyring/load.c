@@ -46,6 +46,7 @@ ngx_http_apikey_load_begin(ngx_http_apikey_sync_t *s)
     conf->sh->epoch++;
     conf->sh->complete = 0;
     conf->sh->full = 0;
+    conf->sh->version = 0;
 
     ngx_shmtx_unlock(&conf->shpool->mutex);
 

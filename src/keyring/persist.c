@@ -31,6 +31,7 @@ typedef struct {
     uint64_t                    units;       /* of blocks in the file */
     uint64_t                    keys;
     int64_t                     current;
+    int64_t                     version;
     ngx_http_apikey_position_t  position;
     uint32_t                    body_crc;
     uint32_t                    crc;         /* of all before it */
@@ -92,6 +93,7 @@ ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
     copy.units = sh->used - 1;
     copy.keys = sh->keys;
     copy.current = sh->current;
+    copy.version = sh->version;
     copy.position = sh->position;
 
     ngx_shmtx_unlock(&shpool->mutex);
@@ -337,6 +339,7 @@ ngx_http_apikey_load_file(ngx_http_apikey_keyring_sh_t *sh, u_char *data,
     sh->full = (units < copy->units);
     sh->complete = !sh->full;
     sh->current = copy->current;
+    sh->version = copy->version;
     sh->position = copy->position;
 
     ngx_http_apikey_store_rebuild(sh, 1);

@@ -210,6 +210,8 @@ ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
     rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
     units = rec->block.units;
 
+    sh->version = ngx_max(sh->version, new->version);
+
     new->owner = anchor;
     ngx_memcpy((u_char *) rec + sizeof(ngx_http_apikey_block_t),
                (u_char *) new + sizeof(ngx_http_apikey_block_t),
@@ -259,6 +261,8 @@ ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
 
     a = (ngx_http_apikey_anchor_rec_t *) ngx_http_apikey_block(sh, anchor);
     new = (ngx_http_apikey_body_rec_t *) row->block;
+
+    sh->version = ngx_max(sh->version, new->version);
     old = a->body;
 
     if (old) {

@@ -153,6 +153,7 @@ struct ngx_http_apikey_keyring_sh_s {
     uint32_t                     saves;
 
     int64_t                      current;
+    int64_t                      version;     /* the highest one held */
     ngx_http_apikey_position_t   position;
 
     uint8_t                      complete;
@@ -229,7 +230,7 @@ void ngx_http_apikey_index_remove(ngx_http_apikey_index_t *index,
 #define ngx_http_apikey_index_home(index, hash)                               \
     ((uint64_t) (hash) * (index)->size >> 32)
 #define ngx_http_apikey_index_digest(digest)                                  \
-    ((uint32_t) (digest)[0] << 24 | (uint32_t) (digest)[1] << 16              \
+    ((uint32_t) (digest)[0] << 24 | (uint32_t) (digest)[1] << 16             \
      | (uint32_t) (digest)[2] << 8 | (digest)[3])
 #define ngx_http_apikey_index_room(index, n)                                  \
     ((index)->used + (n) <= (index)->size - (index)->size / 8)

@@ -72,6 +72,7 @@ typedef struct {
 
     ngx_http_apikey_position_t    next;       /* once all of ids is applied */
     int64_t                       asked;      /* us: when it was read */
+    int64_t                       version;    /* the highest held then */
 
     ngx_uint_t                    load;
     uint32_t                      swept;
@@ -88,7 +89,7 @@ typedef struct {
 
     unsigned                      up:1;
     unsigned                      busy:1;     /* op is queued or in flight */
-    unsigned                      notice:1;   /* op fetches notified rows */
+    unsigned                      notice:1;   /* came, the log is to follow */
     unsigned                      changes:1;  /* due */
     unsigned                      schema:1;   /* due */
     unsigned                      moved:1;    /* next is to be taken over */
