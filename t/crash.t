@@ -89,8 +89,10 @@ wait_for('all usage in Postgres', sub {
 }, 30);
 
 my %have;
-$have{$_->{event}} = $_ for @{$pg->rows('SELECT event, status_code, outcome,
-    coalesce(aborted, \'\') AS aborted FROM apikey.usage_event')};
+$have{$_->[0]} = { status_code => $_->[1], outcome => $_->[2],
+                   aborted => $_->[3] }
+    for $pg->rows('SELECT event, status_code, outcome,
+                   coalesce(aborted, \'\') FROM apikey.usage_event');
 my %went = map { $_ => 1 } $up->ids;
 
 is($pg->value('SELECT count(*) - count(DISTINCT event)

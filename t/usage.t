@@ -22,8 +22,6 @@ my $n = $t->nginx(workers => 2, base => { redis => undef })->start;
 $t->sync;
 
 
-sub row { return $pg->rows("SELECT * FROM apikey.usage_event WHERE event = "
-                           . $pg->quote($_[0]))->[0] }
 sub used { return $pg->value('SELECT requests FROM apikey.key_usage
                               WHERE key_id = ' . $pg->quote($_[0])) // 0 }
 
