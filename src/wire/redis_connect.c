@@ -163,8 +163,8 @@ ngx_http_apikey_redis_handshake(ngx_http_apikey_redis_t *redis)
     redis->step = 0;
 
     if (conf->password.len) {
-        argc = 0;
-        ngx_str_set(&argv[argc++], "AUTH");
+        argc = 1;
+        ngx_str_set(&argv[0], "AUTH");
 
         if (conf->user.len) {
             argv[argc++] = conf->user;
