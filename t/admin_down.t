@@ -180,6 +180,34 @@ subtest 'an older schema' => sub {
 };
 
 
+subtest 'no schema yet' => sub {
+    $pg->run('CREATE DATABASE early TEMPLATE template0');
+
+    my ($conninfo, $super) = map { s/dbname=postgres/dbname=early/r }
+        $pg->conninfo, $pg->conninfo(user => 'postgres');
+
+    my $node = $t->nginx(name => 'early', base => {
+        postgres => qq(apikey_postgres "$conninfo" poll=200ms;) });
+
+    $node->start(wait => 0);
+
+    my $r = $node->admin('GET', 'api-keys');
+    my $p = problem($r, 503, 'schema_outdated');
+
+    like($p->{detail}, qr/apikeyctl schema apply/, 'says the command');
+    is($node->get('/health')->{status}, 200, 'it serves');
+
+    $pg->ctl('schema', 'apply', '--postgres', $super);
+
+    wait_for('the admin API', sub {
+        $node->admin('GET', 'api-keys')->{status} == 200;
+    }, 90);
+
+    pass('once it is applied');
+    $node->stop;
+};
+
+
 subtest 'Postgres is down' => sub {
     my $k = json($n->admin('POST', 'api-keys', body => { name => 'known' }));
 
