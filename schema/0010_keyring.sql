@@ -350,8 +350,8 @@ GRANT EXECUTE ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int),
 
 
 -- The net under NOTIFY.  The first row is of kind "head": where this database
--- stands, the last version given out, and whether it is what the node knows.  Transactions below the
--- horizon have ended; those above are given again next time.
+-- stands, the last version given out, and whether it is what the node knows.
+-- Transactions below the horizon have ended; those above are given again.
 
 CREATE OR REPLACE FUNCTION keyring_changes(since text, last_seq bigint,
     last_mark uuid)

@@ -14,6 +14,7 @@
 
 #include "keyring/store.h"
 
+#include "base/clock.h"
 #include "base/crc.h"
 
 
@@ -237,6 +238,7 @@ ngx_http_apikey_keyring_load(ngx_http_apikey_keyring_sh_t *sh,
     int           fd;
     char          name[NGX_MAX_PATH];
     u_char       *data;
+    int64_t       start;
     ngx_uint_t    level;
     const char   *error;
     struct stat   st;
@@ -258,6 +260,7 @@ ngx_http_apikey_keyring_load(ngx_http_apikey_keyring_sh_t *sh,
         return;
     }
 
+    start = apikey_clock_boot();
     data = MAP_FAILED;
     error = "too short";
 
@@ -287,8 +290,9 @@ ngx_http_apikey_keyring_load(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     ngx_log_error(NGX_LOG_NOTICE, log, 0,
-                  "apikey: %uL keys from the saved keyring \"%s\"%s",
-                  sh->keys, name, sh->complete ? "" : ", not all fit");
+                  "apikey: %uL keys from the saved keyring \"%s\" in %L ms%s",
+                  sh->keys, name, (apikey_clock_boot() - start) / 1000,
+                  sh->complete ? "" : ", not all fit");
 }
 
 

@@ -10,6 +10,11 @@
 #include "keyring/store.h"
 
 
+#define NGX_HTTP_APIKEY_AHEAD  160      /* units: some 16 keys */
+
+
+static uint32_t ngx_http_apikey_store_ahead(ngx_http_apikey_keyring_sh_t *sh,
+    uint32_t off);
 static void ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh,
     uint32_t off, ngx_uint_t revive);
 
@@ -91,7 +96,7 @@ void
 ngx_http_apikey_store_rebuild(ngx_http_apikey_keyring_sh_t *sh,
     ngx_uint_t revive)
 {
-    uint32_t                  off;
+    uint32_t                  off, ahead;
     ngx_http_apikey_block_t  *b;
 
     ngx_memzero(sh->digests.slots, sh->digests.size * 8);
@@ -120,8 +125,16 @@ ngx_http_apikey_store_rebuild(ngx_http_apikey_keyring_sh_t *sh,
         }
     }
 
+    ahead = 1;
+
     for (off = 1; off < sh->used; off += b->units) {
         b = ngx_http_apikey_block(sh, off);
+
+        /* the slots of a block some way ahead are on their way meanwhile */
+
+        while (ahead < sh->used && ahead - off < NGX_HTTP_APIKEY_AHEAD) {
+            ahead = ngx_http_apikey_store_ahead(sh, ahead);
+        }
 
         if (b->state == NGX_HTTP_APIKEY_BLOCK_FREE) {
             ngx_http_apikey_blocks_chain(sh, off);
@@ -132,6 +145,34 @@ ngx_http_apikey_store_rebuild(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     sh->writing = 0;
+}
+
+
+/* Returns the next block. */
+
+static uint32_t
+ngx_http_apikey_store_ahead(ngx_http_apikey_keyring_sh_t *sh, uint32_t off)
+{
+    uint32_t                       hash;
+    ngx_http_apikey_key_rec_t     *rec;
+    ngx_http_apikey_secret_rec_t  *secret;
+
+    rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
+
+    if (rec->block.state == NGX_HTTP_APIKEY_BLOCK_KEY) {
+        hash = ngx_http_apikey_index_hash(rec->id);
+        __builtin_prefetch(&sh->ids.slots[
+                               ngx_http_apikey_index_home(&sh->ids, hash)]);
+
+        if (rec->nsecrets) {
+            secret = ngx_http_apikey_rec_secrets(rec);
+            hash = ngx_http_apikey_index_digest(secret->digest);
+            __builtin_prefetch(&sh->digests.slots[
+                              ngx_http_apikey_index_home(&sh->digests, hash)]);
+        }
+    }
+
+    return off + rec->block.units;
 }
 
 

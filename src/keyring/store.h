@@ -200,8 +200,8 @@ ngx_int_t ngx_http_apikey_store_apply(ngx_http_apikey_keyring_sh_t *sh,
 ngx_int_t ngx_http_apikey_store_has(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const u_char *id, int64_t version);
 
-/* rebuild.c: removes what was not seen in this epoch among n blocks from *pos on;
-   NGX_DONE: none left. */
+/* rebuild.c: removes what was not seen in this epoch among n blocks from *pos
+   on; NGX_DONE: none left. */
 ngx_int_t ngx_http_apikey_store_sweep(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, uint32_t *pos, ngx_uint_t n);
 
