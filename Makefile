@@ -34,8 +34,8 @@ ASAN   = BUILD=$(BUILD)/asan OPTIMIZE=-O1 SANITIZE="-fsanitize=address \
 	-fsanitize=undefined -fno-omit-frame-pointer -U_FORTIFY_SOURCE"
 
 
-.PHONY: all build module run break mend deps test suite unit asan bench soak \
-	fuzz clean help FORCE
+.PHONY: all build product module run break mend deps test suite unit asan \
+	bench soak fuzz clean help FORCE
 
 all: build
 
@@ -59,7 +59,9 @@ help:
 	@echo 'NGINX=$(NGINX) NGINX_SRC=$(NGINX_SRC): build for an nginx of yours'
 
 
-build: $(CTL) $(UNITS) module
+build: product $(UNITS)
+
+product: module $(CTL)
 
 # nginx's own Makefile knows which files have changed
 module: $(BUILD)/nginx/objs/Makefile FORCE
