@@ -7,7 +7,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use Apikey::Process qw(spawn);
-use Apikey::Test qw(wait_for json rounds);
+use Apikey::Test qw(wait_for json plain_key rounds);
 
 my $t = Apikey::Test->new;
 
@@ -177,6 +177,43 @@ subtest 'an older schema' => sub {
 
     $pg->run('ALTER FUNCTION apikey.gone(text, text, text) RENAME TO api');
     is($n->admin('GET', 'api-keys')->{status}, 200, 'applied');
+};
+
+
+subtest 'a zone that is too small' => sub {
+    my @keys = $t->keys(6000, name => 'many');
+    my $node = $t->nginx(name => 'small', base => {
+        zone => 'apikey_zone zone=apikey:1m;' });
+
+    $node->start(wait => 0);
+
+    wait_for('the keys that fit', sub {
+        $node->log_text =~ /zone is too small for all keys/;
+    }, 20);
+
+    my @status = map { $node->admin('GET', 'whoami', as => $_->{key})
+                           ->{status} } @keys[map { 100 * $_ } 0 .. 59];
+
+    is(join(' ', grep { $_ != 200 } @status), '', 'any key is found');
+    is($node->admin('GET', 'whoami', as => plain_key('sk'))->{status}, 401,
+       'one that does not exist is not');
+    is($node->admin('GET', 'whoami', as => $keys[0]{key} . 'x')->{status},
+       401, 'a foreign one is not');
+
+    my $made = json($node->admin('POST', 'api-keys', body => { name => 'x' }));
+
+    is($node->admin('GET', 'whoami', as => $made->{key})->{status}, 200,
+       'a new one is');
+    is($node->admin('DELETE', "api-keys/$made->{id}")->{status}, 204,
+       'revoked');
+    is($node->admin('GET', 'whoami', as => $made->{key})->{status}, 401,
+       'and refused at once');
+
+    my $h = json($node->admin('GET', 'health'));
+
+    is($h->{status}, 'degraded', 'health: degraded');
+    like("@{$h->{warnings}}", qr/too small/, 'says why');
+    $node->stop;
 };
 
 
