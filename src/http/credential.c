@@ -181,12 +181,42 @@ ngx_http_apikey_query_next(u_char *p, u_char *last, ngx_str_t *name,
 }
 
 
+/* What is no escape stands for itself.  dst may be src. */
+
+static size_t
+ngx_http_apikey_unescape(u_char *dst, u_char *src, size_t len)
+{
+    u_char     *p, *last;
+    ngx_int_t   n;
+
+    p = dst;
+    last = src + len;
+
+    while (src < last) {
+
+        if (*src == '%' && last - src >= 3) {
+            n = ngx_hextoi(src + 1, 2);
+
+            if (n != NGX_ERROR) {
+                *p++ = (u_char) n;
+                src += 3;
+                continue;
+            }
+        }
+
+        *p++ = *src++;
+    }
+
+    return p - dst;
+}
+
+
 /* A name may be percent-encoded: the upstream would decode it, too. */
 
 ngx_int_t
 ngx_http_apikey_query_is(ngx_str_t *found, ngx_str_t *name)
 {
-    u_char  buf[128 * 3], *dst, *src;
+    u_char  buf[128 * 3];
 
     if (found->len == name->len
         && ngx_memcmp(found->data, name->data, name->len) == 0)
@@ -201,11 +231,7 @@ ngx_http_apikey_query_is(ngx_str_t *found, ngx_str_t *name)
         return 0;
     }
 
-    dst = buf;
-    src = found->data;
-    ngx_unescape_uri(&dst, &src, found->len, 0);
-
-    return (size_t) (dst - buf) == name->len
+    return ngx_http_apikey_unescape(buf, found->data, found->len) == name->len
            && ngx_memcmp(buf, name->data, name->len) == 0;
 }
 
@@ -214,7 +240,7 @@ static ngx_int_t
 ngx_http_apikey_credential_query(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *value)
 {
-    u_char     *p, *last, *dst, *src;
+    u_char     *p, *last;
     ngx_int_t   rc;
     ngx_str_t   arg, text;
 
@@ -237,16 +263,13 @@ ngx_http_apikey_credential_query(ngx_http_request_t *r, ngx_str_t *name,
             return NGX_ABORT;
         }
 
-        dst = ngx_pnalloc(r->pool, text.len);
-        if (dst == NULL) {
+        value->data = ngx_pnalloc(r->pool, text.len);
+        if (value->data == NULL) {
             return NGX_ERROR;
         }
 
-        value->data = dst;
-        src = text.data;
-        ngx_unescape_uri(&dst, &src, text.len, 0);
-        value->len = dst - value->data;
-
+        value->len = ngx_http_apikey_unescape(value->data, text.data,
+                                              text.len);
         rc = NGX_OK;
     }
 

@@ -443,6 +443,7 @@ ngx_http_apikey_request_line_mask(ngx_http_request_t *r, ngx_str_t *name)
 ngx_int_t
 ngx_http_apikey_request_id_set(ngx_http_request_t *r, ngx_str_t *id)
 {
+    ngx_list_t                *list;
     ngx_table_elt_t           *h;
     ngx_http_apikey_source_t   source;
 
@@ -453,7 +454,17 @@ ngx_http_apikey_request_id_set(ngx_http_request_t *r, ngx_str_t *id)
         return NGX_ERROR;
     }
 
-    h = ngx_list_push(&r->headers_in.headers);
+    list = &r->headers_in.headers;
+
+    /* HTTP/0.9 has no headers, and no list of them */
+
+    if (list->last == NULL
+        && ngx_list_init(list, r->pool, 1, sizeof(ngx_table_elt_t)) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    h = ngx_list_push(list);
     if (h == NULL) {
         return NGX_ERROR;
     }
