@@ -147,6 +147,8 @@ subtest 'credentials' => sub {
         'bad CRC' => { key => substr($k->{key}, 0, -1) . '!' },
         short    => { key => 'abc' },
         long     => { key => 'x' x 600 },
+        'very long' => { key => 'x' x 7000 },
+        '8-bit'  => { key => "\xff\x80" x 20 },
     );
     my $away = $t->key(allowed_ips => ['192.0.2.0/24']);
 
@@ -185,6 +187,8 @@ subtest 'credentials' => sub {
                 'invalid_credential', $what);
     }
 
+    is(raw('GET', 'whoami', (map { ("X-$_" => 'y') } 1 .. 200),
+           'X-API-Key' => $k->{key})->{status}, 200, '200 headers');
     problem(raw('GET', 'whoami', 'X-API-Key' => $away->{key}), 403,
             'forbidden', 'a key of another address');
     problem(raw('GET', 'whoami', Authorization => 'Bearer ' . plain_key('op')),
