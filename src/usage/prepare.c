@@ -18,12 +18,12 @@
 
 static ngx_int_t ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path,
     mode_t mode, ngx_uid_t uid, ngx_gid_t gid);
+static ngx_int_t ngx_http_apikey_prepare_could(ngx_log_t *log, u_char *path);
 static ngx_int_t ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid);
 static ngx_int_t ngx_http_apikey_read_node(u_char *name, u_char node[16]);
-static void ngx_http_apikey_prepare_rings(ngx_cycle_t *cycle,
-    ngx_http_apikey_usage_conf_t *conf, u_char *dir, ngx_uid_t uid,
-    ngx_gid_t gid);
+static ngx_int_t ngx_http_apikey_prepare_rings(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid);
 static u_char *ngx_http_apikey_ring_base(ngx_pool_t *pool,
     ngx_http_apikey_usage_conf_t *conf);
 
@@ -32,7 +32,7 @@ ngx_int_t
 ngx_http_apikey_usage_prepare(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf)
 {
-    u_char           *base, *dir, *journal;
+    u_char           *base, *journal;
     ngx_uint_t        given;
     ngx_uid_t         uid;
     ngx_gid_t         gid;
@@ -87,18 +87,7 @@ ngx_http_apikey_usage_prepare(ngx_cycle_t *cycle,
         return NGX_ERROR;
     }
 
-    dir = ngx_http_apikey_ring_dir(cycle->pool, conf);
-
-    if (dir == NULL
-        || ngx_http_apikey_prepare_path(cycle->log, dir, 0700, uid, gid)
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    ngx_http_apikey_prepare_rings(cycle, conf, dir, uid, gid);
-
-    return NGX_OK;
+    return ngx_http_apikey_prepare_rings(cycle, conf, uid, gid);
 }
 
 
@@ -108,8 +97,6 @@ static ngx_int_t
 ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path, mode_t mode,
     ngx_uid_t uid, ngx_gid_t gid)
 {
-    u_char      *p;
-    ngx_int_t    rc;
     struct stat  st;
 
     if (lstat((char *) path, &st) == 0) {
@@ -147,31 +134,7 @@ ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path, mode_t mode,
         }
 
     } else {
-
-        /* the nearest directory that exists */
-
-        for (p = path + ngx_strlen(path); p > path; p--) {
-            if (*p != '/') {
-                continue;
-            }
-
-            *p = '\0';
-            rc = access((char *) path, W_OK|X_OK);
-
-            if (rc == 0 || ngx_errno != NGX_ENOENT) {
-                if (rc == -1) {
-                    ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
-                                  "no directory can be made in \"%s\"", path);
-                }
-
-                *p = '/';
-                return rc == 0 ? NGX_OK : NGX_ERROR;
-            }
-
-            *p = '/';
-        }
-
-        return NGX_OK;
+        return ngx_http_apikey_prepare_could(log, path);
     }
 
     if (ngx_test_config || uid == (ngx_uid_t) -1) {
@@ -184,6 +147,40 @@ ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path, mode_t mode,
         ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
                       "chown() or chmod() of \"%s\" failed", path);
         return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/* May something be made in the nearest directory that exists? */
+
+static ngx_int_t
+ngx_http_apikey_prepare_could(ngx_log_t *log, u_char *path)
+{
+    int         rc;
+    u_char     *p;
+    ngx_err_t   err;
+
+    for (p = path + ngx_strlen(path); p > path; p--) {
+        if (*p != '/') {
+            continue;
+        }
+
+        *p = '\0';
+        rc = access((char *) path, W_OK|X_OK);
+        err = ngx_errno;
+
+        if (rc == -1 && err != NGX_ENOENT) {
+            ngx_log_error(NGX_LOG_EMERG, log, err,
+                          "no directory can be made in \"%s\"", path);
+        }
+
+        *p = '/';
+
+        if (rc == 0 || err != NGX_ENOENT) {
+            return rc == 0 ? NGX_OK : NGX_ERROR;
+        }
     }
 
     return NGX_OK;
@@ -277,13 +274,22 @@ ngx_http_apikey_read_node(u_char *name, u_char node[16])
 
 /* Two generations of workers overlap at a reload; no more than a warning. */
 
-static void
+static ngx_int_t
 ngx_http_apikey_prepare_rings(ngx_cycle_t *cycle,
-    ngx_http_apikey_usage_conf_t *conf, u_char *dir, ngx_uid_t uid,
-    ngx_gid_t gid)
+    ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid)
 {
-    ngx_uint_t     i, n;
-    apikey_ring_t  ring;
+    u_char         *dir;
+    ngx_uint_t      i, n;
+    apikey_ring_t   ring;
+
+    dir = ngx_http_apikey_ring_dir(cycle->pool, conf);
+
+    if (dir == NULL
+        || ngx_http_apikey_prepare_path(cycle->log, dir, 0700, uid, gid)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
 
     n = ngx_min(2 * ngx_max(conf->workers, 1) + 1, NGX_HTTP_APIKEY_RINGS);
 
@@ -291,16 +297,16 @@ ngx_http_apikey_prepare_rings(ngx_cycle_t *cycle,
         if (apikey_ring_create(&ring, (char *) dir, (uint32_t) i, conf->node,
                                ngx_http_apikey_ring_epoch(), (int) uid,
                                (int) gid)
-            == APIKEY_RING_OK)
+            != APIKEY_RING_OK)
         {
-            continue;
+            ngx_log_error(NGX_LOG_WARN, cycle->log, ring.err,
+                          "apikey: %s for usage ring %ui in \"%s\" failed",
+                          ring.what, i, dir);
+            break;
         }
-
-        ngx_log_error(NGX_LOG_WARN, cycle->log, ring.err,
-                      "apikey: %s for usage ring %ui in \"%s\" failed",
-                      ring.what, i, dir);
-        return;
     }
+
+    return NGX_OK;
 }
 
 

@@ -27,6 +27,8 @@ static void apikey_put_bytes(apikey_encoder_t *e, const void *p, size_t len);
 static void apikey_put_entry(apikey_encoder_t *e, const void *p, size_t len);
 static void apikey_put_id(apikey_encoder_t *e, const apikey_count_t *count,
     unsigned flags);
+static void apikey_put_counts(apikey_encoder_t *e,
+    const apikey_count_t *count, unsigned flags);
 static unsigned apikey_record_flags(const apikey_record_t *record);
 static uint64_t apikey_id_stamp(const uint8_t id[16]);
 
@@ -110,7 +112,6 @@ bool
 apikey_frame_add(apikey_encoder_t *e, const apikey_record_t *record)
 {
     size_t                 texts;
-    uint64_t               overhead;
     unsigned               flags;
     apikey_shape_t        *shape;
     const apikey_count_t  *count;
@@ -158,11 +159,20 @@ apikey_frame_add(apikey_encoder_t *e, const apikey_record_t *record)
 
     apikey_put_id(e, count, flags);
 
+    apikey_put_counts(e, count, flags);
+
+    return true;
+}
+
+
+static void
+apikey_put_counts(apikey_encoder_t *e, const apikey_count_t *count,
+    unsigned flags)
+{
     apikey_put(e, count->bytes_in);
     apikey_put(e, count->bytes_out);
     apikey_put(e, count->duration);
-    overhead = count->duration - count->upstream;
-    apikey_put_signed(e, (int64_t) overhead);
+    apikey_put_signed(e, (int64_t) (count->duration - count->upstream));
 
     if (flags & APIKEY_FLAG_TOKENS) {
         apikey_put(e, count->tokens[0]);
@@ -182,8 +192,6 @@ apikey_frame_add(apikey_encoder_t *e, const apikey_record_t *record)
     if (flags & APIKEY_FLAG_REMAIN) {
         apikey_put(e, count->remaining);
     }
-
-    return true;
 }
 
 

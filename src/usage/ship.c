@@ -228,12 +228,7 @@ ngx_http_apikey_ship_flush(ngx_http_apikey_ship_t *ship)
         ship->opened = 1;
 
         for (i = 0; i < ship->nrings; i++) {
-            if (ship->rings[i].open) {
-                apikey_ring_done(&ship->rings[i].ring,
-                    ngx_min(apikey_ring_head(&ship->rings[i].ring),
-                            apikey_spool_last(&ship->spool, (uint32_t) i,
-                                         ship->rings[i].ring.file->epoch)));
-            }
+            ngx_http_apikey_ship_found(ship, &ship->rings[i]);
         }
     }
 

@@ -89,7 +89,7 @@ typedef struct {
 typedef struct {
     const u_char                    *node;
     ngx_str_t                       *name;
-    int64_t                          as_of;      /* when nothing is left over */
+    int64_t                          as_of;      /* when nothing is left */
     int64_t                          before;     /* else */
     const apikey_marks_t            *marks;
     ngx_uint_t                       max;
@@ -145,6 +145,8 @@ typedef struct {
     size_t                           read_len;   /* the thread's */
     int64_t                          frames_as_of;
     int64_t                          as_of;      /* told to Postgres */
+    int64_t                          since;      /* the oldest segment's
+                                                    time, at the start */
     ngx_msec_t                       beat_at;
     ngx_msec_t                       retry_at;
     ngx_msec_t                       backoff;
@@ -190,6 +192,21 @@ struct ngx_http_apikey_usage_s {
 };
 
 
+/* usage.c */
+apikey_ring_t *ngx_http_apikey_usage_ring(ngx_http_apikey_usage_t *u,
+    apikey_slot_t *slot);
+apikey_slot_t *ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
+    ngx_http_apikey_usage_start_t *start, apikey_record_e kind,
+    apikey_ring_t **ring);
+void ngx_http_apikey_usage_publish(ngx_http_apikey_usage_t *u,
+    apikey_ring_t *ring, apikey_slot_t *slot);
+void ngx_http_apikey_usage_dropped(ngx_http_apikey_usage_t *u);
+
+/* usage_sums.c */
+void ngx_http_apikey_usage_details(ngx_http_apikey_usage_t *u,
+    ngx_pool_t *pool);
+void ngx_http_apikey_usage_flush(ngx_http_apikey_usage_t *u);
+
 /* prepare.c: NUL-terminated, in the pool */
 u_char *ngx_http_apikey_ring_dir(ngx_pool_t *pool,
     ngx_http_apikey_usage_conf_t *conf);
@@ -206,6 +223,8 @@ void ngx_http_apikey_ship_destroy(ngx_http_apikey_ship_t *ship);
 
 /* ship_disk.c */
 void ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship);
+void ngx_http_apikey_ship_found(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r);
 size_t ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
     size_t size, int64_t *as_of);
 void ngx_http_apikey_ship_synced(ngx_http_apikey_ship_t *ship);
@@ -227,10 +246,15 @@ void ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_batch_conf_t *conf);
 void ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf);
+void *ngx_http_apikey_text_add(ngx_http_apikey_text_t *t, size_t len);
+extern const char *const  ngx_http_apikey_outcomes[];
+
+/* batch_copy.c */
 void ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, const u_char *node);
-void *ngx_http_apikey_text_add(ngx_http_apikey_text_t *t, size_t len);
 ngx_uint_t ngx_http_apikey_outcome(const apikey_shape_t *shape);
+/* bytes of the character at s; 0: not UTF-8, or NUL */
+size_t ngx_http_apikey_utf8(const char *s, size_t len);
 
 
 #endif /* NGX_HTTP_APIKEY_SHIP_H_INCLUDED */

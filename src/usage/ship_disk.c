@@ -77,16 +77,7 @@ ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship)
             }
 
             r->open = 1;
-            r->taken = r->ring.read;
-
-            if (ship->opened) {
-                apikey_ring_done(&r->ring,
-                                 ngx_min(apikey_ring_head(&r->ring),
-                                         apikey_spool_last(&ship->spool,
-                                                  (uint32_t) i,
-                                                  r->ring.file->epoch)));
-                r->taken = r->ring.read;
-            }
+            ngx_http_apikey_ship_found(ship, r);
         }
 
         if (i >= ship->nrings) {
@@ -95,6 +86,26 @@ ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship)
 
         ngx_http_apikey_ship_adopt(ship, r);
     }
+}
+
+
+/* Synced by a shipper that died before it moved the tail? */
+
+void
+ngx_http_apikey_ship_found(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r)
+{
+    uint64_t             last;
+    apikey_ring_file_t  *file;
+
+    if (r->open && ship->opened && !ship->busy) {
+        file = r->ring.file;
+        last = apikey_spool_last(&ship->spool, file->stream, file->epoch);
+
+        apikey_ring_done(&r->ring, ngx_min(apikey_ring_head(&r->ring), last));
+    }
+
+    r->taken = r->ring.read;
 }
 
 
@@ -262,6 +273,7 @@ ngx_http_apikey_ship_ungather(ngx_http_apikey_ship_t *ship)
 void
 ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
 {
+    uint64_t         left;
     apikey_stats_t  *stats;
 
     if (ship->busy) {
@@ -281,8 +293,15 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
     }
 
     if (stats) {
-        apikey_stats_set(&stats->journal_bytes,
-                         apikey_spool_left(&ship->spool, &ship->cursor));
+        left = apikey_spool_left(&ship->spool, &ship->cursor)
+               + ship->frames_len;
+        apikey_stats_set(&stats->journal_bytes, left);
+
+        /* what was recorded before as_of is shipped: none is older */
+
+        apikey_stats_set(&stats->journal_oldest,
+                         left ? (uint64_t) (ship->as_of ? ship->as_of
+                                            : ship->since) : 0);
     }
 
     if (ship->seek && ship->known) {
@@ -411,8 +430,7 @@ ngx_http_apikey_ship_thread_done(ngx_event_t *ev)
 static void
 ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship)
 {
-    ngx_uint_t                    i;
-    ngx_http_apikey_ship_ring_t  *r;
+    ngx_uint_t  i;
 
     if (ship->disk_rc != APIKEY_SPOOL_OK) {
         ngx_http_apikey_ship_trouble(ship);
@@ -440,21 +458,12 @@ ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship)
     ship->opened = 1;
     ship->seek = 1;
     ship->bad = 0;
+    ship->since = ship->spool.n ? ship->spool.segment[0].created
+                                : apikey_clock_real();
     ship->told = 0;
 
-    /* synced by a shipper that died before it moved the tail */
-
     for (i = 0; i < ship->nrings; i++) {
-        r = &ship->rings[i];
-
-        if (r->open) {
-            apikey_ring_done(&r->ring,
-                             ngx_min(apikey_ring_head(&r->ring),
-                                     apikey_spool_last(&ship->spool,
-                                                  r->ring.file->stream,
-                                                  r->ring.file->epoch)));
-            r->taken = r->ring.read;
-        }
+        ngx_http_apikey_ship_found(ship, &ship->rings[i]);
     }
 }
 
