@@ -11,21 +11,11 @@
 
 #define _GNU_SOURCE
 
-#include <errno.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "limit/bucket.h"
 #include "limit/script_lua.h"
+#include "redis.h"
 
 
 #define ACCOUNTS  3
@@ -56,40 +46,13 @@ typedef struct {
 } account_t;
 
 
-static FILE     *wire;
-static pid_t     server;
-static char      dir[] = "/tmp/apikey-script-XXXXXX";
-static uint64_t  seed;
-
-
-static void
-stop(void)
-{
-    char  path[128];
-
-    if (server) {
-        kill(server, SIGKILL);
-        waitpid(server, NULL, 0);
-    }
-
-    snprintf(path, sizeof(path), "%s/s", dir);
-    unlink(path);
-    rmdir(dir);
-}
-
-
-static void
-fail(const char *format, ...)
-{
-    va_list  args;
-
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fprintf(stderr, " (seed %llu)\n", (unsigned long long) seed);
-
-    exit(1);
-}
+typedef struct {
+    char             key[ACCOUNTS][2];
+    char             arg[ACCOUNTS][512];
+    size_t           len[ACCOUNTS];
+    bool             dirty[ACCOUNTS];
+    entry_t         *seen[ACCOUNTS][IDS];
+} call_t;
 
 
 static uint64_t
@@ -106,115 +69,6 @@ rnd(uint64_t below)
     state ^= state << 17;
 
     return (state * 0x2545f4914f6cdd1dULL >> 11) % below;
-}
-
-
-static void
-start(void)
-{
-    int                 fd, i;
-    struct sockaddr_un  sun = { .sun_family = AF_UNIX };
-
-    if (mkdtemp(dir) == NULL) {
-        fail("mkdtemp: %s", strerror(errno));
-    }
-
-    atexit(stop);
-
-    snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/s", dir);
-
-    server = fork();
-
-    if (server == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket",
-               sun.sun_path, "--save", "", "--dir", dir, "--loglevel",
-               "warning", (char *) NULL);
-        perror("redis-server");
-        _exit(1);
-    }
-
-    fd = socket(AF_UNIX, SOCK_STREAM, 0);
-
-    for (i = 0; connect(fd, (struct sockaddr *) &sun, sizeof(sun)); i++) {
-
-        if (i == 1000) {
-            fail("redis-server does not start");
-        }
-
-        usleep(10000);
-    }
-
-    wire = fdopen(fd, "r+");
-    setvbuf(wire, NULL, _IONBF, 0);
-}
-
-
-static void
-command(unsigned argc, const char **argv, const size_t *len)
-{
-    char      buf[16384], *p;
-    unsigned  i;
-
-    p = buf + sprintf(buf, "*%u\r\n", argc);
-
-    for (i = 0; i < argc; i++) {
-        p += sprintf(p, "$%zu\r\n", len[i]);
-        memcpy(p, argv[i], len[i]);
-        p += len[i];
-        *p++ = '\r';
-        *p++ = '\n';
-    }
-
-    if (write(fileno(wire), buf, p - buf) != p - buf) {
-        fail("write: %s", strerror(errno));
-    }
-}
-
-
-/* A string's length, or the integer; an error ends the test. */
-
-static long
-answer(char *out)
-{
-    char    line[512];
-    long    n;
-
-    if (fgets(line, sizeof(line), wire) == NULL || line[0] == '-') {
-        fail("Redis says %s", line);
-    }
-
-    n = (line[0] == ':' || line[0] == '$') ? atol(line + 1) : 0;
-
-    if (line[0] == '$' && n >= 0) {
-        if (fread(out, 1, n + 2, wire) != (size_t) n + 2) {
-            fail("reply cut");
-        }
-    }
-
-    return n;
-}
-
-
-static long
-run(char *out, unsigned argc, ...)
-{
-    size_t       len[8];
-    va_list      args;
-    unsigned     i;
-    const char  *argv[8];
-
-    va_start(args, argc);
-
-    for (i = 0; i < argc; i++) {
-        argv[i] = va_arg(args, const char *);
-        len[i] = strlen(argv[i]);
-    }
-
-    va_end(args);
-    command(argc, argv, len);
-
-    return answer(out);
 }
 
 
@@ -516,34 +370,23 @@ check_px(unsigned i, int64_t px)
 }
 
 
-static void
-take(const char *sha, value_t *values, account_t *accounts, uint64_t now)
-{
-    bool         taken, dirty[ACCOUNTS];
-    char         arg[ACCOUNTS][512], keys[ACCOUNTS][2], clock[32];
-    char         reply[1024], *p;
-    long         n;
-    size_t       len[4 + 2 * ACCOUNTS], at;
-    value_t      before[ACCOUNTS];
-    entry_t     *e, *seen[ACCOUNTS][IDS];
-    account_t   *a;
-    unsigned     i, k;
-    const char  *argv[4 + 2 * ACCOUNTS];
+/* Packs the call; what C makes of it: seen entries, dirty values, taken. */
 
-    argv[0] = "EVALSHA";
-    len[0] = 7;
-    argv[1] = sha;
-    len[1] = 40;
-    argv[2] = "3";
-    len[2] = 1;
+static bool
+expect(value_t *values, account_t *accounts, uint64_t now, call_t *call)
+{
+    char         *p;
+    bool          taken;
+    entry_t      *e;
+    account_t    *a;
+    unsigned      i, k;
 
     taken = true;
-    memcpy(before, values, sizeof(before));
 
     for (i = 0; i < ACCOUNTS; i++) {
         a = &accounts[i];
-        p = put(arg[i], a->cost);
-        dirty[i] = false;
+        p = put(call->arg[i], a->cost);
+        call->dirty[i] = false;
 
         for (k = 0; k < a->n; k++) {
             memcpy(p, &a->id[k], 8);
@@ -552,71 +395,108 @@ take(const char *sha, value_t *values, account_t *accounts, uint64_t now)
             p = put(p, a->rate[k].capacity);
             p = put(p, a->rate[k].tick);
 
-            e = see(&values[i], a->id[k], &a->rate[k], now, &dirty[i]);
-            seen[i][k] = e;
+            e = see(&values[i], a->id[k], &a->rate[k], now, &call->dirty[i]);
+            call->seen[i][k] = e;
 
             if (apikey_bucket_wait(&e->bucket, &a->rate[k], a->cost, now)) {
                 taken = false;
             }
         }
 
-        keys[i][0] = 'a' + i;
-        argv[3 + i] = keys[i];
+        call->key[i][0] = 'a' + i;
+        call->key[i][1] = '\0';
+        call->len[i] = p - call->arg[i];
+    }
+
+    return taken;
+}
+
+
+static long
+evalsha(const char *sha, const call_t *call, uint64_t now, char *reply)
+{
+    char         clock[32];
+    size_t       len[4 + 2 * ACCOUNTS] = { 7, 40, 1 };
+    unsigned     i;
+    const char  *argv[4 + 2 * ACCOUNTS] = { "EVALSHA", sha, "3" };
+
+    for (i = 0; i < ACCOUNTS; i++) {
+        argv[3 + i] = call->key[i];
         len[3 + i] = 1;
-        argv[3 + ACCOUNTS + i] = arg[i];
-        len[3 + ACCOUNTS + i] = p - arg[i];
+        argv[3 + ACCOUNTS + i] = call->arg[i];
+        len[3 + ACCOUNTS + i] = call->len[i];
     }
 
     argv[3 + 2 * ACCOUNTS] = clock;
     len[3 + 2 * ACCOUNTS] = sprintf(clock, "%llu", (unsigned long long) now);
 
     command(4 + 2 * ACCOUNTS, argv, len);
-    n = answer(reply);
+
+    return answer(reply);
+}
+
+
+static void
+check_bucket(const char *reply, const apikey_bucket_t *b)
+{
+    if (get(reply) != b->used || get(reply + 8) != b->at) {
+        fail("used %llu at %llu, not %llu at %llu",
+             (unsigned long long) get(reply),
+             (unsigned long long) get(reply + 8),
+             (unsigned long long) b->used, (unsigned long long) b->at);
+    }
+}
+
+
+static void
+take(const char *sha, value_t *values, account_t *accounts, uint64_t now)
+{
+    bool        taken;
+    char        reply[1024], *p;
+    long        n;
+    call_t      call;
+    value_t     before[ACCOUNTS];
+    entry_t    *e;
+    account_t  *a;
+    unsigned    i, k;
+
+    memcpy(before, values, sizeof(before));
+
+    taken = expect(values, accounts, now, &call);
+    n = evalsha(sha, &call, now, reply);
 
     if (get(reply) != taken || get(reply + 8) != now) {
         fail("taken %d, not %d", (int) get(reply), taken);
     }
 
-    at = 16;
+    p = reply + 16;
 
     for (i = 0; i < ACCOUNTS; i++) {
         a = &accounts[i];
 
         for (k = 0; k < a->n; k++) {
-            e = seen[i][k];
+            e = call.seen[i][k];
 
             if (taken && !apikey_bucket_take(&e->bucket, &a->rate[k], a->cost))
             {
                 fail("C refuses what it said would fit");
             }
 
-            if (get(reply + at) != e->bucket.used
-                || get(reply + at + 8) != e->bucket.at)
-            {
-                fail("used %llu at %llu, not %llu at %llu",
-                     (unsigned long long) get(reply + at),
-                     (unsigned long long) get(reply + at + 8),
-                     (unsigned long long) e->bucket.used,
-                     (unsigned long long) e->bucket.at);
-            }
-
-            at += 16;
+            check_bucket(p, &e->bucket);
+            p += 16;
         }
-    }
 
-    if (n != (long) at) {
-        fail("reply of %ld bytes, not %zu", n, at);
-    }
-
-    for (i = 0; i < ACCOUNTS; i++) {
-
-        if (dirty[i] || (taken && accounts[i].cost)) {
+        if (call.dirty[i] || (taken && a->cost)) {
             values[i].unknown = false;
-            check_px(i, keep(&values[i], &accounts[i], now));
+            check_px(i, keep(&values[i], a, now));
 
         } else {
             values[i] = before[i];
         }
+    }
+
+    if (n != p - reply) {
+        fail("reply of %ld bytes, not %ld", n, (long) (p - reply));
     }
 }
 
