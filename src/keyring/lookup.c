@@ -13,6 +13,9 @@
 #include <openssl/crypto.h>
 
 
+static ngx_int_t ngx_http_apikey_lookup_copy(ngx_http_apikey_keyring_sh_t *sh,
+    uint32_t off, u_char *scratch, size_t *size, size_t *body_size,
+    u_char *owner);
 static uint32_t ngx_http_apikey_lookup_find(ngx_http_apikey_keyring_sh_t *sh,
     const u_char *digest, ngx_uint_t *secret);
 static ngx_int_t ngx_http_apikey_lookup_fill(ngx_http_apikey_key_rec_t *rec,
@@ -27,14 +30,11 @@ ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const u_char digest[32], ngx_pool_t *pool,
     ngx_http_apikey_key_t *key)
 {
-    u_char                        *scratch, *p;
-    size_t                         size, body_size;
-    uint32_t                       off;
-    ngx_int_t                      rc;
-    ngx_uint_t                     secret;
-    ngx_http_apikey_block_t       *b;
-    ngx_http_apikey_key_rec_t     *rec;
-    ngx_http_apikey_anchor_rec_t  *a;
+    u_char     *scratch, *p;
+    size_t      size, body_size;
+    uint32_t    off;
+    ngx_int_t   rc;
+    ngx_uint_t  secret;
 
     scratch = ngx_http_apikey_keyring_scratch();
     if (scratch == NULL) {
@@ -44,7 +44,6 @@ ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
     size = 0;
     body_size = 0;
     secret = 0;
-    a = NULL;
 
     ngx_shmtx_lock(&shpool->mutex);
 
@@ -54,25 +53,8 @@ ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
     off = ngx_http_apikey_lookup_find(sh, digest, &secret);
 
     if (off) {
-        rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
-        size = (size_t) rec->block.units * NGX_HTTP_APIKEY_UNIT;
-        ngx_memcpy(scratch, rec, size);
-        rc = NGX_OK;
-
-        if (rec->owner) {
-            a = (ngx_http_apikey_anchor_rec_t *)
-                    ngx_http_apikey_block(sh, rec->owner);
-
-            if (a->body) {
-                b = ngx_http_apikey_block(sh, a->body);
-                body_size = (size_t) b->units * NGX_HTTP_APIKEY_UNIT;
-                ngx_memcpy(scratch + size, b, body_size);
-                ngx_memcpy(key->owner_uuid, a->id, 16);
-
-            } else {
-                rc = NGX_AGAIN;  /* its owner has not come yet */
-            }
-        }
+        rc = ngx_http_apikey_lookup_copy(sh, off, scratch, &size, &body_size,
+                                         key->owner_uuid);
     }
 
     ngx_shmtx_unlock(&shpool->mutex);
@@ -88,13 +70,45 @@ ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
 
     ngx_memcpy(p, scratch, size + body_size);
 
-    if (a == NULL) {
-        ngx_memzero(key->owner_uuid, 16);
+    return ngx_http_apikey_lookup_fill((ngx_http_apikey_key_rec_t *) p,
+               body_size ? (ngx_http_apikey_body_rec_t *) (p + size) : NULL,
+               secret, key);
+}
+
+
+/* The records as they are; NGX_AGAIN: the owner's has not come yet. */
+
+static ngx_int_t
+ngx_http_apikey_lookup_copy(ngx_http_apikey_keyring_sh_t *sh, uint32_t off,
+    u_char *scratch, size_t *size, size_t *body_size, u_char *owner)
+{
+    ngx_http_apikey_block_t       *b;
+    ngx_http_apikey_key_rec_t     *rec;
+    ngx_http_apikey_anchor_rec_t  *a;
+
+    rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
+
+    *size = (size_t) rec->block.units * NGX_HTTP_APIKEY_UNIT;
+    ngx_memcpy(scratch, rec, *size);
+    ngx_memzero(owner, 16);
+
+    if (rec->owner == 0) {
+        return NGX_OK;
     }
 
-    return ngx_http_apikey_lookup_fill((ngx_http_apikey_key_rec_t *) p,
-               a ? (ngx_http_apikey_body_rec_t *) (p + size) : NULL,
-               secret, key);
+    a = (ngx_http_apikey_anchor_rec_t *) ngx_http_apikey_block(sh, rec->owner);
+
+    if (a->body == 0) {
+        return NGX_AGAIN;
+    }
+
+    b = ngx_http_apikey_block(sh, a->body);
+
+    *body_size = (size_t) b->units * NGX_HTTP_APIKEY_UNIT;
+    ngx_memcpy(scratch + *size, b, *body_size);
+    ngx_memcpy(owner, a->id, 16);
+
+    return NGX_OK;
 }
 
 

@@ -46,6 +46,10 @@ typedef struct {
                  | (sizeof(apikey_limit_t) & 0xff) << 24))
 
 
+static uint32_t ngx_http_apikey_save_begin(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, ngx_http_apikey_copy_t *copy);
+static ngx_int_t ngx_http_apikey_save_head(ngx_http_apikey_copy_t *copy,
+    int fd);
 static ngx_int_t ngx_http_apikey_save_blocks(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, uint32_t save, ngx_http_apikey_copy_t *copy,
     int fd);
@@ -77,27 +81,11 @@ ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
 
     ngx_memzero(&copy, sizeof(ngx_http_apikey_copy_t));
 
-    ngx_shmtx_lock(&shpool->mutex);
+    save = ngx_http_apikey_save_begin(sh, shpool, &copy);
 
-    if (!sh->complete || sh->saving || sh->writing) {
-        ngx_shmtx_unlock(&shpool->mutex);
+    if (save == 0) {
         return NGX_DECLINED;
     }
-
-    if (++sh->saves == 0) {
-        sh->saves = 1;
-    }
-
-    save = sh->saves;
-    sh->saving = save;
-
-    copy.units = sh->used - 1;
-    copy.keys = sh->keys;
-    copy.current = sh->current;
-    copy.version = sh->version;
-    copy.position = sh->position;
-
-    ngx_shmtx_unlock(&shpool->mutex);
 
     /* a file that a worker before us may still write stays its own */
 
@@ -133,6 +121,40 @@ ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     return rc;
+}
+
+
+/* The number of this save; 0: not now. */
+
+static uint32_t
+ngx_http_apikey_save_begin(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, ngx_http_apikey_copy_t *copy)
+{
+    uint32_t  save;
+
+    save = 0;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    if (sh->complete && !sh->saving && !sh->writing) {
+
+        if (++sh->saves == 0) {
+            sh->saves = 1;
+        }
+
+        save = sh->saves;
+        sh->saving = save;
+
+        copy->units = sh->used - 1;
+        copy->keys = sh->keys;
+        copy->current = sh->current;
+        copy->version = sh->version;
+        copy->position = sh->position;
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    return save;
 }
 
 
@@ -190,6 +212,13 @@ ngx_http_apikey_save_blocks(ngx_http_apikey_keyring_sh_t *sh,
 
     free(buf);
 
+    return ngx_http_apikey_save_head(copy, fd);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_save_head(ngx_http_apikey_copy_t *copy, int fd)
+{
     copy->magic = NGX_HTTP_APIKEY_COPY_MAGIC;
     copy->layout = NGX_HTTP_APIKEY_COPY_LAYOUT;
     copy->sizes = ngx_http_apikey_copy_sizes();

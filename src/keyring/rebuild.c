@@ -15,6 +15,9 @@
 
 static uint32_t ngx_http_apikey_store_ahead(ngx_http_apikey_keyring_sh_t *sh,
     uint32_t off);
+static ngx_uint_t ngx_http_apikey_store_later(
+    ngx_http_apikey_keyring_sh_t *sh, ngx_http_apikey_block_t *b,
+    ngx_http_apikey_block_t *o);
 static void ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh,
     uint32_t off, ngx_uint_t revive);
 
@@ -182,7 +185,7 @@ ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh, uint32_t off,
 {
     uint32_t                       old;
     ngx_uint_t                     later;
-    ngx_http_apikey_block_t       *b, *o;
+    ngx_http_apikey_block_t       *b;
     ngx_http_apikey_key_rec_t     *rec;
     ngx_http_apikey_body_rec_t    *body;
     ngx_http_apikey_anchor_rec_t  *a;
@@ -202,18 +205,9 @@ ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh, uint32_t off,
                                           NGX_HTTP_APIKEY_BLOCK_KEY);
     }
 
-    later = !(b->dead && !revive);
-
-    if (later && old) {
-        o = ngx_http_apikey_block(sh, old);
-
-        later = a ? body->version > ((ngx_http_apikey_body_rec_t *) o)->version
-                : rec->version > ((ngx_http_apikey_key_rec_t *) o)->version;
-
-        if (b->next != o->next) {
-            later = (b->next == sh->epoch);
-        }
-    }
+    later = (!b->dead || revive)
+            && (old == 0 || ngx_http_apikey_store_later(sh, b,
+                                           ngx_http_apikey_block(sh, old)));
 
     if (later && a == NULL
         && !(ngx_http_apikey_index_room(&sh->ids, 1)
@@ -245,4 +239,22 @@ ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh, uint32_t off,
     if (old) {
         ngx_http_apikey_blocks_chain(sh, old);
     }
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_store_later(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_http_apikey_block_t *b, ngx_http_apikey_block_t *o)
+{
+    if (b->next != o->next) {
+        return b->next == sh->epoch;
+    }
+
+    if (b->state == NGX_HTTP_APIKEY_BLOCK_BODY) {
+        return ((ngx_http_apikey_body_rec_t *) b)->version
+               > ((ngx_http_apikey_body_rec_t *) o)->version;
+    }
+
+    return ((ngx_http_apikey_key_rec_t *) b)->version
+           > ((ngx_http_apikey_key_rec_t *) o)->version;
 }

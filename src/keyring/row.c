@@ -48,6 +48,7 @@ static ngx_int_t ngx_http_apikey_row_key(PGresult *res, int n,
     ngx_http_apikey_row_t *row);
 static ngx_int_t ngx_http_apikey_row_owner(PGresult *res, int n,
     ngx_http_apikey_row_t *row);
+static uint8_t ngx_http_apikey_row_flags(PGresult *res, int n);
 static ngx_str_t ngx_http_apikey_row_col(PGresult *res, int n, int col);
 static int64_t ngx_http_apikey_row_number(ngx_str_t *text);
 static uint8_t ngx_http_apikey_row_limits(ngx_http_apikey_pack_t *p,
@@ -146,17 +147,7 @@ ngx_http_apikey_row_key(PGresult *res, int n, ngx_http_apikey_row_t *row)
     rec->metadata_len = ngx_http_apikey_row_text(&p,
                      ngx_http_apikey_col(METADATA), NGX_HTTP_APIKEY_BLOCK_MAX);
 
-    if (*PQgetvalue(res, n, NGX_HTTP_APIKEY_COL_ENABLED) == 't') {
-        rec->flags |= NGX_HTTP_APIKEY_REC_ENABLED;
-    }
-
-    if (*PQgetvalue(res, n, NGX_HTTP_APIKEY_COL_REVOKED) == 't') {
-        rec->flags |= NGX_HTTP_APIKEY_REC_REVOKED;
-    }
-
-    if (PQgetisnull(res, n, NGX_HTTP_APIKEY_COL_IPS)) {
-        rec->flags |= NGX_HTTP_APIKEY_REC_ANY_IP;
-    }
+    rec->flags = ngx_http_apikey_row_flags(res, n);
 
     if (p.broken || rec->version <= 0 || rec->expires < 0) {
         rec->flags |= NGX_HTTP_APIKEY_REC_BROKEN;
@@ -193,9 +184,7 @@ ngx_http_apikey_row_owner(PGresult *res, int n, ngx_http_apikey_row_t *row)
     rec->plan_len = ngx_http_apikey_row_text(&p, ngx_http_apikey_col(PLAN),
                                              NGX_HTTP_APIKEY_TEXT_MAX);
 
-    if (*PQgetvalue(res, n, NGX_HTTP_APIKEY_COL_ENABLED) == 't') {
-        rec->flags |= NGX_HTTP_APIKEY_REC_ENABLED;
-    }
+    rec->flags = ngx_http_apikey_row_flags(res, n);
 
     if (p.broken || rec->version <= 0) {
         rec->flags |= NGX_HTTP_APIKEY_REC_BROKEN;
@@ -204,6 +193,29 @@ ngx_http_apikey_row_owner(PGresult *res, int n, ngx_http_apikey_row_t *row)
     row->size = p.pos - (u_char *) rec;
 
     return NGX_OK;
+}
+
+
+static uint8_t
+ngx_http_apikey_row_flags(PGresult *res, int n)
+{
+    uint8_t  flags;
+
+    flags = 0;
+
+    if (*PQgetvalue(res, n, NGX_HTTP_APIKEY_COL_ENABLED) == 't') {
+        flags |= NGX_HTTP_APIKEY_REC_ENABLED;
+    }
+
+    if (*PQgetvalue(res, n, NGX_HTTP_APIKEY_COL_REVOKED) == 't') {
+        flags |= NGX_HTTP_APIKEY_REC_REVOKED;
+    }
+
+    if (PQgetisnull(res, n, NGX_HTTP_APIKEY_COL_IPS)) {
+        flags |= NGX_HTTP_APIKEY_REC_ANY_IP;
+    }
+
+    return flags;
 }
 
 

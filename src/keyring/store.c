@@ -19,6 +19,8 @@ static ngx_int_t ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
     ngx_http_apikey_row_t *row, ngx_uint_t how);
 static ngx_int_t ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
     ngx_http_apikey_row_t *row, ngx_uint_t how);
+static void ngx_http_apikey_store_write(ngx_http_apikey_keyring_sh_t *sh,
+    uint32_t off, ngx_http_apikey_row_t *row);
 static uint32_t ngx_http_apikey_store_anchor(ngx_http_apikey_keyring_sh_t *sh,
     const u_char *id, ngx_uint_t how);
 static uint32_t ngx_http_apikey_store_room(ngx_http_apikey_keyring_sh_t *sh,
@@ -169,7 +171,6 @@ static ngx_int_t
 ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
     ngx_http_apikey_row_t *row, ngx_uint_t how)
 {
-    uint16_t                    units;
     uint32_t                    off, old, anchor;
     ngx_http_apikey_key_rec_t  *rec, *new;
 
@@ -207,22 +208,10 @@ ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
         goto full;
     }
 
-    rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
-    units = rec->block.units;
-
+    new->owner = anchor;
     sh->version = ngx_max(sh->version, new->version);
 
-    new->owner = anchor;
-    ngx_memcpy((u_char *) rec + sizeof(ngx_http_apikey_block_t),
-               (u_char *) new + sizeof(ngx_http_apikey_block_t),
-               row->size - sizeof(ngx_http_apikey_block_t));
-    rec->block.units = units;
-    rec->block.next = sh->epoch;
-
-    ngx_memory_barrier();
-    rec->block.state = NGX_HTTP_APIKEY_BLOCK_KEY;
-    ngx_memory_barrier();
-
+    ngx_http_apikey_store_write(sh, off, row);
     ngx_http_apikey_store_link(sh, off);
 
     if (old) {
@@ -249,7 +238,6 @@ static ngx_int_t
 ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
     ngx_http_apikey_row_t *row, ngx_uint_t how)
 {
-    uint16_t                       units;
     uint32_t                       off, old, anchor;
     ngx_http_apikey_body_rec_t    *rec, *new;
     ngx_http_apikey_anchor_rec_t  *a;
@@ -276,19 +264,8 @@ ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
     off = ngx_http_apikey_store_room(sh, row->size, 0, how);
 
     if (off) {
-        rec = (ngx_http_apikey_body_rec_t *) ngx_http_apikey_block(sh, off);
-        units = rec->block.units;
-
         new->anchor = anchor;
-        ngx_memcpy((u_char *) rec + sizeof(ngx_http_apikey_block_t),
-                   (u_char *) new + sizeof(ngx_http_apikey_block_t),
-                   row->size - sizeof(ngx_http_apikey_block_t));
-        rec->block.units = units;
-        rec->block.next = sh->epoch;
-
-        ngx_memory_barrier();
-        rec->block.state = NGX_HTTP_APIKEY_BLOCK_BODY;
-        ngx_memory_barrier();
+        ngx_http_apikey_store_write(sh, off, row);
     }
 
     a->body = off;
@@ -298,6 +275,26 @@ ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     return off ? NGX_OK : NGX_ABORT;
+}
+
+
+/* The block keeps its size; its state comes last. */
+
+static void
+ngx_http_apikey_store_write(ngx_http_apikey_keyring_sh_t *sh, uint32_t off,
+    ngx_http_apikey_row_t *row)
+{
+    ngx_http_apikey_block_t  *b;
+
+    b = ngx_http_apikey_block(sh, off);
+
+    ngx_memcpy(b + 1, row->block + 1,
+               row->size - sizeof(ngx_http_apikey_block_t));
+    b->next = sh->epoch;
+
+    ngx_memory_barrier();
+    b->state = row->block->state;
+    ngx_memory_barrier();
 }
 
 

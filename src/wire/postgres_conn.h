@@ -87,9 +87,15 @@ struct ngx_http_apikey_pg_s {
 };
 
 
-/* postgres_connect.c */
+/* postgres_resolve.c */
 PQconninfoOption *ngx_http_apikey_pg_parse(ngx_str_t *conninfo,
     ngx_log_t *log);
+const char *ngx_http_apikey_pg_option(PQconninfoOption *options,
+    const char *name);
+ngx_int_t ngx_http_apikey_pg_endpoints(ngx_http_apikey_pg_t *pg);
+void ngx_http_apikey_pg_resolve(void *data, ngx_log_t *log);
+
+/* postgres_connect.c */
 void ngx_http_apikey_pg_connect(ngx_http_apikey_pg_t *pg);
 void ngx_http_apikey_pg_poll(ngx_http_apikey_pg_t *pg);
 void ngx_http_apikey_pg_finish(ngx_http_apikey_pg_t *pg, ngx_uint_t cut);
