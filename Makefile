@@ -23,7 +23,7 @@ INCS   = -Isrc $(shell pkg-config --cflags libpq libcrypto 2> /dev/null)
 PQ     = $(shell pkg-config --libs libpq 2> /dev/null || echo -lpq)
 
 # what compiles without nginx
-PLAIN  = $(wildcard src/base/*.c src/limit/bucket*.c src/usage/record*.c \
+PLAIN  = $(wildcard src/base/*.c src/limit/bucket*.c src/usage/record*.c src/usage/ring*.c \
 	src/usage/spool*.c)
 PLAINO = $(PLAIN:%.c=$(BUILD)/plain/%.o)
 CTLO   = $(patsubst %.c,$(BUILD)/plain/%.o,$(wildcard cli/*.c))

@@ -1,0 +1,216 @@
+
+/*
+ * Rings under kill -9: a writer is killed at random, again and again; what
+ * it admitted is found exactly once, and nothing else.
+ */
+
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/verdict.h"
+#include "usage/ring.h"
+
+#include "unit.h"
+
+
+#define ROUNDS  150
+#define MAX     (4 * 1024 * 1024)
+
+
+static char      test_dir[] = "/dev/shm/apikey-ring-XXXXXX";
+static uint8_t   test_node[16] = { 9 };
+
+
+/* What the writer promised, in memory that outlives it. */
+
+typedef struct {
+    volatile uint64_t  next;     /* id of the next request */
+    volatile uint8_t   state[MAX];   /* 1 being opened, 2 admitted, 3 closed,
+                                        4 given up */
+} test_promise_t;
+
+
+static void
+test_writer(test_promise_t *promise)
+{
+    unsigned         i, n;
+    uint64_t         id, ids[64];
+    apikey_ring_t    ring;
+    apikey_slot_t   *slots[64];
+
+    if (apikey_ring_open(&ring, test_dir, 0, test_node) != APIKEY_RING_OK
+        || apikey_ring_claim(&ring, 1) != APIKEY_RING_OK)
+    {
+        _exit(1);
+    }
+
+    for (n = 0; ; n++) {
+        i = n % 64;
+
+        if (n >= 64 && slots[i]) {
+            if (ids[i] % 17 == 0) {
+                promise->state[ids[i]] = 4;
+                apikey_ring_put(&ring, slots[i]);
+
+            } else {
+                slots[i]->record.shape.status = 200;
+                promise->state[ids[i]] = 3;
+                apikey_ring_publish(&ring, slots[i]);
+            }
+        }
+
+        id = promise->next;
+
+        if (id == MAX - 1) {
+            pause();
+        }
+
+        slots[i] = apikey_ring_get(&ring, sizeof(apikey_record_t)
+                                          + (id % 9 == 0 ? 600 : 0));
+        ids[i] = id;
+
+        if (slots[i] == NULL) {
+            continue;
+        }
+
+        promise->next = id + 1;
+        memset(&slots[i]->record, 0, sizeof(apikey_record_t));
+        memcpy(slots[i]->record.count.event, &id, sizeof(id));
+        promise->state[id] = 1;
+        apikey_ring_opened(&ring, slots[i], APIKEY_SLOT_OPEN);
+        promise->state[id] = 2;
+    }
+}
+
+
+static uint64_t
+test_ship(apikey_ring_t *ring, uint8_t *seen, unsigned *lost)
+{
+    uint64_t                n, id;
+    const apikey_record_t  *record;
+
+    for (n = ring->read; n < apikey_ring_head(ring); n++) {
+        record = apikey_ring_record(ring, n + 1);
+        memcpy(&id, record->count.event, sizeof(id));
+
+        if (id < MAX) {
+            seen[id]++;
+        }
+
+        if (record->shape.end == APIKEY_END_WORKER_LOST) {
+            (*lost)++;
+        }
+    }
+
+    apikey_ring_done(ring, n);
+
+    return n;
+}
+
+
+static void
+test_kill(test_promise_t *promise)
+{
+    pid_t            pid;
+    uint8_t         *seen;
+    uint64_t         id, missing, twice, ghosts, read;
+    unsigned         round, lost;
+    apikey_ring_t    ring, other;
+    struct timespec  start, now;
+
+    seen = calloc(MAX, 1);
+    lost = 0;
+
+    (void) apikey_ring_create(&ring, test_dir, 0, test_node, 77, -1, -1);
+    ok(apikey_ring_open(&ring, test_dir, 0, test_node) == APIKEY_RING_OK,
+       "a ring is made and found");
+
+    for (round = 0; round < ROUNDS; round++) {
+        pid = fork();
+
+        if (pid == 0) {
+            test_writer(promise);
+        }
+
+        (void) clock_gettime(CLOCK_MONOTONIC, &start);
+
+        do {
+            (void) test_ship(&ring, seen, &lost);
+            (void) clock_gettime(CLOCK_MONOTONIC, &now);
+        } while ((now.tv_sec - start.tv_sec) * 1000000
+                 + (now.tv_nsec - start.tv_nsec) / 1000
+                 < 300 + rand() % 3000);
+
+        if (round == 0) {
+            while (promise->next == 0) {
+                continue;
+            }
+
+            (void) apikey_ring_open(&other, test_dir, 0, test_node);
+            ok(apikey_ring_claim(&other, 1) == APIKEY_RING_BUSY,
+               "a ring in use cannot be claimed");
+            apikey_ring_close(&other);
+        }
+
+        (void) kill(pid, SIGKILL);
+        (void) waitpid(pid, NULL, 0);
+
+        if (round % 3 == 0) {
+            read = ring.read;
+            (void) apikey_ring_claim(&ring, 2);
+            apikey_ring_release(&ring, 2);
+            ring.read = read;
+        }
+    }
+
+    (void) apikey_ring_claim(&ring, 2);
+    apikey_ring_release(&ring, 2);
+    (void) test_ship(&ring, seen, &lost);
+
+    missing = 0;
+    twice = 0;
+    ghosts = 0;
+
+    for (id = 0; id < promise->next; id++) {
+        missing += (promise->state[id] == 2 || promise->state[id] == 3)
+                   && seen[id] == 0;
+        twice += seen[id] > 1;
+        ghosts += seen[id] && promise->state[id] == 0;
+    }
+
+    ok(promise->next > ROUNDS * 64, "there was work");
+    is_uint(missing, 0, "nothing admitted is missing");
+    is_uint(twice, 0, "nothing is there twice");
+    is_uint(ghosts, 0, "nothing is there that was not opened");
+    ok(lost > 0, "what ran in a killed writer is worker_lost");
+
+    apikey_ring_close(&ring);
+    free(seen);
+}
+
+
+int
+main(void)
+{
+    char             command[128];
+    test_promise_t  *promise;
+
+    promise = mmap(NULL, sizeof(test_promise_t), PROT_READ|PROT_WRITE,
+                   MAP_SHARED|MAP_ANONYMOUS, -1, 0);
+
+    if (promise == MAP_FAILED || mkdtemp(test_dir) == NULL) {
+        return 1;
+    }
+
+    test_kill(promise);
+
+    snprintf(command, sizeof(command), "rm -rf %s", test_dir);
+
+    return system(command) || unit_done();
+}
