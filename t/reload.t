@@ -1,0 +1,144 @@
+# What survives a reload, another size of the zone, a wrong configuration;
+# nginx without a master, and with helper processes.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Apikey::Test qw(wait_for json plain_key);
+
+my $t = Apikey::Test->new;
+
+$t->postgres;
+$t->upstream;
+
+my $key = $t->key(name => 'one', limits => [
+    { name => 'daily', limit => 6, window => '1d' } ]);
+my $free = $t->key(name => 'free');
+
+my %base = (postgres => 'apikey_postgres "%%PG%%" poll=200ms;');
+
+my $n = $t->nginx(workers => 2, http => <<'EOT', server => <<'EOS')->start;
+    proxy_cache_path %%DIR%%/cache keys_zone=cache:1m;
+EOT
+        location / {
+            apikey required;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location /cached/ {
+            apikey required;
+            proxy_cache cache;
+            proxy_cache_valid 200 1m;
+            proxy_cache_key $uri;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+EOS
+
+$t->sync;
+
+
+sub status { $n->get($_[1] // '/', key => $_[0]{key})->{status} }
+
+
+# helpers of the cache run beside the workers
+
+is($n->get('/cached/', key => $free->{key})->{status}, 200, 'into the cache');
+
+my $r = $n->get('/cached/', key => $free->{key});
+my $hits = $t->upstream->hits;
+
+is($r->{status}, 200, 'out of the cache');
+is($hits, 1, 'one request upstream');
+isnt($r->{headers}{'x-request-id'}, ($t->upstream->ids)[0],
+     'but an id of its own');
+is($n->get('/cached/')->{status}, 401, 'the cache is behind the key');
+
+
+# keys and levels
+
+is(join(' ', map { status($key) } 1 .. 4), '200 200 200 200', 'four of six');
+
+$t->postgres->stop;
+
+for my $round (1, 2) {
+    $n->reload;
+    is(status($key), 200, "reload $round without Postgres: a key and a level");
+}
+
+is(status($key), 429, 'the six are used up');
+is($n->get('/', key => plain_key('sk'))->{status}, 401,
+   'an unknown key is refused');
+
+
+# a wrong configuration leaves the old one at work
+
+$n->set(base => { zone => 'apikey_zone zone=apikey:x;' });
+kill 'HUP', $n->{process}->pid;
+$n->wait_log(qr/\[emerg\].*"apikey_zone": invalid size/);
+is(status($free), 200, 'a wrong configuration changes nothing');
+
+$n->set(base => { token => 'apikey_admin_token %%DIR%%/none;' });
+kill 'HUP', $n->{process}->pid;
+$n->wait_log(qr/\[emerg\].*"apikey_admin_token": open/);
+is(status($free), 200, 'nor does a missing file');
+
+
+# another size: a new zone, filled from the saved copy
+
+$n->set(base => { zone => 'apikey_zone zone=apikey:16m;' });
+$n->reload;
+
+is(status($free), 200, 'another size without Postgres: the key is known');
+is($n->get('/', key => plain_key('sk'))->{status}, 401,
+   'and the copy is whole');
+
+$t->postgres->start;
+
+
+# under load
+
+my $load = $n->load(key => $free->{key}, clients => 3);
+
+$load->wait_results(50);
+
+for (1 .. 5) {
+    $n->reload;
+    $load->wait_results(scalar($load->results) + 50);
+}
+
+$load->stop;
+
+my @bad = grep { $_->{status} != 200 && ($_->{error} // '') !~ /^kept: / }
+          $load->results;
+is(scalar @bad, 0, 'no request is dropped')
+    or diag(map { "$_->{status} " . ($_->{error} // '') . "\n" } @bad);
+
+my @ids = map { $_->{id} } grep { $_->{status} == 200 } $load->results;
+
+wait_for('all records', sub {
+    my %have = map { $_ => 1 } $t->events;
+    return !grep { !$have{$_} } @ids;
+}, 20);
+pass('and every one is recorded');
+
+$n->stop;
+
+
+# no master
+
+my $single = $t->nginx(name => 'single', main => 'master_process off;');
+$single->{workers} = 0;
+$single->start;
+
+is($single->get('/', key => $free->{key})->{status}, 200, 'master_process off');
+is($single->get('/')->{status}, 401, 'and refuses');
+
+my $id = $single->get('/', key => $free->{key})->{headers}{'x-request-id'};
+
+wait_for('its record', sub { grep { $_ eq $id } $t->events });
+pass('and records');
+
+$t->allow(qr/"apikey_zone": invalid size/,
+          qr/"apikey_admin_token": open/, qr{/none" failed});
+$t->done;
