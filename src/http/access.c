@@ -137,6 +137,7 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
 
     ctx->request = r;
     ctx->time = apikey_clock_real();
+    ctx->now = ctx->time;
 
     if (!apikey_uuid_make(ctx->event, ctx->time)) {
         return NULL;
@@ -428,7 +429,7 @@ ngx_http_apikey_access_limits(ngx_http_request_t *r,
 
     if (d->naccounts == 0) {
         d->mode = APIKEY_MODE_NONE;
-        d->decided_at = ctx->time;
+        d->decided_at = ctx->now;
         apikey_stats_add(&amcf->sh->stats.decisions[APIKEY_MODE_NONE], 1);
 
         return ngx_http_apikey_admit(r, ctx);

@@ -144,6 +144,7 @@ typedef struct {
     u_char                           event[16];  /* request id */
     u_char                           id[APIKEY_UUID_TEXT_LEN];
     int64_t                          time;       /* us, at the start */
+    int64_t                          now;        /* us, after the last wait */
     uint8_t                          digest[APIKEY_DIGEST_LEN];
 
     ngx_http_apikey_key_t            key;        /* valid when found */

@@ -154,6 +154,7 @@ ngx_http_apikey_resume(ngx_event_t *ev)
     apikey_stats_add(&amcf->sh->stats.waiting, -1);
 
     ctx->waiting = 0;
+    ctx->now = apikey_clock_real();
     c->log->action = NULL;
 
     r->read_event_handler = ngx_http_block_reading;

@@ -40,11 +40,9 @@ ngx_http_apikey_fail(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
 apikey_verdict_e
 ngx_http_apikey_check_key(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 {
-    int64_t                 now;
     ngx_http_apikey_key_t  *key;
 
     key = &ctx->key;
-    now = apikey_clock_real();
 
     if (key->revoked) {
         (void) ngx_http_apikey_fail(r, ctx, APIKEY_REVOKED_KEY,
@@ -58,7 +56,7 @@ ngx_http_apikey_check_key(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
         return APIKEY_DISABLED_KEY;
     }
 
-    if (key->expires <= now || key->secret_expires <= now) {
+    if (key->expires <= ctx->now || key->secret_expires <= ctx->now) {
         (void) ngx_http_apikey_fail(r, ctx, APIKEY_EXPIRED_KEY,
                                     APIKEY_FAIL_EXPIRED);
         return APIKEY_EXPIRED_KEY;
@@ -124,7 +122,7 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
     ngx_memcpy(start->event, ctx->event, 16);
     ngx_http_apikey_client_address(r, start->client);
 
-    start->time = ctx->time;
+    start->time = ctx->now;
     start->method = r->method;
 
     if (ctx->found) {
@@ -211,7 +209,7 @@ ngx_http_apikey_admit(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 {
     ctx->start.verdict = APIKEY_OK;
     ctx->start.mode = ctx->decision.mode;
-    ctx->start.time = apikey_clock_real();
+    ctx->start.time = ctx->now;
 
     if (ngx_http_apikey_slot(r, ctx) != NGX_OK) {
         return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
