@@ -17,6 +17,7 @@ our @EXPORT_OK = qw(free_port wait_for spawn account slow children_of
 
 
 my %reserved;        # port => UDP socket, held as long as the test lives
+my %spawned;         # pid => pid of who spawned it
 
 
 # Waits until the code is true and returns what it returned, or dies.  Under
@@ -87,6 +88,7 @@ sub spawn {
     my $pid = fork // die "fork: $!\n";
 
     if ($pid) {
+        $spawned{$pid} = $$;
         return bless { pid => $pid,
                        name => $opt{name} // ($opt{cmd} // ['a child'])->[0] };
     }
@@ -123,6 +125,16 @@ sub spawn {
 }
 
 
+# What nobody has stopped ends with the test; it would hold prove's pipe.
+
+END {
+    my $status = $?;
+
+    kill 'KILL', grep { $spawned{$_} == $$ } keys %spawned;
+    $? = $status;
+}
+
+
 sub pid { $_[0]{pid} }
 
 
@@ -134,6 +146,7 @@ sub alive {
 
     $self->{status} = $?;
     $self->{gone} = 1;
+    delete $spawned{$self->{pid}};
     return 0;
 }
 
