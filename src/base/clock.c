@@ -134,7 +134,7 @@ apikey_time_parse(int64_t *us, const char *text, size_t len)
 
     text = apikey_offset_parse(text, end, &offset);
 
-    if (text != end) {
+    if (text == NULL || text != end) {
         return false;
     }
 

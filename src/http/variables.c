@@ -292,6 +292,7 @@ ngx_http_apikey_variable_limit_name(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t     *ctx;
     ngx_http_apikey_bucket_t  *b;
 
+    level = 0;
     ctx = ngx_http_apikey_variable_found(r);
     b = ctx ? ngx_http_apikey_limit_named(ctx, &level) : NULL;
 
