@@ -130,9 +130,10 @@ order, no [alert], [emerg], [crit] and no sanitizer report in any log, no
 process left.  C<< $t->allow(qr/.../) >> names lines of the error log that this
 test provokes.  When a test dies everything is stopped all the same.
 
-Environment: APIKEY_BUILD (default build), APIKEY_NGINX, APIKEY_ASAN=1 (the
-build is a sanitized one), APIKEY_SOAK=1, APIKEY_TEST_KEEP=1 (leaves the
-directory and says where).
+Environment: APIKEY_BUILD (default build), APIKEY_NGINX, APIKEY_MODULE (the
+file to load; empty: it is linked into nginx), APIKEY_ASAN=1 (the build is a
+sanitized one), APIKEY_SOAK=1, APIKEY_TEST_KEEP=1 (leaves the directory and
+says where).
 
 =cut
 
@@ -187,7 +188,7 @@ sub new {
         dir        => $dir,
         build      => $build,
         module     => $ENV{APIKEY_MODULE}
-                      || "$build/ngx_http_apikey_module.so",
+                      // "$build/ngx_http_apikey_module.so",
         nginx      => $nginx,
         nodes      => [],
         servers    => [],
