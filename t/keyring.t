@@ -230,10 +230,12 @@ subtest 'Postgres is down' => sub {
     $pg->start;
     $pg->run("UPDATE apikey.key SET enabled = false WHERE id = '$k->{id}'");
     my $new = $t->key;
+    my $before = time;
 
     $a->start;
     wait_status($a, $k->{key}, 401);
     wait_status($a, $new->{key}, 200);
+    wait_for('current', sub { age($a) < time - $before });
     $a->stop;
 
     # a copy that is not sound

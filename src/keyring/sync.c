@@ -25,6 +25,7 @@
 static void ngx_http_apikey_sync_tick(ngx_event_t *ev);
 static ngx_int_t ngx_http_apikey_sync_elect(ngx_http_apikey_sync_t *s);
 static ngx_int_t ngx_http_apikey_sync_connect(ngx_http_apikey_sync_t *s);
+static void ngx_http_apikey_sync_leave(ngx_http_apikey_sync_t *s);
 static void ngx_http_apikey_sync_resign(ngx_http_apikey_sync_t *s);
 static void ngx_http_apikey_sync_connected(void *data);
 static void ngx_http_apikey_sync_lost(void *data);
@@ -121,10 +122,27 @@ ngx_http_apikey_sync_start(ngx_http_apikey_keyring_t *kr)
 void
 ngx_http_apikey_sync_stop(ngx_http_apikey_keyring_t *kr)
 {
-    ngx_http_apikey_sync_t        *s;
-    ngx_http_apikey_keyring_sh_t  *sh;
+    ngx_http_apikey_sync_t  *s;
 
     s = &kr->sync;
+
+    if (s->tick.timer_set) {
+        ngx_del_timer(&s->tick);
+    }
+
+    ngx_http_apikey_sync_leave(s);
+}
+
+
+/* The worker goes: what it knows is saved while the lock is still its own. */
+
+static void
+ngx_http_apikey_sync_leave(ngx_http_apikey_sync_t *s)
+{
+    ngx_http_apikey_keyring_t     *kr;
+    ngx_http_apikey_keyring_sh_t  *sh;
+
+    kr = s->kr;
     sh = kr->conf.sh;
 
     if (s->lock != -1 && sh->changes != s->saved
@@ -133,10 +151,6 @@ ngx_http_apikey_sync_stop(ngx_http_apikey_keyring_t *kr)
     {
         (void) ngx_http_apikey_keyring_save(sh, kr->conf.shpool,
                                             kr->directory, kr->conf.log);
-    }
-
-    if (s->tick.timer_set) {
-        ngx_del_timer(&s->tick);
     }
 
     ngx_http_apikey_sync_resign(s);
@@ -149,7 +163,7 @@ ngx_http_apikey_sync_tick(ngx_event_t *ev)
     ngx_http_apikey_sync_t *s = ev->data;
 
     if (ngx_exiting) {
-        ngx_http_apikey_sync_resign(s);
+        ngx_http_apikey_sync_leave(s);
         return;
     }
 
@@ -329,7 +343,7 @@ ngx_http_apikey_sync_lost(void *data)
     ngx_http_apikey_sync_catching(s, 0);
 
     if (ngx_exiting) {
-        ngx_http_apikey_sync_resign(s);
+        ngx_http_apikey_sync_leave(s);
     }
 }
 
