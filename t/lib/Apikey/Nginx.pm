@@ -90,7 +90,7 @@ sub default_conf {
         zone     => 'apikey_zone zone=apikey:8m;',
         postgres => 'apikey_postgres "%%PG%%" poll=200ms;',
         redis    => 'apikey_redis %%REDIS%%;',
-        journal  => 'apikey_journal %%DIR%%/journal ring=%%RING%%;',
+        journal  => 'apikey_journal %%DIR%%/journal ring=%%RING%% drain=1s;',
         node     => 'apikey_node %%NAME%%;',
         token    => 'apikey_admin_token %%DIR%%/tokens;',
         %{$self->{base} // {}},
