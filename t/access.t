@@ -370,6 +370,8 @@ $r = $n->get('/weight/?w=1001', key => $key->{key});
 $j = code($r, 429, 'rate_limited', 'more than the limit ever holds');
 ok(!exists $r->{headers}{'retry-after'}, 'never fits: no Retry-After');
 
+is($n->get('/weight/?w=99999999999999999999', key => $key->{key})->{status},
+   429, 'weight beyond all numbers');
 is($n->get('/weight/?w=0', key => $none->{key})->{status}, 200,
    'weight 0 spends nothing');
 is($n->get('/weight/?w=x', key => $key->{key})->{status}, 200,
@@ -424,6 +426,12 @@ for my $case ([ undef, 16 ], [ $ip->{key}, 7 ], [ $none->{key}, 8 ]) {
 }
 
 $h2->close;
+
+$r = $n->request('POST', '/svc/M',
+                 headers => [ 'content-type' => 'application/grpc' ]);
+is("$r->{status} $r->{headers}{'grpc-status'} '$r->{body}'", "200 16 ''",
+   'grpc-status over HTTP/1 comes to its end');
+is($r->{headers}{'content-length'}, 0, 'and says that nothing follows');
 
 
 # every verdict is counted

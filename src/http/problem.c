@@ -314,7 +314,12 @@ ngx_http_apikey_problem_grpc(ngx_http_request_t *r,
     }
 
     r->headers_out.status = NGX_HTTP_OK;
-    r->headers_out.content_length_n = -1;
+
+    /* HTTP/1 would announce chunks, and its client wait for the last one */
+
+    r->headers_out.content_length_n = r->http_version < NGX_HTTP_VERSION_20
+                                      ? 0 : -1;
+
     ngx_str_set(&r->headers_out.content_type, "application/grpc");
     r->headers_out.content_type_len = r->headers_out.content_type.len;
     r->headers_out.content_type_lowcase = NULL;
