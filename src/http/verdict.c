@@ -17,6 +17,7 @@ static ngx_int_t ngx_http_apikey_describe_refusal(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_weight(ngx_http_request_t *r,
     ngx_http_apikey_loc_conf_t *alcf, uint64_t *weight);
+static ngx_uint_t ngx_http_apikey_weight_digits(ngx_str_t *value);
 static ngx_int_t ngx_http_apikey_slot(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 
@@ -192,6 +193,14 @@ ngx_http_apikey_weight(ngx_http_request_t *r,
     n = ngx_atoof(value.data, value.len);
 
     if (n == NGX_ERROR || n > NGX_HTTP_APIKEY_WEIGHT_MAX) {
+
+        /* a number beyond all counting must not cost as little as one */
+
+        if (ngx_http_apikey_weight_digits(&value)) {
+            *weight = NGX_HTTP_APIKEY_WEIGHT_MAX;
+            return NGX_OK;
+        }
+
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                       "apikey_weight \"%V\" is not a whole number, 1 is "
                       "taken", &value);
@@ -201,6 +210,21 @@ ngx_http_apikey_weight(ngx_http_request_t *r,
     *weight = n;
 
     return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_weight_digits(ngx_str_t *value)
+{
+    size_t  i;
+
+    for (i = 0; i < value->len; i++) {
+        if (value->data[i] < '0' || value->data[i] > '9') {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 
