@@ -14,6 +14,8 @@
 
 #include "keyring/store.h"
 
+#include <sys/file.h>
+
 #include "base/clock.h"
 #include "base/crc.h"
 
@@ -46,6 +48,8 @@ typedef struct {
                  | (sizeof(apikey_limit_t) & 0xff) << 24))
 
 
+static int ngx_http_apikey_save_lock(const char *directory);
+static void ngx_http_apikey_save_close(int fd);
 static uint32_t ngx_http_apikey_save_begin(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, ngx_http_apikey_copy_t *copy);
 static ngx_int_t ngx_http_apikey_save_head(ngx_http_apikey_copy_t *copy,
@@ -68,7 +72,7 @@ ngx_int_t
 ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const char *directory, ngx_log_t *log)
 {
-    int                     fd;
+    int                     fd, lock;
     char                    name[NGX_MAX_PATH], temp[NGX_MAX_PATH];
     uint32_t                save;
     ngx_int_t               rc;
@@ -81,13 +85,13 @@ ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
 
     ngx_memzero(&copy, sizeof(ngx_http_apikey_copy_t));
 
-    save = ngx_http_apikey_save_begin(sh, shpool, &copy);
+    lock = ngx_http_apikey_save_lock(directory);
+    save = (lock == -1) ? 0 : ngx_http_apikey_save_begin(sh, shpool, &copy);
 
     if (save == 0) {
+        ngx_http_apikey_save_close(lock);
         return NGX_DECLINED;
     }
-
-    /* a file that a worker before us may still write stays its own */
 
     (void) unlink(temp);
 
@@ -116,11 +120,37 @@ ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
                       "apikey: cannot save the keyring to \"%s\"", temp);
     }
 
+    ngx_http_apikey_save_close(fd);
+    ngx_http_apikey_save_close(lock);
+
+    return rc;
+}
+
+
+/* Two zones may have one directory, see sync.c.  -1: another worker saves. */
+
+static int
+ngx_http_apikey_save_lock(const char *directory)
+{
+    int  fd;
+
+    fd = open(directory, O_RDONLY|O_DIRECTORY|O_CLOEXEC);
+
+    if (fd != -1 && flock(fd, LOCK_EX|LOCK_NB) == -1) {
+        (void) close(fd);
+        return -1;
+    }
+
+    return fd;
+}
+
+
+static void
+ngx_http_apikey_save_close(int fd)
+{
     if (fd != -1) {
         (void) close(fd);
     }
-
-    return rc;
 }
 
 

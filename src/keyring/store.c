@@ -9,6 +9,8 @@
 
 #include "keyring/store.h"
 
+#include "base/clock.h"
+
 
 /* one of both indexes for so many bytes of zone: see store.h */
 
@@ -70,6 +72,7 @@ ngx_http_apikey_keyring_init_zone(ngx_slab_pool_t *shpool, size_t size,
     sh->used = 1;
     sh->hand = 1;
     sh->epoch = 1;
+    sh->id = apikey_clock_real();
 
     return sh;
 }

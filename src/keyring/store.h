@@ -152,6 +152,7 @@ struct ngx_http_apikey_keyring_sh_s {
     uint32_t                     saving;      /* number of the save, 0 none */
     uint32_t                     saves;
 
+    int64_t                      id;          /* of the zone */
     int64_t                      current;
     int64_t                      version;     /* the highest one held */
     ngx_http_apikey_position_t   position;

@@ -1,17 +1,17 @@
 
 /*
- * Keeping the copy current, in one worker of a master.
+ * Keeping the copy current, in one worker of a zone.
  *
- * The worker that holds a lock on the file "sync.lock" is elected; it listens
- * to Postgres, applies what it is notified of at once, reads the change log
- * every "poll" as a net, and saves the copy.  One statement is under way at a
- * time, chosen by sync_next().  All of it lives in the worker's pool.
+ * The worker that holds a lock on the zone's own byte of the file "sync.lock"
+ * is elected (during a binary upgrade, or a reload to another size, there are
+ * two zones, and each has to know what was revoked).  It listens to Postgres,
+ * applies what it is notified of at once, reads the change log every "poll"
+ * as a net, and saves the copy.  One statement is under way at a time, chosen
+ * by sync_next().  All of it lives in the worker's pool.
  */
 
 
 #include "keyring/worker.h"
-
-#include <sys/file.h>
 
 #include "base/clock.h"
 #include "base/uuid.h"
@@ -24,6 +24,7 @@
 
 static void ngx_http_apikey_sync_tick(ngx_event_t *ev);
 static ngx_int_t ngx_http_apikey_sync_elect(ngx_http_apikey_sync_t *s);
+static ngx_int_t ngx_http_apikey_sync_lock(ngx_http_apikey_sync_t *s);
 static ngx_int_t ngx_http_apikey_sync_connect(ngx_http_apikey_sync_t *s);
 static void ngx_http_apikey_sync_leave(ngx_http_apikey_sync_t *s);
 static void ngx_http_apikey_sync_resign(ngx_http_apikey_sync_t *s);
@@ -145,7 +146,10 @@ ngx_http_apikey_sync_leave(ngx_http_apikey_sync_t *s)
     kr = s->kr;
     sh = kr->conf.sh;
 
-    if (s->lock != -1 && sh->changes != s->saved
+    /* another worker of this zone, if there is one, goes on and saves */
+
+    if (s->elected && sh->changes != s->saved
+        && (s->lock != -1 || ngx_http_apikey_sync_lock(s) == NGX_OK)
         && (size_t) sh->used * NGX_HTTP_APIKEY_UNIT
            < NGX_HTTP_APIKEY_SYNC_QUICK)
     {
@@ -193,34 +197,15 @@ ngx_http_apikey_sync_tick(ngx_event_t *ev)
 static ngx_int_t
 ngx_http_apikey_sync_elect(ngx_http_apikey_sync_t *s)
 {
-    int                              fd;
-    char                             name[NGX_MAX_PATH];
     ngx_http_apikey_keyring_conf_t  *conf;
 
     conf = &s->kr->conf;
 
-    (void) ngx_snprintf((u_char *) name, NGX_MAX_PATH, "%s/sync.lock%Z",
-                        s->kr->directory);
-
-    fd = open(name, O_RDWR|O_CREAT|O_CLOEXEC, 0600);
-
-    if (fd == -1) {
-        if (!s->trouble) {
-            s->trouble = 1;
-            ngx_log_error(NGX_LOG_ERR, conf->log, ngx_errno,
-                          "apikey: cannot open \"%s\"", name);
-        }
-
+    if (ngx_http_apikey_sync_lock(s) != NGX_OK) {
         return NGX_DECLINED;
     }
 
-    if (flock(fd, LOCK_EX|LOCK_NB) == -1) {
-        (void) close(fd);
-        return NGX_DECLINED;
-    }
-
-    s->trouble = 0;
-    s->lock = fd;
+    s->elected = 1;
 
     /* what a worker before us left when it was killed */
 
@@ -242,6 +227,51 @@ ngx_http_apikey_sync_elect(ngx_http_apikey_sync_t *s)
     s->save_at = ngx_current_msec + NGX_HTTP_APIKEY_SYNC_SAVE;
 
     return ngx_http_apikey_sync_connect(s);
+}
+
+
+/* NGX_DECLINED: another worker of this zone holds it. */
+
+static ngx_int_t
+ngx_http_apikey_sync_lock(ngx_http_apikey_sync_t *s)
+{
+    int                              fd;
+    char                             name[NGX_MAX_PATH];
+    struct flock                     lock;
+    ngx_http_apikey_keyring_conf_t  *conf;
+
+    conf = &s->kr->conf;
+
+    (void) ngx_snprintf((u_char *) name, NGX_MAX_PATH, "%s/sync.lock%Z",
+                        s->kr->directory);
+
+    fd = open(name, O_RDWR|O_CREAT|O_CLOEXEC, 0600);
+
+    if (fd == -1) {
+        if (!s->trouble) {
+            s->trouble = 1;
+            ngx_log_error(NGX_LOG_ERR, conf->log, ngx_errno,
+                          "apikey: cannot open \"%s\"", name);
+        }
+
+        return NGX_DECLINED;
+    }
+
+    ngx_memzero(&lock, sizeof(struct flock));
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = (off_t) conf->sh->id;
+    lock.l_len = 1;
+
+    if (fcntl(fd, F_SETLK, &lock) == -1) {
+        (void) close(fd);
+        return NGX_DECLINED;
+    }
+
+    s->trouble = 0;
+    s->lock = fd;
+
+    return NGX_OK;
 }
 
 
@@ -521,8 +551,9 @@ ngx_http_apikey_sync_save_thread(void *data, ngx_log_t *log)
 {
     ngx_http_apikey_keyring_t *kr = data;
 
-    (void) ngx_http_apikey_keyring_save(kr->conf.sh, kr->conf.shpool,
-                                        kr->directory, log);
+    kr->sync.save_rc = ngx_http_apikey_keyring_save(kr->conf.sh,
+                                                    kr->conf.shpool,
+                                                    kr->directory, log);
 }
 
 
@@ -532,6 +563,10 @@ static void
 ngx_http_apikey_sync_saved(ngx_event_t *ev)
 {
     ngx_http_apikey_sync_t *s = ev->data;
+
+    if (s->save_rc == NGX_DECLINED) {
+        s->saved = (uint64_t) -1;
+    }
 
     s->save_at = ngx_current_msec + NGX_HTTP_APIKEY_SYNC_SAVE
                  + 20 * (ngx_current_msec - s->save_at);

@@ -85,8 +85,10 @@ typedef struct {
     ngx_msec_t                    beat_at;
     ngx_msec_t                    save_at;
     uint64_t                      saved;      /* sh->changes then */
+    ngx_int_t                     save_rc;    /* of the thread */
     ngx_thread_task_t            *task;
 
+    unsigned                      elected:1;  /* is or was */
     unsigned                      up:1;
     unsigned                      busy:1;     /* op is queued or in flight */
     unsigned                      notice:1;   /* came, the log is to follow */
