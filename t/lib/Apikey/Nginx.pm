@@ -9,8 +9,8 @@ use warnings;
 use File::Path qw(make_path);
 
 use Apikey::Http;
-use Apikey::Process qw(free_port wait_for spawn account children_of
-                       process_title slow);
+use Apikey::Process qw(free_port wait_for spawn adopt account children_of
+                       process_title runs slow);
 
 
 # new(test => Apikey::Test, name =>, and what Apikey::Test::nginx says)
@@ -159,10 +159,12 @@ sub expand {
     my $test = $self->{test};
 
     my $user = $self->{user} ? "user $self->{user};\n" : '';
+    my $daemon = $self->{daemon} ? 'on' : 'off';
     my $load = $test->{module} ? "load_module $test->{module};\n" : '';
 
     my %value = (
-        GLOBALS  => "${load}${user}daemon off;\npid %%DIR%%/nginx.pid;\n"
+        GLOBALS  => "${load}${user}daemon $daemon;\n"
+                    . "pid %%DIR%%/nginx.pid;\n"
                     . "error_log %%DIR%%/error.log info;\n",
         GLOBALS_HTTP => join("\n    ", 'access_log off;',
             map({ "${_}_temp_path %%DIR%%/$_;" }
@@ -248,6 +250,14 @@ sub start {
     $self->{process} = spawn(cmd => [ $self->command ], env => $self->env,
         log => "$self->{dir}/stderr.log", name => $self->{name});
 
+    if ($self->{daemon}) {
+        wait_for("nginx $self->{name} behind",
+                 sub { !$self->{process}->alive }, 30);
+        die "nginx $self->{name} does not start:\n" . $self->tail
+            if $self->{process}{status};
+        $self->{process} = adopt($self->pid_file, $self->{name});
+    }
+
     wait_for("nginx $self->{name}", sub {
         die "nginx $self->{name} ended:\n" . $self->tail
             unless $self->{process}->alive;
@@ -321,6 +331,42 @@ sub wait_old {
     wait_for("old workers of $self->{name}", sub {
         $self->workers(all => 1) == $self->workers;
     }, 30);
+}
+
+
+sub pid_file {
+    my ($self) = @_;
+
+    open my $f, '<', "$self->{dir}/nginx.pid" or return 0;
+    return (<$f> // '') =~ /^(\d+)$/ ? $1 : 0;
+}
+
+
+# USR2: another master with workers of its own beside this one, which it
+# returns; daemon => 1 is needed.  ->quit_old ends the old one.
+
+sub upgrade {
+    my ($self) = @_;
+
+    my $old = $self->{old} = $self->{process};
+
+    $old->signal('USR2');
+
+    wait_for("another master of $self->{name}", sub {
+        my $pid = $self->pid_file;
+        return $pid && $pid != $old->pid && runs($pid)
+            && ($self->{process} = adopt($pid, $self->{name}))
+            && $self->workers == ($self->{workers} // 1);
+    }, 30);
+
+    return $old;
+}
+
+
+sub quit_old {
+    my ($self) = @_;
+
+    (delete $self->{old})->stop('QUIT', 60 * slow());
 }
 
 

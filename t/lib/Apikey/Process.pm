@@ -12,8 +12,8 @@ use IO::Socket::INET;
 use POSIX qw(setsid WNOHANG);
 use Time::HiRes qw(time sleep);
 
-our @EXPORT_OK = qw(free_port wait_for spawn account slow children_of
-                    process_title);
+our @EXPORT_OK = qw(free_port wait_for spawn adopt account slow children_of
+                    process_title runs);
 
 
 my %reserved;        # port => UDP socket, held as long as the test lives
@@ -135,6 +135,16 @@ END {
 }
 
 
+# A process that is not this one's child, as a daemon.
+
+sub adopt {
+    my ($pid, $name) = @_;
+
+    $spawned{$pid} = $$;
+    return bless { pid => $pid, name => $name, foreign => 1 };
+}
+
+
 sub pid { $_[0]{pid} }
 
 
@@ -142,7 +152,14 @@ sub alive {
     my ($self) = @_;
 
     return 0 if $self->{gone};
-    return 1 if waitpid($self->{pid}, WNOHANG) == 0;
+
+    if ($self->{foreign}) {
+        return 1 if runs($self->{pid});
+        $? = 0;
+
+    } elsif (waitpid($self->{pid}, WNOHANG) == 0) {
+        return 1;
+    }
 
     $self->{status} = $?;
     $self->{gone} = 1;
@@ -174,6 +191,16 @@ sub stop {
     }
 
     return $self->{status};
+}
+
+
+# Not a zombie: who reaps orphans here may be slow, or nobody.
+
+sub runs {
+    my ($pid) = @_;
+
+    open my $f, '<', "/proc/$pid/stat" or return 0;
+    return (<$f> // '') =~ /^\d+ \(.*\) [^ZX]/;
 }
 
 

@@ -73,6 +73,10 @@ C<< base => { redis => 'apikey_redis %%REDIS%% timeout=1s;' } >>
 a whole configuration; it wants C<%%GLOBALS%%> on top and C<%%GLOBALS_HTTP%%>
 in http{}
 
+=item daemon
+
+1: in the background, as an upgrade of the binary needs it
+
 =item wait
 
 0: start() does not wait for the keyring
@@ -88,6 +92,7 @@ C<< $node->set(server => ...) >> writes a new configuration, C<< ->reload >>
 puts it in force.  C<< ->stop >>, C<< ->stop('KILL') >> (all of it at once),
 C<< ->kill_worker >>, C<< ->workers >>, C<< ->wait_old >>,
 C<< ->wait_log(qr//) >>,
+C<< ->upgrade >> and C<< ->quit_old >>,
 C<< ->metric(NAME, label => value) >>, C<< ->complaints >>: see Apikey::Nginx.
 
 Requests: C<< $node->get(URI, key => ...) >>, C<< $node->request(METHOD, URI,
