@@ -23,7 +23,9 @@ my $wide = $t->key(limits => [{ name => 'wide', limit => 1000000,
 my $few = $t->key(limits => [{ name => 'few', limit => 150,
                                window => '1d' }]);
 
-my $n = $t->nginx(workers => 2, daemon => 1,
+# (a worker that is stopped by the test must not be the only one woken)
+
+my $n = $t->nginx(workers => 2, daemon => 1, events => 'accept_mutex on;',
     base => { redis => 'apikey_redis %%REDIS%% timeout=2s;' })->start;
 $t->sync;
 

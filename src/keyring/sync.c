@@ -26,7 +26,6 @@ static void ngx_http_apikey_sync_tick(ngx_event_t *ev);
 static ngx_int_t ngx_http_apikey_sync_elect(ngx_http_apikey_sync_t *s);
 static ngx_int_t ngx_http_apikey_sync_lock(ngx_http_apikey_sync_t *s);
 static ngx_int_t ngx_http_apikey_sync_connect(ngx_http_apikey_sync_t *s);
-static void ngx_http_apikey_sync_leave(ngx_http_apikey_sync_t *s);
 static void ngx_http_apikey_sync_resign(ngx_http_apikey_sync_t *s);
 static void ngx_http_apikey_sync_connected(void *data);
 static void ngx_http_apikey_sync_lost(void *data);
@@ -123,30 +122,20 @@ ngx_http_apikey_sync_start(ngx_http_apikey_keyring_t *kr)
 void
 ngx_http_apikey_sync_stop(ngx_http_apikey_keyring_t *kr)
 {
-    ngx_http_apikey_sync_t  *s;
+    ngx_http_apikey_sync_t        *s;
+    ngx_http_apikey_keyring_sh_t  *sh;
 
     s = &kr->sync;
+    sh = kr->conf.sh;
 
     if (s->tick.timer_set) {
         ngx_del_timer(&s->tick);
     }
 
-    ngx_http_apikey_sync_leave(s);
-}
-
-
-/* The worker goes: what it knows is saved while the lock is still its own. */
-
-static void
-ngx_http_apikey_sync_leave(ngx_http_apikey_sync_t *s)
-{
-    ngx_http_apikey_keyring_t     *kr;
-    ngx_http_apikey_keyring_sh_t  *sh;
-
-    kr = s->kr;
-    sh = kr->conf.sh;
-
-    /* another worker of this zone, if there is one, goes on and saves */
+    /*
+     * Not when the lock was given up: the worker still had requests.  Where
+     * another one of this zone holds it by now, that one goes on and saves.
+     */
 
     if (s->elected && sh->changes != s->saved
         && (s->lock != -1 || ngx_http_apikey_sync_lock(s) == NGX_OK)
@@ -167,7 +156,7 @@ ngx_http_apikey_sync_tick(ngx_event_t *ev)
     ngx_http_apikey_sync_t *s = ev->data;
 
     if (ngx_exiting) {
-        ngx_http_apikey_sync_leave(s);
+        ngx_http_apikey_sync_resign(s);
         return;
     }
 
@@ -373,7 +362,7 @@ ngx_http_apikey_sync_lost(void *data)
     ngx_http_apikey_sync_catching(s, 0);
 
     if (ngx_exiting) {
-        ngx_http_apikey_sync_leave(s);
+        ngx_http_apikey_sync_resign(s);
     }
 }
 
