@@ -217,6 +217,10 @@ is($r->{status}, 403, 'X-Accel-Redirect into a scope that is not held');
 is(json($r)->{code}, 'scope_denied', 'says so');
 $spent++;
 
+# the upstream has seen it, so it is a record like any other
+$admitted++;
+my $accel = $r->{headers}{'x-request-id'};
+
 
 # error_page of our own refusals
 
@@ -274,6 +278,10 @@ is(scalar @events, $admitted, 'one record for each admitted request');
 
 is($t->postgres->value('SELECT count(*) FROM apikey.usage_event'
    . " WHERE verdict = 'anonymous'"), 1, 'one of them anonymous');
+
+is($t->postgres->value('SELECT outcome || status_code'
+   . " FROM apikey.usage_event WHERE event = '$accel'"), 'error403',
+   'refused after an upstream has seen it: a record, no refusal');
 
 my %seen;
 my @lines = do { open my $f, '<', $n->dir . '/access.log'; <$f> };

@@ -43,7 +43,9 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
-    if (ctx->refused) {
+    /* refused only after an upstream has seen it: it was admitted before */
+
+    if (ctx->refused && !(ctx->slot && r->upstream_states)) {
 
         if (ctx->slot) {
             ngx_http_apikey_usage_drop(amcf->worker_usage, ctx->slot);
