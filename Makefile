@@ -63,13 +63,14 @@ build: product $(UNITS)
 
 product: module $(CTL)
 
-# nginx's own Makefile knows which files have changed
+# nginx's own Makefile knows which files have changed; the module is replaced,
+# not overwritten: an nginx may have it mapped
 module: $(BUILD)/nginx/objs/Makefile FORCE
 	@cd $(BUILD)/nginx && unset MAKEFLAGS MFLAGS \
 		&& $(MAKE) -s -j$(JOBS) -f objs/Makefile modules
 	@cmp -s $(BUILD)/nginx/objs/ngx_http_apikey_module.so $(MODULE) \
-		|| { cp $(BUILD)/nginx/objs/ngx_http_apikey_module.so $(MODULE) \
-		     && echo "built $(MODULE)"; }
+		|| { cp $(BUILD)/nginx/objs/ngx_http_apikey_module.so $(MODULE).new \
+		     && mv $(MODULE).new $(MODULE) && echo "built $(MODULE)"; }
 
 $(BUILD)/nginx/objs/Makefile: config tools/configure \
 		$(NGINX_SRC)/src/core/nginx.h

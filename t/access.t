@@ -213,9 +213,11 @@ like($id, qr/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-/,
 is($r->{headers}{'x-request-id'}, $id, 'the client gets the same');
 is(json($r)->{headers}{'x-forged'}, 'user_1', 'identity goes upstream');
 
-my ($line) = grep { / $id / } split /\n/, do {
-    wait_for('a log line', sub { -s $n->dir . '/access.log' });
-    open my $f, '<', $n->dir . '/access.log'; local $/; <$f> };
+my $line = wait_for('its log line', sub {
+    open my $f, '<', $n->dir . '/access.log' or return;
+    return (grep { / $id .*\n/ } <$f>)[0];
+});
+chomp $line;
 
 like($line, qr/^\/echo ok $key->{id} one user_1 c 1 \[orders:\* apikey:x\] /,
      'variables of the key');

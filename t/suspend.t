@@ -22,7 +22,8 @@ my $key = $t->key(name => 'one', @limits);
 
 my $n = $t->nginx(workers => 2,
     base => { redis => 'apikey_redis redis://127.0.0.1:' . $peer->port
-                       . ' timeout=5s;' },
+                       . ' timeout=5s;',
+              journal => 'apikey_journal %%DIR%%/journal ring=%%RING%%;' },
     http => <<'EOT', server => <<'EOS')->start;
     client_max_body_size 10m;
 
