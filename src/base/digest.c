@@ -19,7 +19,7 @@
 #include "base/digest.h"
 
 
-#define APIKEY_RANDOM_BLOCK  1024
+#define APIKEY_RANDOM_BLOCK  4096
 
 
 static void apikey_random_forget(void);
@@ -160,8 +160,10 @@ apikey_random(void *out, size_t len)
 
     next = apikey_random_block + APIKEY_RANDOM_BLOCK - apikey_random_left;
 
+    /* the block is read again: no compiler may leave this memset() out */
+
     memcpy(out, next, len);
-    OPENSSL_cleanse(next, len);
+    memset(next, 0, len);
 
     apikey_random_left -= len;
 

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/number.h"
 #include "base/uuid.h"
 
 
@@ -18,7 +19,6 @@ static void apikey_json_put(apikey_json_t *j, const char *text, size_t len);
 static void apikey_json_value(apikey_json_t *j);
 static void apikey_json_open(apikey_json_t *j, const char *bracket);
 static void apikey_json_close(apikey_json_t *j, const char *bracket);
-static size_t apikey_json_decimal(char out[20], uint64_t n);
 static size_t apikey_json_char(char out[6], const unsigned char *p,
     size_t left, size_t *used);
 static size_t apikey_json_utf8(const unsigned char *p, size_t left,
@@ -117,20 +117,16 @@ apikey_json_text(apikey_json_t *j, const char *text)
 void
 apikey_json_uint(apikey_json_t *j, uint64_t n)
 {
-    char    digits[20];
-    size_t  len;
+    char  digits[APIKEY_UINT_TEXT_LEN];
 
-    len = apikey_json_decimal(digits, n);
-
-    apikey_json_raw(j, digits, len);
+    apikey_json_raw(j, digits, apikey_uint_format(digits, n) - digits);
 }
 
 
 void
 apikey_json_int(apikey_json_t *j, int64_t n)
 {
-    char    digits[21];
-    size_t  len;
+    char  digits[1 + APIKEY_UINT_TEXT_LEN], *end;
 
     if (n >= 0) {
         apikey_json_uint(j, (uint64_t) n);
@@ -138,9 +134,9 @@ apikey_json_int(apikey_json_t *j, int64_t n)
     }
 
     digits[0] = '-';
-    len = apikey_json_decimal(digits + 1, 0 - (uint64_t) n);
+    end = apikey_uint_format(digits + 1, 0 - (uint64_t) n);
 
-    apikey_json_raw(j, digits, len + 1);
+    apikey_json_raw(j, digits, end - digits);
 }
 
 
@@ -297,27 +293,6 @@ apikey_json_close(apikey_json_t *j, const char *bracket)
     }
 
     apikey_json_put(j, bracket, 1);
-}
-
-
-static size_t
-apikey_json_decimal(char out[20], uint64_t n)
-{
-    char    digits[20];
-    size_t  i, len;
-
-    len = 0;
-
-    do {
-        digits[len++] = (char) ('0' + n % 10);
-        n /= 10;
-    } while (n);
-
-    for (i = 0; i < len; i++) {
-        out[i] = digits[len - 1 - i];
-    }
-
-    return len;
 }
 
 

@@ -7,7 +7,10 @@
  */
 
 
+#include <string.h>
+
 #include "base/digest.h"
+#include "base/number.h"
 #include "base/uuid.h"
 
 
@@ -49,17 +52,19 @@ apikey_uuid_make(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
 void
 apikey_uuid_format(char *out, const uint8_t uuid[APIKEY_UUID_LEN])
 {
-    int                i;
-    static const char  hex[] = "0123456789abcdef";
+    char  hex[2 * APIKEY_UUID_LEN];
 
-    for (i = 0; i < APIKEY_UUID_LEN; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10) {
-            *out++ = '-';
-        }
+    (void) apikey_hex_format(hex, uuid, APIKEY_UUID_LEN);
 
-        *out++ = hex[uuid[i] >> 4];
-        *out++ = hex[uuid[i] & 15];
-    }
+    memcpy(out, hex, 8);
+    out[8] = '-';
+    memcpy(out + 9, hex + 8, 4);
+    out[13] = '-';
+    memcpy(out + 14, hex + 12, 4);
+    out[18] = '-';
+    memcpy(out + 19, hex + 16, 4);
+    out[23] = '-';
+    memcpy(out + 24, hex + 20, 12);
 }
 
 

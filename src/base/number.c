@@ -1,0 +1,73 @@
+
+/*
+ * Numbers as text: two digits a step, out of tables.
+ */
+
+
+#include <string.h>
+
+#include "base/number.h"
+
+
+#define APIKEY_TENS(d)                                                        \
+    d "0" d "1" d "2" d "3" d "4" d "5" d "6" d "7" d "8" d "9"
+#define APIKEY_SIXTEENS(d)                                                    \
+    APIKEY_TENS(d) d "a" d "b" d "c" d "d" d "e" d "f"
+
+
+static const char  apikey_decimal_pairs[] =
+    APIKEY_TENS("0") APIKEY_TENS("1") APIKEY_TENS("2") APIKEY_TENS("3")
+    APIKEY_TENS("4") APIKEY_TENS("5") APIKEY_TENS("6") APIKEY_TENS("7")
+    APIKEY_TENS("8") APIKEY_TENS("9");
+
+static const char  apikey_hex_pairs[] =
+    APIKEY_SIXTEENS("0") APIKEY_SIXTEENS("1") APIKEY_SIXTEENS("2")
+    APIKEY_SIXTEENS("3") APIKEY_SIXTEENS("4") APIKEY_SIXTEENS("5")
+    APIKEY_SIXTEENS("6") APIKEY_SIXTEENS("7") APIKEY_SIXTEENS("8")
+    APIKEY_SIXTEENS("9") APIKEY_SIXTEENS("a") APIKEY_SIXTEENS("b")
+    APIKEY_SIXTEENS("c") APIKEY_SIXTEENS("d") APIKEY_SIXTEENS("e")
+    APIKEY_SIXTEENS("f");
+
+
+char *
+apikey_uint_format(char *out, uint64_t n)
+{
+    char    digits[APIKEY_UINT_TEXT_LEN], *p;
+    size_t  len;
+
+    p = digits + sizeof(digits);
+
+    while (n >= 100) {
+        p -= 2;
+        memcpy(p, apikey_decimal_pairs + n % 100 * 2, 2);
+        n /= 100;
+    }
+
+    if (n >= 10) {
+        p -= 2;
+        memcpy(p, apikey_decimal_pairs + n * 2, 2);
+
+    } else {
+        *--p = (char) ('0' + n);
+    }
+
+    len = (size_t) (digits + sizeof(digits) - p);
+
+    memcpy(out, p, len);
+
+    return out + len;
+}
+
+
+char *
+apikey_hex_format(char *out, const uint8_t *bytes, size_t len)
+{
+    size_t  i;
+
+    for (i = 0; i < len; i++) {
+        memcpy(out, apikey_hex_pairs + bytes[i] * 2, 2);
+        out += 2;
+    }
+
+    return out;
+}

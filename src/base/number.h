@@ -1,0 +1,28 @@
+
+/*
+ * Numbers as text, where nginx's and libc's formatting would cost more than
+ * the rest of a header: a request writes a dozen of them.
+ *
+ * Plain C, no state.
+ */
+
+
+#ifndef APIKEY_NUMBER_H_INCLUDED
+#define APIKEY_NUMBER_H_INCLUDED
+
+
+#include <stddef.h>
+#include <stdint.h>
+
+
+#define APIKEY_UINT_TEXT_LEN  20     /* of the longest */
+
+
+/* Decimal; returns behind the last digit, no NUL. */
+char *apikey_uint_format(char *out, uint64_t n);
+
+/* Two lower case digits a byte; returns behind them, no NUL. */
+char *apikey_hex_format(char *out, const uint8_t *bytes, size_t len);
+
+
+#endif /* APIKEY_NUMBER_H_INCLUDED */

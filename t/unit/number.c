@@ -1,0 +1,78 @@
+
+/*
+ * Numbers as text, against printf().
+ */
+
+
+#include "base/number.h"
+
+#include "unit.h"
+
+
+static void
+test_uint(uint64_t n)
+{
+    char  text[APIKEY_UINT_TEXT_LEN + 1], want[32], *end;
+
+    snprintf(want, sizeof(want), "%" PRIu64, n);
+
+    memset(text, '#', sizeof(text));
+    end = apikey_uint_format(text, n);
+
+    is_text(text, end - text, want, want);
+    ok(*end == '#', "nothing behind it");
+}
+
+
+static void
+test_decimal(void)
+{
+    uint64_t  n;
+
+    test_uint(0);
+    test_uint(UINT64_MAX);
+
+    for (n = 1; n <= UINT64_MAX / 10; n *= 10) {
+        test_uint(n);
+        test_uint(n - 1);
+        test_uint(n * 9 + 7);
+    }
+}
+
+
+static void
+test_hex(void)
+{
+    char      text[2 * 256], want[8], *end;
+    bool      good;
+    uint8_t   bytes[256];
+    unsigned  i;
+
+    for (i = 0; i < 256; i++) {
+        bytes[i] = (uint8_t) i;
+    }
+
+    end = apikey_hex_format(text, bytes, sizeof(bytes));
+
+    is_uint(end - text, sizeof(text), "two digits a byte");
+
+    good = true;
+
+    for (i = 0; i < 256; i++) {
+        snprintf(want, sizeof(want), "%02x", i);
+        good = good && memcmp(text + 2 * i, want, 2) == 0;
+    }
+
+    ok(good, "each byte");
+    ok(apikey_hex_format(text, bytes, 0) == text, "no bytes");
+}
+
+
+int
+main(void)
+{
+    test_decimal();
+    test_hex();
+
+    return unit_done();
+}
