@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 
 #define APIKEY_DIGEST_LEN  32
@@ -30,6 +31,22 @@ bool apikey_sha256(const void *data, size_t len,
 
 bool apikey_hmac_sha256(const void *secret, size_t secret_len,
     const void *data, size_t len, uint8_t out[APIKEY_DIGEST_LEN]);
+
+/* In a time that depends on neither. */
+
+static inline bool
+apikey_digest_equal(const uint8_t a[APIKEY_DIGEST_LEN],
+    const uint8_t b[APIKEY_DIGEST_LEN])
+{
+    uint64_t  x[4], y[4];
+
+    memcpy(x, a, APIKEY_DIGEST_LEN);
+    memcpy(y, b, APIKEY_DIGEST_LEN);
+
+    return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]))
+           == 0;
+}
+
 
 /* Random bytes of the CSPRNG, drawn in blocks: no syscall a call. */
 bool apikey_random(void *out, size_t len);

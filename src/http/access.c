@@ -2,9 +2,9 @@
 /*
  * The access phase: who is calling, may they, and is there room for it.
  *
- * One context a client request, in the request's pool; it outlives internal
- * redirects in the pool's cleanup chain, so that a request is authenticated
- * and charged once, in whatever locations it ends.
+ * A client request has one context (context.c), whatever internal redirects
+ * it takes: it is authenticated and charged once, in whatever locations it
+ * ends.
  */
 
 
@@ -16,9 +16,6 @@
 #include "http/access.h"
 
 
-static ngx_http_apikey_ctx_t *ngx_http_apikey_ctx_create(
-    ngx_http_request_t *r);
-static void ngx_http_apikey_ctx_marker(void *data);
 static ngx_int_t ngx_http_apikey_access_start(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_identify(ngx_http_request_t *r,
@@ -78,85 +75,6 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
     default: /* NGX_HTTP_APIKEY_ST_START */
         return ngx_http_apikey_access_start(r, ctx);
     }
-}
-
-
-ngx_http_apikey_ctx_t *
-ngx_http_apikey_get_ctx(ngx_http_request_t *r)
-{
-    ngx_pool_cleanup_t     *cln;
-    ngx_http_apikey_ctx_t  *ctx;
-
-    r = r->main;
-
-    ctx = ngx_http_get_module_ctx(r, ngx_http_apikey_module);
-
-    if (ctx || !(r->internal || r->filter_finalize)) {
-        return ctx;
-    }
-
-    /* an internal redirect has cleared all contexts */
-
-    for (cln = r->pool->cleanup; cln; cln = cln->next) {
-
-        if (cln->handler == ngx_http_apikey_ctx_marker) {
-            ctx = cln->data;
-            ngx_http_set_ctx(r, ctx, ngx_http_apikey_module);
-            break;
-        }
-    }
-
-    return ctx;
-}
-
-
-static ngx_http_apikey_ctx_t *
-ngx_http_apikey_ctx_create(ngx_http_request_t *r)
-{
-    ngx_http_cleanup_t     *detach;
-    ngx_pool_cleanup_t     *cln;
-    ngx_http_apikey_ctx_t  *ctx;
-
-    cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_apikey_ctx_t));
-    if (cln == NULL) {
-        return NULL;
-    }
-
-    ctx = cln->data;
-    ngx_memzero(ctx, sizeof(ngx_http_apikey_ctx_t));
-
-    /* runs on an abort, before the log phase and while count is above 1 */
-
-    detach = ngx_http_cleanup_add(r, 0);
-    if (detach == NULL) {
-        return NULL;
-    }
-
-    detach->handler = ngx_http_apikey_detach;
-    detach->data = ctx;
-
-    ctx->request = r;
-    ctx->time = apikey_clock_real();
-    ctx->now = ctx->time;
-
-    if (!apikey_uuid_make(ctx->event, ctx->time)) {
-        return NULL;
-    }
-
-    apikey_uuid_format((char *) ctx->id, ctx->event);
-
-    cln->handler = ngx_http_apikey_ctx_marker;
-
-    ngx_http_set_ctx(r, ctx, ngx_http_apikey_module);
-
-    return ctx;
-}
-
-
-static void
-ngx_http_apikey_ctx_marker(void *data)
-{
-    /* by this address the context is found again */
 }
 
 
@@ -293,7 +211,7 @@ ngx_http_apikey_access_lookup(ngx_http_request_t *r,
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
     return ngx_http_apikey_keyring_lookup(amcf->sh->keyring, amcf->shpool,
-                                          ctx->digest, r->pool, &ctx->key);
+                                          ctx->digest, ctx->pool, &ctx->key);
 }
 
 
@@ -410,7 +328,7 @@ ngx_http_apikey_access_limits(ngx_http_request_t *r,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    switch (ngx_http_apikey_limits_build(r, ctx, &ctx->start.service)) {
+    switch (ngx_http_apikey_limits_build(ctx, &ctx->start.service)) {
 
     case NGX_OK:
         break;

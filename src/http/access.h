@@ -12,6 +12,9 @@
 #include "http/http.h"
 
 
+/* context.c; NULL: no memory. */
+ngx_http_apikey_ctx_t *ngx_http_apikey_ctx_create(ngx_http_request_t *r);
+
 /* Notes verdict and the reason for the metrics; always NGX_DECLINED. */
 ngx_int_t ngx_http_apikey_fail(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, apikey_verdict_e verdict,

@@ -132,12 +132,13 @@ typedef enum {
 
 
 /*
- * One for each client request; lives in the request's pool and is found
- * again after an internal redirect through the pool's cleanup chain.
+ * One for each client request; lives in a pool of its own, whose end is that
+ * of the request's pool, and is found again after an internal redirect.
  */
 
 typedef struct {
     ngx_http_request_t              *request;
+    ngx_pool_t                      *pool;
     ngx_uint_t                       state;
     apikey_verdict_e                 verdict;
 
@@ -145,13 +146,8 @@ typedef struct {
     u_char                           id[APIKEY_UUID_TEXT_LEN];
     int64_t                          time;       /* us, at the start */
     int64_t                          now;        /* us, after the last wait */
-    uint8_t                          digest[APIKEY_DIGEST_LEN];
 
-    ngx_http_apikey_key_t            key;        /* valid when found */
-    ngx_http_apikey_decision_t       decision;
-    ngx_http_apikey_keyring_wait_t   wait;
     ngx_int_t                        wait_rc;
-    ngx_event_t                      resume;
     ngx_http_apikey_usage_slot_t    *slot;
     ngx_http_apikey_usage_start_t    start;
 
@@ -164,13 +160,27 @@ typedef struct {
     unsigned                         decided:1;  /* by the limiter */
     unsigned                         found:1;    /* key is filled */
     unsigned                         admitted:1; /* at some time */
-    unsigned                         waiting:1;  /* suspended */
+    unsigned                         waiting:1;  /* suspended: resume is set */
     unsigned                         pending:1;  /* a room will call back */
     unsigned                         logged:1;
     unsigned                         refused:1;  /* by us */
     unsigned                         answered:1; /* headers of a refusal */
     unsigned                         named:1;    /* request id is set */
+
+    ngx_http_apikey_decision_t       decision;
+
+    /* not zeroed: only read where what is above says that they are set */
+
+    uint8_t                          digest[APIKEY_DIGEST_LEN];
+    ngx_http_apikey_key_t            key;
+    ngx_http_apikey_keyring_wait_t   wait;
+    ngx_event_t                      resume;
 } ngx_http_apikey_ctx_t;
+
+
+#define NGX_HTTP_APIKEY_CTX_ZEROED                                            \
+    offsetof(ngx_http_apikey_ctx_t, decision)                                 \
+    + offsetof(ngx_http_apikey_decision_t, call)
 
 
 extern ngx_module_t  ngx_http_apikey_module;
@@ -243,6 +253,8 @@ void ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf);
 
 /* access.c */
 ngx_int_t ngx_http_apikey_access_handler(ngx_http_request_t *r);
+
+/* context.c; NULL: this request has none. */
 ngx_http_apikey_ctx_t *ngx_http_apikey_get_ctx(ngx_http_request_t *r);
 
 /* credential.c: NGX_OK value set, NGX_DECLINED none, NGX_ABORT duplicate */
@@ -266,8 +278,8 @@ void ngx_http_apikey_client_address(ngx_http_request_t *r, u_char out[16]);
  * limits.c: NGX_OK accounts are set (perhaps none), NGX_DECLINED a limit
  * that this version does not know, NGX_ERROR no memory
  */
-ngx_int_t ngx_http_apikey_limits_build(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *service);
+ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_ctx_t *ctx,
+    ngx_str_t *service);
 void ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx);
 ngx_int_t ngx_http_apikey_limit_full_name(ngx_pool_t *pool,
     ngx_http_apikey_bucket_t *b, ngx_uint_t level, ngx_str_t *name);

@@ -3,7 +3,7 @@
  * From the limits of a key and its owner to the accounts of a decision, and
  * back: which limit to speak of.
  *
- * Accounts and buckets live in the request's pool.
+ * Accounts and buckets live in the context's pool.
  */
 
 
@@ -37,8 +37,7 @@ static ngx_int_t ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
 
 
 ngx_int_t
-ngx_http_apikey_limits_build(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *service)
+ngx_http_apikey_limits_build(ngx_http_apikey_ctx_t *ctx, ngx_str_t *service)
 {
     ngx_int_t                  rc;
     ngx_uint_t                 n;
@@ -53,7 +52,7 @@ ngx_http_apikey_limits_build(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    ctx->decision.accounts = ngx_pcalloc(r->pool,
+    ctx->decision.accounts = ngx_pcalloc(ctx->pool,
                                  n * (sizeof(ngx_http_apikey_account_t)
                                       + sizeof(ngx_http_apikey_bucket_t)));
     if (ctx->decision.accounts == NULL) {

@@ -96,6 +96,8 @@ ngx_http_apikey_suspend(ngx_http_request_t *r,
 
     apikey_stats_add(&amcf->sh->stats.waiting, 1);
 
+    ngx_memzero(&ctx->resume, sizeof(ngx_event_t));
+
     ctx->resume.handler = ngx_http_apikey_resume;
     ctx->resume.data = ctx;
     ctx->resume.log = c->log;
@@ -188,12 +190,12 @@ ngx_http_apikey_detach(void *data)
         }
     }
 
-    if (ctx->resume.posted) {
-        ngx_delete_posted_event(&ctx->resume);
-    }
-
     if (ctx->waiting) {
         ctx->waiting = 0;
+
+        if (ctx->resume.posted) {
+            ngx_delete_posted_event(&ctx->resume);
+        }
 
         amcf = ngx_http_get_module_main_conf(ctx->request,
                                              ngx_http_apikey_module);

@@ -8,9 +8,8 @@
  */
 
 
+#include "base/digest.h"
 #include "keyring/store.h"
-
-#include <openssl/crypto.h>
 
 
 static ngx_int_t ngx_http_apikey_lookup_copy(ngx_http_apikey_keyring_sh_t *sh,
@@ -63,10 +62,14 @@ ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
         return rc;
     }
 
-    p = ngx_pmemalign(pool, size + body_size, NGX_HTTP_APIKEY_UNIT);
+    /* ngx_pmemalign() would call malloc() */
+
+    p = ngx_palloc(pool, size + body_size + sizeof(int64_t));
     if (p == NULL) {
         return NGX_ERROR;
     }
+
+    p = ngx_align_ptr(p, sizeof(int64_t));
 
     ngx_memcpy(p, scratch, size + body_size);
 
@@ -144,7 +147,7 @@ ngx_http_apikey_lookup_find(ngx_http_apikey_keyring_sh_t *sh,
         s = ngx_http_apikey_rec_secrets(rec);
 
         for (n = 0; n < rec->nsecrets; n++) {
-            if (CRYPTO_memcmp(s[n].digest, digest, 32) == 0) {
+            if (apikey_digest_equal(s[n].digest, digest)) {
                 *secret = n;
                 return off;
             }

@@ -1,0 +1,151 @@
+
+/*
+ * The context of a request: made once, and found again after an internal
+ * redirect through the cleanup chain of the request's pool.
+ *
+ * It lives in a pool of its own, with all that we allocate for a request:
+ * the request's pool is nearly full when the access phase comes, and another
+ * block of it would be a malloc() and a free() for each request.  Pools are
+ * kept for the next requests; they come back when the request's pool goes.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "http/http.h"
+#include "http/access.h"
+
+
+#define NGX_HTTP_APIKEY_CTX_POOL   2048      /* context, key, limits, ... */
+#define NGX_HTTP_APIKEY_CTX_POOLS  1024      /* that are kept at most */
+
+
+static ngx_pool_t *ngx_http_apikey_ctx_pool(ngx_log_t *log);
+static void ngx_http_apikey_ctx_cleanup(void *data);
+
+
+static ngx_pool_t  *ngx_http_apikey_ctx_pools[NGX_HTTP_APIKEY_CTX_POOLS];
+static ngx_uint_t   ngx_http_apikey_ctx_npools;
+
+
+ngx_http_apikey_ctx_t *
+ngx_http_apikey_get_ctx(ngx_http_request_t *r)
+{
+    ngx_pool_cleanup_t     *cln;
+    ngx_http_apikey_ctx_t  *ctx;
+
+    r = r->main;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_apikey_module);
+
+    if (ctx || !(r->internal || r->filter_finalize)) {
+        return ctx;
+    }
+
+    /* an internal redirect has cleared all contexts */
+
+    for (cln = r->pool->cleanup; cln; cln = cln->next) {
+
+        if (cln->handler == ngx_http_apikey_ctx_cleanup) {
+            ctx = cln->data;
+            ngx_http_set_ctx(r, ctx, ngx_http_apikey_module);
+            break;
+        }
+    }
+
+    return ctx;
+}
+
+
+ngx_http_apikey_ctx_t *
+ngx_http_apikey_ctx_create(ngx_http_request_t *r)
+{
+    ngx_pool_t             *pool;
+    ngx_http_cleanup_t     *detach;
+    ngx_pool_cleanup_t     *cln;
+    ngx_http_apikey_ctx_t  *ctx;
+
+    /* runs on an abort, before the log phase and while count is above 1 */
+
+    detach = ngx_http_cleanup_add(r, 0);
+    cln = ngx_pool_cleanup_add(r->pool, 0);
+
+    if (detach == NULL || cln == NULL) {
+        return NULL;
+    }
+
+    pool = ngx_http_apikey_ctx_pool(r->connection->log);
+    if (pool == NULL) {
+        return NULL;
+    }
+
+    ctx = ngx_palloc(pool, sizeof(ngx_http_apikey_ctx_t));
+    if (ctx == NULL) {
+        ngx_destroy_pool(pool);
+        return NULL;
+    }
+
+    ngx_memzero(ctx, NGX_HTTP_APIKEY_CTX_ZEROED);
+
+    ctx->request = r;
+    ctx->pool = pool;
+    ctx->time = apikey_clock_real();
+    ctx->now = ctx->time;
+
+    if (!apikey_uuid_make(ctx->event, ctx->time)) {
+        ngx_destroy_pool(pool);
+        return NULL;
+    }
+
+    apikey_uuid_format((char *) ctx->id, ctx->event);
+
+    detach->handler = ngx_http_apikey_detach;
+    detach->data = ctx;
+
+    cln->handler = ngx_http_apikey_ctx_cleanup;
+    cln->data = ctx;
+
+    ngx_http_set_ctx(r, ctx, ngx_http_apikey_module);
+
+    return ctx;
+}
+
+
+static ngx_pool_t *
+ngx_http_apikey_ctx_pool(ngx_log_t *log)
+{
+    ngx_pool_t  *pool;
+
+    if (ngx_http_apikey_ctx_npools == 0) {
+        return ngx_create_pool(NGX_HTTP_APIKEY_CTX_POOL, log);
+    }
+
+    pool = ngx_http_apikey_ctx_pools[--ngx_http_apikey_ctx_npools];
+    pool->log = log;
+
+    return pool;
+}
+
+
+/* By this address the context is found again, too. */
+
+static void
+ngx_http_apikey_ctx_cleanup(void *data)
+{
+    ngx_http_apikey_ctx_t *ctx = data;
+
+    ngx_pool_t  *pool;
+
+    pool = ctx->pool;
+
+    if (ngx_http_apikey_ctx_npools == NGX_HTTP_APIKEY_CTX_POOLS) {
+        ngx_destroy_pool(pool);
+        return;
+    }
+
+    ngx_reset_pool(pool);
+
+    ngx_http_apikey_ctx_pools[ngx_http_apikey_ctx_npools++] = pool;
+}
