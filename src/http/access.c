@@ -344,10 +344,10 @@ ngx_http_apikey_access_limits(ngx_http_request_t *r,
     }
 
     d = &ctx->decision;
+    d->decided_at = ctx->now;
 
     if (d->naccounts == 0) {
         d->mode = APIKEY_MODE_NONE;
-        d->decided_at = ctx->now;
         apikey_stats_add(&amcf->sh->stats.decisions[APIKEY_MODE_NONE], 1);
 
         return ngx_http_apikey_admit(r, ctx);

@@ -259,7 +259,7 @@ ngx_http_apikey_source_parse(ngx_conf_t *cf, ngx_str_t *value,
 {
     if (ngx_strcmp(value->data, "bearer") == 0) {
         source->type = NGX_HTTP_APIKEY_SOURCE_BEARER;
-        ngx_str_null(&source->name);
+        ngx_str_set(&source->name, "authorization");
         return NULL;
     }
 

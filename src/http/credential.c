@@ -69,24 +69,16 @@ ngx_http_apikey_header_is(ngx_table_elt_t *h,
 {
     u_char  *p, *last;
 
+    if (h->key.len != source->name.len
+        || ngx_memcmp(h->lowcase_key, source->name.data, h->key.len) != 0)
+    {
+        return NGX_DECLINED;
+    }
+
     if (source->type == NGX_HTTP_APIKEY_SOURCE_HEADER) {
-
-        if (h->key.len != source->name.len
-            || ngx_memcmp(h->lowcase_key, source->name.data, h->key.len) != 0)
-        {
-            return NGX_DECLINED;
-        }
-
         *value = h->value;
 
         return NGX_OK;
-    }
-
-    if (source->type != NGX_HTTP_APIKEY_SOURCE_BEARER
-        || h->key.len != sizeof("authorization") - 1
-        || ngx_memcmp(h->lowcase_key, "authorization", h->key.len) != 0)
-    {
-        return NGX_DECLINED;
     }
 
     p = h->value.data;
@@ -133,7 +125,8 @@ ngx_http_apikey_credential_header(ngx_http_request_t *r,
 
         for (i = 0; i < part->nelts; i++) {
 
-            if (ngx_http_apikey_header_is(&h[i], source, &found) != NGX_OK
+            if (!ngx_http_apikey_header_may_be(&h[i], source)
+                || ngx_http_apikey_header_is(&h[i], source, &found) != NGX_OK
                 || found.len == 0)
             {
                 continue;

@@ -16,6 +16,11 @@
     ((h)->key.len == 6 && ngx_memcmp((h)->lowcase_key, "cookie", 6) == 0)
 
 
+/* What almost all headers end with, without a call. */
+
+#define ngx_http_apikey_header_may_be(h, source)                              \
+    ((h)->key.len == (source)->name.len)
+
 ngx_int_t ngx_http_apikey_header_is(ngx_table_elt_t *h,
     ngx_http_apikey_source_t *source, ngx_str_t *value);
 

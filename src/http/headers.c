@@ -10,6 +10,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
+#include "base/number.h"
 #include "http/http.h"
 
 
@@ -24,12 +25,14 @@ static void ngx_http_apikey_headers_clear(ngx_http_request_t *r,
 static ngx_int_t ngx_http_apikey_headers_limits(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx);
+    ngx_http_apikey_ctx_t *ctx, u_char *p);
 static size_t ngx_http_apikey_headers_size(ngx_http_apikey_ctx_t *ctx);
 static u_char *ngx_http_apikey_headers_item(u_char *p,
     ngx_http_apikey_bucket_t *b, ngx_uint_t level);
+static u_char *ngx_http_apikey_headers_parameter(u_char *p, u_char name,
+    uint64_t n);
 static ngx_int_t ngx_http_apikey_header_uint(ngx_http_request_t *r,
-    ngx_str_t *name, uint64_t n);
+    ngx_str_t *name, u_char *p, uint64_t n);
 
 
 static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
@@ -152,7 +155,7 @@ static ngx_int_t
 ngx_http_apikey_headers_limits(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
-    u_char                     *p, *last;
+    u_char                     *p, *last, *item;
     size_t                      size;
     ngx_str_t                   policy, limit;
     ngx_uint_t                  i, k;
@@ -161,7 +164,8 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
 
     size = ngx_http_apikey_headers_size(ctx);
 
-    policy.data = ngx_pnalloc(r->pool, size * 2);
+    policy.data = ngx_pnalloc(ctx->pool, size * 2
+                                         + 3 * APIKEY_UINT_TEXT_LEN);
     if (policy.data == NULL) {
         return NGX_ERROR;
     }
@@ -185,15 +189,17 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
                 *last++ = ' ';
             }
 
+            item = p;
             p = ngx_http_apikey_headers_item(p, b, account[i].level);
-            p = ngx_sprintf(p, ";q=%uL;w=%uL",
-                            ngx_min(b->limit->limit, NGX_HTTP_APIKEY_SF_MAX),
-                            ngx_http_apikey_seconds(b->limit->window));
+            last = ngx_cpymem(last, item, p - item);
 
-            last = ngx_http_apikey_headers_item(last, b, account[i].level);
-            last = ngx_sprintf(last, ";r=%uL;t=%uL",
-                               ngx_min(b->remaining, NGX_HTTP_APIKEY_SF_MAX),
-                               ngx_http_apikey_seconds(b->reset));
+            p = ngx_http_apikey_headers_parameter(p, 'q', b->limit->limit);
+            p = ngx_http_apikey_headers_parameter(p, 'w',
+                                  ngx_http_apikey_seconds(b->limit->window));
+
+            last = ngx_http_apikey_headers_parameter(last, 'r', b->remaining);
+            last = ngx_http_apikey_headers_parameter(last, 't',
+                                  ngx_http_apikey_seconds(b->reset));
         }
     }
 
@@ -208,13 +214,15 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    return ngx_http_apikey_headers_tightest(r, ctx);
+    return ngx_http_apikey_headers_tightest(r, ctx, limit.data + size);
 }
 
 
+/* p: room for three numbers. */
+
 static ngx_int_t
 ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx)
+    ngx_http_apikey_ctx_t *ctx, u_char *p)
 {
     ngx_http_apikey_bucket_t  *b;
 
@@ -224,17 +232,25 @@ ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_limit,
+    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_limit, p,
                                     b->limit->limit)
-        != NGX_OK
-        || ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_remaining,
-                                       b->remaining)
-           != NGX_OK)
+        != NGX_OK)
     {
         return NGX_ERROR;
     }
 
-    return ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_reset,
+    p += APIKEY_UINT_TEXT_LEN;
+
+    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_remaining, p,
+                                    b->remaining)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    p += APIKEY_UINT_TEXT_LEN;
+
+    return ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_reset, p,
                                        ngx_http_apikey_seconds(b->reset));
 }
 
@@ -304,19 +320,29 @@ ngx_http_apikey_headers_item(u_char *p, ngx_http_apikey_bucket_t *b,
 }
 
 
-static ngx_int_t
-ngx_http_apikey_header_uint(ngx_http_request_t *r, ngx_str_t *name, uint64_t n)
-{
-    u_char     *p;
-    ngx_str_t   value;
+/* ;name=n */
 
-    p = ngx_pnalloc(r->pool, NGX_INT64_LEN);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
+static u_char *
+ngx_http_apikey_headers_parameter(u_char *p, u_char name, uint64_t n)
+{
+    *p++ = ';';
+    *p++ = name;
+    *p++ = '=';
+
+    n = ngx_min(n, NGX_HTTP_APIKEY_SF_MAX);
+
+    return (u_char *) apikey_uint_format((char *) p, n);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_header_uint(ngx_http_request_t *r, ngx_str_t *name, u_char *p,
+    uint64_t n)
+{
+    ngx_str_t  value;
 
     value.data = p;
-    value.len = ngx_sprintf(p, "%uL", n) - p;
+    value.len = (u_char *) apikey_uint_format((char *) p, n) - p;
 
     return ngx_http_apikey_header_add(r, name, &value);
 }

@@ -88,7 +88,9 @@ ngx_http_apikey_hide_headers(ngx_http_request_t *r,
 
             h = (ngx_table_elt_t *) part->elts + i;
 
-            if (ngx_http_apikey_header_is(h, source, &value) != NGX_OK) {
+            if (!ngx_http_apikey_header_may_be(h, source)
+                || ngx_http_apikey_header_is(h, source, &value) != NGX_OK)
+            {
                 i++;
                 continue;
             }
@@ -443,12 +445,17 @@ ngx_http_apikey_request_line_mask(ngx_http_request_t *r, ngx_str_t *name)
 ngx_int_t
 ngx_http_apikey_request_id_set(ngx_http_request_t *r, ngx_str_t *id)
 {
-    ngx_list_t                *list;
-    ngx_table_elt_t           *h;
-    ngx_http_apikey_source_t   source;
+    ngx_list_t       *list;
+    ngx_table_elt_t  *h;
 
-    source.type = NGX_HTTP_APIKEY_SOURCE_HEADER;
-    ngx_str_set(&source.name, "x-request-id");
+    static ngx_uint_t                hash;
+    static ngx_http_apikey_source_t  source = {
+        NGX_HTTP_APIKEY_SOURCE_HEADER, ngx_string("x-request-id")
+    };
+
+    if (hash == 0) {
+        hash = ngx_hash_key(source.name.data, source.name.len);
+    }
 
     if (ngx_http_apikey_hide_headers(r, &source) != NGX_OK) {
         return NGX_ERROR;
@@ -473,7 +480,7 @@ ngx_http_apikey_request_id_set(ngx_http_request_t *r, ngx_str_t *id)
 
     ngx_str_set(&h->key, "X-Request-Id");
     h->lowcase_key = source.name.data;
-    h->hash = ngx_hash_key(h->lowcase_key, h->key.len);
+    h->hash = hash;
     h->value = *id;
 
     return NGX_OK;

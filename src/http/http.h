@@ -53,7 +53,8 @@ typedef enum {
 
 typedef struct {
     ngx_http_apikey_source_e  type;
-    ngx_str_t                 name;          /* header: lower case */
+    ngx_str_t                 name;          /* header: lower case; bearer:
+                                                its header's */
 } ngx_http_apikey_source_t;
 
 

@@ -381,14 +381,14 @@ ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d)
 
     conf = &d->limiter->conf;
 
+    d->decided_at = apikey_clock_real();
+
     switch (conf->down) {
 
     case NGX_HTTP_APIKEY_DOWN_ALLOW:
-        d->decided_at = apikey_clock_real();
         return ngx_http_apikey_decide_done(d, NGX_OK, APIKEY_MODE_DOWN_ALLOW);
 
     case NGX_HTTP_APIKEY_DOWN_DENY:
-        d->decided_at = apikey_clock_real();
         return ngx_http_apikey_decide_done(d, NGX_ERROR,
                                            APIKEY_MODE_DOWN_DENY);
 
@@ -431,7 +431,6 @@ ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d, ngx_uint_t nodes,
                                          &none);
     }
 
-    d->decided_at = apikey_clock_real();
     d->known = (rc != NGX_ERROR && mode == APIKEY_MODE_LOCAL);
 
     return ngx_http_apikey_decide_done(d, rc, mode);

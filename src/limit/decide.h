@@ -62,13 +62,15 @@ struct ngx_http_apikey_decision_s {
     void                      (*handler)(ngx_http_apikey_decision_t *d);
     void                       *data;
 
+    int64_t                     decided_at;  /* us since the epoch.  In: now;
+                                                out: when it was decided, in
+                                                direct mode by Redis' time */
+
     /* out, valid when decide() did not return NGX_AGAIN or handler ran */
     ngx_int_t                   rc;          /* NGX_OK admitted, NGX_DECLINED
                                                 refused by a limit, NGX_ERROR
                                                 unavailable */
     apikey_mode_e               mode;
-    int64_t                     decided_at;  /* us since the epoch; Redis time
-                                                in direct mode */
     unsigned                    known:1;     /* buckets' out members hold */
 
     /* private to the limiter */
