@@ -185,4 +185,30 @@ is_deeply(\%n, { 200 => 10 }, 'requests that wait are answered over a reload');
 $peer->mode('pass');
 wait_direct($slow);
 
+# one deadline for both waits, for the connection and then for TAKE: this
+# peer lets a worker in late, two thirds of it gone, and then says nothing
+
+my $open = "$t->{dir}/open";
+my $door = $t->peer(redis => sub {
+    my ($state, $command) = @_;
+
+    return undef if $command ne 'PING';
+    wait_for('the door', sub { -e $open }, 30);
+    return "+PONG\r\n";
+});
+my $late = node('late', 'redis://127.0.0.1:' . $door->port . ' timeout=3s',
+                'apikey_redis_down deny;');
+
+my $conn = $late->conn;
+my $start = time;
+
+$conn->send("GET / HTTP/1.1\r\nHost: a\r\nX-API-Key: $big->{key}\r\n\r\n");
+wait_for('it waits', sub { $late->metric('apikey_waiting') == 1 });
+wait_for('two seconds', sub { time - $start >= 2 });
+open my $opened, '>', $open or die "$open: $!\n";
+wait_for('TAKE', sub { grep { $_->[0] eq 'EVALSHA' } $door->commands });
+
+is($conn->response->{status}, 503, 'let in, and then not answered');
+cmp_ok(time - $start, '<', 4.5, 'no longer than the deadline, not 2 + 3 s');
+
 $t->done;

@@ -4,8 +4,9 @@
  * when Redis does not.
  *
  * A request waits at most once: for its TAKE, or for the connection that a
- * worker makes when it starts or has just lost, and then for TAKE.  It never
- * waits while the breaker is open or after an attempt to connect failed.
+ * worker makes when it starts or has just lost, and then for TAKE, with one
+ * deadline for both.  It never waits while the breaker is open or after an
+ * attempt to connect failed.
  * A decision is its caller's; only while it waits is it known here.
  */
 
@@ -60,6 +61,7 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
 
     d->call.handler = ngx_http_apikey_decide_reply;
     d->call.data = d;
+    d->call.deadline = ngx_current_msec + l->conf.redis->timeout;
 
     d->event.handler = ngx_http_apikey_decide_event_handler;
     d->event.data = d;

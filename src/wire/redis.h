@@ -53,10 +53,11 @@ typedef void (*ngx_http_apikey_redis_handler_pt)(
 struct ngx_http_apikey_redis_call_s {
     ngx_http_apikey_redis_handler_pt   handler;
     void                              *data;
-    ngx_msec_t                         deadline;  /* set by the first send();
-                                                     kept where it is not 0:
-                                                     a second send of one call
-                                                     does not wait longer */
+    ngx_msec_t                         deadline;  /* 0: set by send(); kept
+                                                     otherwise: a call that
+                                                     waited before, or is sent
+                                                     again, does not wait
+                                                     longer */
     ngx_http_apikey_redis_t           *redis;     /* private from here */
     ngx_uint_t                         slot;
     unsigned                           waiting:1;
