@@ -76,10 +76,15 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
 
     t = &batch->sql;
 
-    /* of poison the INSERT stands there already */
+    /*
+     * Of poison the INSERT stands there already.  What is committed need not
+     * be on the disk here, so a commit has to be on one there.
+     */
 
     ngx_http_apikey_text_put(t, "SELECT set_config('apikey.caller', 'node',"
-                                " true); SELECT apikey.usage_apply('");
+        " true), set_config('synchronous_commit',"
+        " replace(current_setting('synchronous_commit'), 'off', 'local'),"
+        " true); SELECT apikey.usage_apply('");
     ngx_http_apikey_text_uuid(t, conf->node);
     ngx_http_apikey_text_put(t, "',");
     ngx_http_apikey_text_quoted(t, (char *) conf->name->data,

@@ -179,16 +179,11 @@ ngx_http_apikey_ship_destroy(ngx_http_apikey_ship_t *ship)
     if (ship->busy) {
         ship->busy = 0;
 
-        if (ship->disk_op == NGX_HTTP_APIKEY_DISK_APPEND) {
-            if (ship->disk_rc == APIKEY_SPOOL_OK) {
-                ngx_http_apikey_ship_synced(ship);
-
-            } else {
-                ngx_http_apikey_ship_ungather(ship);
-            }
-
-        } else if (ship->disk_op == NGX_HTTP_APIKEY_DISK_OPEN) {
+        if (ship->disk_op == NGX_HTTP_APIKEY_DISK_OPEN) {
             ship->opened = ship->disk_rc == APIKEY_SPOOL_OK;
+
+        } else if (ship->disk_op != NGX_HTTP_APIKEY_DISK_READ) {
+            (void) ngx_http_apikey_ship_settle(ship);
         }
 
     } else if (ship->direct) {
@@ -213,7 +208,9 @@ ngx_http_apikey_ship_flush(ngx_http_apikey_ship_t *ship)
     ship->scan_at = ngx_current_msec;
     ngx_http_apikey_ship_scan(ship);
 
-    if (!ngx_http_apikey_ship_waiting(ship)) {
+    if (!ngx_http_apikey_ship_waiting(ship)
+        && !ngx_http_apikey_ship_unsafe(ship))
+    {
         return;
     }
 
@@ -239,16 +236,16 @@ ngx_http_apikey_ship_flush(ngx_http_apikey_ship_t *ship)
                                                       APIKEY_SPOOL_CHUNK,
                                                       &as_of);
 
-        if (ship->chunk_len == 0
-            || apikey_spool_append(&ship->spool, ship->chunk,
-                                   ship->chunk_len, apikey_clock_real(),
-                                   &ship->marks)
-               != APIKEY_SPOOL_OK)
-        {
+        ship->sync = ship->chunk_len == 0;
+        ship->disk_rc = ship->sync ? apikey_spool_sync(&ship->spool)
+                        : apikey_spool_append(&ship->spool, ship->chunk,
+                                              ship->chunk_len,
+                                              apikey_clock_real(),
+                                              &ship->marks);
+
+        if (!ngx_http_apikey_ship_settle(ship) || ship->sync) {
             return;
         }
-
-        ngx_http_apikey_ship_synced(ship);
     }
 }
 

@@ -24,6 +24,9 @@
 #define NGX_HTTP_APIKEY_OWN_RINGS  8     /* of one worker */
 #define NGX_HTTP_APIKEY_SUMS       256
 
+#define NGX_HTTP_APIKEY_TICK_MIN   10    /* ms */
+#define NGX_HTTP_APIKEY_TICK_MAX   100
+
 
 /* A growing buffer; failed: out of memory, and the content is a prefix. */
 
@@ -110,6 +113,7 @@ typedef struct {
 typedef enum {
     NGX_HTTP_APIKEY_DISK_OPEN = 0,
     NGX_HTTP_APIKEY_DISK_APPEND,
+    NGX_HTTP_APIKEY_DISK_SYNC,
     NGX_HTTP_APIKEY_DISK_READ
 } ngx_http_apikey_disk_e;
 
@@ -134,6 +138,11 @@ typedef struct {
     u_char                          *chunk;      /* being written */
     size_t                           chunk_len;
     int64_t                          chunk_as_of;
+    ngx_msec_t                       chunk_at;   /* when it was gathered */
+    ngx_msec_t                       gathered_at;    /* all up to then */
+    ngx_msec_t                       gather_at;  /* the next time */
+    ngx_msec_t                       unsafe_at;  /* not before it was recorded
+                                                    what is in neither disk */
 
     /* Postgres */
     ngx_http_apikey_pg_t            *pg;
@@ -144,6 +153,7 @@ typedef struct {
     size_t                           frames_len;
     size_t                           read_len;   /* the thread's */
     int64_t                          frames_as_of;
+    ngx_msec_t                       frames_at;  /* chunk_at; 0: unknown */
     int64_t                          as_of;      /* told to Postgres */
     int64_t                          since;      /* the oldest segment's
                                                     time, at the start */
@@ -164,6 +174,7 @@ typedef struct {
     unsigned                         seek:1;     /* the cursor is due */
     unsigned                         direct:1;   /* frames come from rings */
     unsigned                         rest:1;     /* a gather left some */
+    unsigned                         sync:1;     /* this call of the disk */
     unsigned                         closing:1;  /* targets are set */
     unsigned                         told:1;     /* trouble was logged */
 } ngx_http_apikey_ship_t;
@@ -221,16 +232,24 @@ void ngx_http_apikey_ship_disconnect(ngx_http_apikey_ship_t *ship);
 /* exit_process: the rest of the rings goes to the disk, here and now */
 void ngx_http_apikey_ship_destroy(ngx_http_apikey_ship_t *ship);
 
-/* ship_disk.c */
+/* ship_rings.c */
 void ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship);
 void ngx_http_apikey_ship_found(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r);
 size_t ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
     size_t size, int64_t *as_of);
+ngx_uint_t ngx_http_apikey_ship_unsafe(ngx_http_apikey_ship_t *ship);
 void ngx_http_apikey_ship_synced(ngx_http_apikey_ship_t *ship);
+void ngx_http_apikey_ship_committed(ngx_http_apikey_ship_t *ship);
 void ngx_http_apikey_ship_ungather(ngx_http_apikey_ship_t *ship);
-void ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship);
+void ngx_http_apikey_ship_regather(ngx_http_apikey_ship_t *ship);
 ngx_uint_t ngx_http_apikey_ship_waiting(ngx_http_apikey_ship_t *ship);
+
+/* ship_disk.c */
+void ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship);
+ngx_uint_t ngx_http_apikey_ship_settle(ngx_http_apikey_ship_t *ship);
+/* ms until it should run again */
+ngx_msec_t ngx_http_apikey_ship_wait(ngx_http_apikey_ship_t *ship);
 
 /* ship_pg.c */
 void ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship);

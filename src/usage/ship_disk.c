@@ -1,7 +1,7 @@
 
 /*
- * The shipper's way from rings to the spool and back into memory.  Every
- * call of the spool runs in nginx's thread pool, one at a time.
+ * The shipper's way to the spool and back into memory.  Every call of the
+ * spool runs in nginx's thread pool, one at a time.
  */
 
 
@@ -13,13 +13,9 @@
 #include "usage/ship.h"
 
 
-#define NGX_HTTP_APIKEY_SCAN   1000          /* ms between looks for rings */
-
-
-static void ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
-    ngx_http_apikey_ship_ring_t *r);
-static size_t ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
-    ngx_http_apikey_ship_ring_t *r, uint64_t head, u_char *buf, size_t size);
+static ngx_uint_t ngx_http_apikey_ship_write(ngx_http_apikey_ship_t *ship);
+static ngx_msec_t ngx_http_apikey_ship_due(ngx_http_apikey_ship_t *ship);
+static ngx_msec_t ngx_http_apikey_ship_pace(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_post(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_disk_e op);
 static void ngx_http_apikey_ship_thread(void *data, ngx_log_t *log);
@@ -27,245 +23,6 @@ static void ngx_http_apikey_ship_thread_done(ngx_event_t *ev);
 static void ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship);
-
-
-/* Finds new rings, and takes over what dead workers left in theirs. */
-
-void
-ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship)
-{
-    ngx_uint_t                    i;
-    apikey_ring_e                 rc;
-    ngx_http_apikey_usage_t      *u;
-    ngx_http_apikey_ship_ring_t  *r;
-
-    if ((ngx_msec_int_t) (ship->scan_at - ngx_current_msec) > 0) {
-        return;
-    }
-
-    ship->scan_at = ngx_current_msec + NGX_HTTP_APIKEY_SCAN;
-    u = ship->usage;
-
-    for (i = 0; i < NGX_HTTP_APIKEY_RINGS; i++) {
-        r = &ship->rings[i];
-
-        if (r->foreign) {
-            continue;
-        }
-
-        if (!r->open) {
-            rc = apikey_ring_open(&r->ring, (char *) u->dir, (uint32_t) i,
-                                  u->conf.node);
-
-            if (rc == APIKEY_RING_FAILED) {
-                if (r->ring.err == ENOENT) {
-                    break;               /* they are made in order */
-                }
-
-                ngx_log_error(NGX_LOG_ERR, ship->log, r->ring.err,
-                              "apikey: %s of \"%s/ring.%ui\" failed",
-                              r->ring.what, u->dir, i);
-                continue;
-            }
-
-            if (rc == APIKEY_RING_FOREIGN) {
-                ngx_log_error(NGX_LOG_WARN, ship->log, 0,
-                              "apikey: \"%s/ring.%ui\" is of another version "
-                              "or node and left alone", u->dir, i);
-                r->foreign = 1;
-                continue;
-            }
-
-            r->open = 1;
-            ngx_http_apikey_ship_found(ship, r);
-        }
-
-        if (i >= ship->nrings) {
-            ship->nrings = i + 1;
-        }
-
-        ngx_http_apikey_ship_adopt(ship, r);
-    }
-}
-
-
-/* Synced by a shipper that died before it moved the tail? */
-
-void
-ngx_http_apikey_ship_found(ngx_http_apikey_ship_t *ship,
-    ngx_http_apikey_ship_ring_t *r)
-{
-    uint64_t             last;
-    apikey_ring_file_t  *file;
-
-    if (r->open && ship->opened && !ship->busy) {
-        file = r->ring.file;
-        last = apikey_spool_last(&ship->spool, file->stream, file->epoch);
-
-        apikey_ring_done(&r->ring, ngx_min(apikey_ring_head(&r->ring), last));
-    }
-
-    r->taken = r->ring.read;
-}
-
-
-static void
-ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
-    ngx_http_apikey_ship_ring_t *r)
-{
-    uint64_t  read;
-
-    if (!__atomic_load_n(&r->ring.file->dirty, __ATOMIC_ACQUIRE)) {
-        return;
-    }
-
-    /* another open file than the owner's: its lock holds against this one */
-
-    read = r->ring.read;
-
-    if (apikey_ring_claim(&r->ring, apikey_clock_real()) != APIKEY_RING_OK) {
-        return;
-    }
-
-    ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
-                  "apikey: took over usage ring %uD of a worker that is gone",
-                  r->ring.file->stream);
-
-    apikey_ring_release(&r->ring, apikey_clock_real());
-    r->ring.read = read;
-}
-
-
-ngx_uint_t
-ngx_http_apikey_ship_waiting(ngx_http_apikey_ship_t *ship)
-{
-    ngx_uint_t  i;
-
-    for (i = 0; i < ship->nrings; i++) {
-        if (ship->rings[i].open
-            && apikey_ring_head(&ship->rings[i].ring)
-               > ship->rings[i].ring.read)
-        {
-            return 1;
-        }
-    }
-
-    return 0;
-}
-
-
-/*
- * Frames of what is new in the rings.  *as_of: everything recorded before it
- * is in these frames or went before; 0: the buffer is too small for all.
- */
-
-size_t
-ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
-    size_t size, int64_t *as_of)
-{
-    size_t                        len, n;
-    uint64_t                      head;
-    ngx_uint_t                    i;
-    ngx_http_apikey_ship_ring_t  *r;
-
-    *as_of = apikey_clock_real()
-             - 2 * 1000 * (int64_t) ship->usage->period;
-    len = 0;
-    ship->rest = 0;
-
-    for (i = 0; i < ship->nrings; i++) {
-        r = &ship->rings[i];
-
-        if (!r->open) {
-            continue;
-        }
-
-        head = apikey_ring_head(&r->ring);
-        r->taken = r->ring.read;
-
-        while (r->taken < head) {
-            n = ngx_http_apikey_ship_encode(ship, r, head, buf + len,
-                                            size - len);
-            if (n == 0) {
-                ship->rest = 1;
-                *as_of = 0;
-                break;
-            }
-
-            len += n;
-        }
-    }
-
-    return len;
-}
-
-
-static size_t
-ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
-    ngx_http_apikey_ship_ring_t *r, uint64_t head, u_char *buf, size_t size)
-{
-    const apikey_record_t  *record;
-
-    if (size < 4096) {
-        return 0;
-    }
-
-    apikey_frame_begin(&ship->encoder, buf, size, r->ring.file->stream,
-                       r->ring.file->epoch, r->taken + 1);
-
-    while (r->taken < head) {
-        record = apikey_ring_record(&r->ring, r->taken + 1);
-
-        if (record == NULL) {
-
-            /* damaged memory: the gap in the numbers will tell */
-
-            if (apikey_frame_end(&ship->encoder)) {
-                break;
-            }
-
-            r->taken++;
-            apikey_frame_begin(&ship->encoder, buf, size,
-                               r->ring.file->stream, r->ring.file->epoch,
-                               r->taken + 1);
-            continue;
-        }
-
-        if (!apikey_frame_add(&ship->encoder, record)) {
-            break;
-        }
-
-        r->taken++;
-    }
-
-    return apikey_frame_end(&ship->encoder);
-}
-
-
-/* What was gathered is safe elsewhere. */
-
-void
-ngx_http_apikey_ship_synced(ngx_http_apikey_ship_t *ship)
-{
-    ngx_uint_t  i;
-
-    for (i = 0; i < ship->nrings; i++) {
-        if (ship->rings[i].open) {
-            apikey_ring_done(&ship->rings[i].ring, ship->rings[i].taken);
-        }
-    }
-}
-
-
-void
-ngx_http_apikey_ship_ungather(ngx_http_apikey_ship_t *ship)
-{
-    ngx_uint_t  i;
-
-    for (i = 0; i < ship->nrings; i++) {
-        ship->rings[i].taken = ship->rings[i].ring.read;
-    }
-}
 
 
 /* Starts the next thing the disk has to do, if it is idle. */
@@ -310,17 +67,11 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
     }
 
     if (!ship->direct
-        && ngx_http_apikey_ship_waiting(ship)
         && (!ship->bad
-            || (ngx_msec_int_t) (ship->disk_retry - ngx_current_msec) <= 0))
+            || (ngx_msec_int_t) (ship->disk_retry - ngx_current_msec) <= 0)
+        && ngx_http_apikey_ship_write(ship))
     {
-        ship->chunk_len = ngx_http_apikey_ship_gather(ship, ship->chunk,
-                                                      APIKEY_SPOOL_CHUNK,
-                                                      &ship->chunk_as_of);
-        if (ship->chunk_len) {
-            ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_APPEND);
-            return;
-        }
+        return;
     }
 
     if (ship->frames_len == 0 && ship->known && !ship->seek
@@ -328,6 +79,104 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
     {
         ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_READ);
     }
+}
+
+
+/*
+ * Writes what is new.  It is synced only where Postgres does not commit it
+ * within "sync": a sync costs more than everything else that is done here.
+ */
+
+static ngx_uint_t
+ngx_http_apikey_ship_write(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  unsafe;
+
+    unsafe = ngx_http_apikey_ship_unsafe(ship);
+    ship->chunk_len = 0;
+
+    if (!ngx_http_apikey_ship_waiting(ship)) {
+        ship->gathered_at = ngx_current_msec;
+
+    } else if (ship->rest
+               || (ngx_msec_int_t) (ship->gather_at - ngx_current_msec) <= 0
+               || (unsafe && ngx_http_apikey_ship_due(ship) == 0))
+    {
+        if (!unsafe) {
+            ship->unsafe_at = ship->gathered_at;
+            unsafe = 1;
+        }
+
+        ship->chunk_len = ngx_http_apikey_ship_gather(ship, ship->chunk,
+                                                      APIKEY_SPOOL_CHUNK,
+                                                      &ship->chunk_as_of);
+        ship->gather_at = ngx_current_msec + ngx_http_apikey_ship_pace(ship);
+
+        if (!ship->rest) {
+            ship->gathered_at = ngx_current_msec;
+        }
+    }
+
+    ship->chunk_at = ship->gathered_at;
+    ship->sync = ship->bad || (unsafe && ngx_http_apikey_ship_due(ship) == 0);
+
+    if (ship->chunk_len) {
+        ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_APPEND);
+        return 1;
+    }
+
+    if (unsafe && ship->sync) {
+        ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_SYNC);
+        return 1;
+    }
+
+    return 0;
+}
+
+
+/* ms until the oldest of what is unsafe has to be synced */
+
+static ngx_msec_t
+ngx_http_apikey_ship_due(ngx_http_apikey_ship_t *ship)
+{
+    ngx_msec_t  age;
+
+    age = ngx_current_msec - ship->unsafe_at;
+
+    return age < ship->usage->conf.sync ? ship->usage->conf.sync - age : 0;
+}
+
+
+/* ms between two batches: half of "sync", so that half is Postgres's */
+
+static ngx_msec_t
+ngx_http_apikey_ship_pace(ngx_http_apikey_ship_t *ship)
+{
+    return ngx_max(NGX_HTTP_APIKEY_TICK_MIN,
+                   ngx_min(ship->usage->conf.sync / 2,
+                           NGX_HTTP_APIKEY_TICK_MAX));
+}
+
+
+ngx_msec_t
+ngx_http_apikey_ship_wait(ngx_http_apikey_ship_t *ship)
+{
+    ngx_msec_t  wait, due;
+
+    if (ship->bad || (!ship->busy && !ship->asking
+                      && !ngx_http_apikey_ship_unsafe(ship)))
+    {
+        return ship->usage->period;
+    }
+
+    wait = ngx_http_apikey_ship_pace(ship);
+
+    if (!ship->busy && ngx_http_apikey_ship_unsafe(ship)) {
+        due = ngx_http_apikey_ship_due(ship);
+        wait = ngx_max(1, ngx_min(wait, due));
+    }
+
+    return wait;
 }
 
 
@@ -384,6 +233,15 @@ ngx_http_apikey_ship_thread(void *data, ngx_log_t *log)
         ship->disk_rc = apikey_spool_append(&ship->spool, ship->chunk,
                                             ship->chunk_len, now,
                                             &ship->shipped);
+
+        if (ship->disk_rc != APIKEY_SPOOL_OK || !ship->sync) {
+            break;
+        }
+
+        /* fall through */
+
+    case NGX_HTTP_APIKEY_DISK_SYNC:
+        ship->disk_rc = apikey_spool_sync(&ship->spool);
         break;
 
     default:
@@ -409,6 +267,7 @@ ngx_http_apikey_ship_thread_done(ngx_event_t *ev)
         break;
 
     case NGX_HTTP_APIKEY_DISK_APPEND:
+    case NGX_HTTP_APIKEY_DISK_SYNC:
         ngx_http_apikey_ship_appended(ship);
         break;
 
@@ -420,6 +279,7 @@ ngx_http_apikey_ship_thread_done(ngx_event_t *ev)
         } else if (!ship->seek) {        /* else the marks changed meanwhile */
             ship->frames_len = ship->read_len;
             ship->frames_as_of = 0;
+            ship->frames_at = 0;
         }
     }
 
@@ -468,15 +328,51 @@ ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship)
 }
 
 
+/* What an append or a sync that ended means for the rings; 0: it failed. */
+
+ngx_uint_t
+ngx_http_apikey_ship_settle(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t                    i;
+    ngx_http_apikey_ship_ring_t  *r;
+
+    if (ship->disk_rc == APIKEY_SPOOL_FAILED) {
+        ngx_http_apikey_ship_regather(ship);
+        return 0;
+    }
+
+    if (ship->disk_rc == APIKEY_SPOOL_FULL) {
+        ngx_http_apikey_ship_ungather(ship);
+        ngx_http_apikey_ship_synced(ship);
+        return 0;
+    }
+
+    if (ship->sync) {
+        ngx_http_apikey_ship_synced(ship);
+        ship->unsafe_at = ship->chunk_at;
+        return 1;
+    }
+
+    for (i = 0; i < ship->nrings; i++) {
+        r = &ship->rings[i];
+
+        if (r->open && r->taken > r->ring.read) {
+            r->ring.read = r->taken;
+        }
+    }
+
+    return 1;
+}
+
+
 static void
 ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
 {
     u_char    *buf;
     uint64_t   left;
 
-    if (ship->disk_rc != APIKEY_SPOOL_OK) {
+    if (!ngx_http_apikey_ship_settle(ship)) {
         ngx_http_apikey_ship_trouble(ship);
-        ngx_http_apikey_ship_ungather(ship);
         ship->chunk_len = 0;
         return;
     }
@@ -489,13 +385,11 @@ ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
         ship->told = 0;
     }
 
-    ngx_http_apikey_ship_synced(ship);
-
     /* the usual case: what was written is all that is left to ship */
 
     left = apikey_spool_left(&ship->spool, &ship->cursor);
 
-    if (ship->known && !ship->seek && ship->frames_len == 0
+    if (ship->chunk_len && ship->known && !ship->seek && ship->frames_len == 0
         && left == ship->chunk_len)
     {
         buf = ship->frames;
@@ -504,6 +398,7 @@ ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
 
         ship->frames_len = ship->chunk_len;
         ship->frames_as_of = ship->chunk_as_of;
+        ship->frames_at = ship->chunk_at;
 
         ship->cursor.seq = ship->spool.segment[ship->spool.n - 1].seq;
         ship->cursor.offset = ship->spool.segment[ship->spool.n - 1].end;

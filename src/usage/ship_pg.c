@@ -136,6 +136,7 @@ ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op, PGresult *res)
     ship->seek = 1;
     ship->backoff = 0;
     ngx_http_apikey_ship_forget(ship);
+    ngx_http_apikey_ship_committed(ship);
 
     ngx_http_apikey_ship_run(ship);
 }
@@ -285,6 +286,7 @@ ngx_http_apikey_ship_applied(ngx_http_apikey_ship_t *ship)
     ship->poison[0] = '\0';
     ship->max = ngx_min(ship->max * 2, (ngx_uint_t) NGX_MAX_INT32_VALUE / 4);
     ship->beat_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT;
+    ngx_http_apikey_ship_committed(ship);
 
     if (!batch->more) {
         ngx_http_apikey_ship_finished(ship);
@@ -303,11 +305,17 @@ ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship)
 
     if (ship->direct) {
         ngx_http_apikey_ship_synced(ship);
+
+    } else if (ship->frames_at
+               && (ngx_msec_int_t) (ship->frames_at - ship->unsafe_at) > 0)
+    {
+        ship->unsafe_at = ship->frames_at;
     }
 
     ship->direct = 0;
     ship->frames_len = 0;
     ship->frames_as_of = 0;
+    ship->frames_at = 0;
 }
 
 
@@ -461,6 +469,7 @@ ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship)
     ship->direct = 0;
     ship->frames_len = 0;
     ship->frames_as_of = 0;
+    ship->frames_at = 0;
     ship->seek = 1;
 }
 

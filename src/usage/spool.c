@@ -22,6 +22,8 @@
 static apikey_spool_e apikey_spool_list(apikey_spool_t *spool);
 static bool apikey_spool_write(apikey_spool_t *spool, const uint8_t *data,
     size_t len, uint64_t offset);
+static apikey_spool_e apikey_spool_drop(apikey_spool_t *spool,
+    const char *what);
 static bool apikey_spool_begin(apikey_spool_t *spool, int fd,
     const apikey_segment_t *segment);
 static int apikey_spool_compare(const void *one, const void *two);
@@ -31,7 +33,7 @@ static void apikey_spool_remove(apikey_spool_t *spool, unsigned i);
 static apikey_spool_e apikey_spool_new(apikey_spool_t *spool, int64_t now);
 static bool apikey_spool_room(apikey_spool_t *spool,
     const apikey_marks_t *shipped);
-static void apikey_spool_finish(apikey_spool_t *spool);
+static apikey_spool_e apikey_spool_finish(apikey_spool_t *spool);
 
 
 apikey_spool_e
@@ -139,7 +141,7 @@ apikey_spool_close(apikey_spool_t *spool)
 {
     unsigned  i;
 
-    apikey_spool_finish(spool);
+    (void) apikey_spool_finish(spool);
 
     for (i = 0; i < spool->n; i++) {
         apikey_marks_free(&spool->segment[i].marks);
@@ -165,7 +167,10 @@ apikey_spool_append(apikey_spool_t *spool, const uint8_t *data, size_t len,
         if (segment->end + len > segment->bytes
             || now - segment->created > APIKEY_SPOOL_AGE)
         {
-            apikey_spool_finish(spool);
+            rc = apikey_spool_finish(spool);
+            if (rc != APIKEY_SPOOL_OK) {
+                return rc;
+            }
         }
     }
 
@@ -182,32 +187,46 @@ apikey_spool_append(apikey_spool_t *spool, const uint8_t *data, size_t len,
 
     segment = &spool->segment[spool->n - 1];
 
-    if (!apikey_spool_write(spool, data, len, segment->end)) {
-        (void) apikey_spool_fail(spool, "pwrite()");
-        goto failed;
-    }
+    spool->dirty = true;
 
-    if (fdatasync(spool->fd) == -1) {
-        (void) apikey_spool_fail(spool, "fdatasync()");
-        goto failed;
+    if (!apikey_spool_write(spool, data, len, segment->end)) {
+        return apikey_spool_drop(spool, "pwrite()");
     }
 
     if (!apikey_spool_count(segment, data, len)) {
-        (void) apikey_spool_fail(spool, "malloc()");
-        goto failed;
+        return apikey_spool_drop(spool, "malloc()");
     }
 
     segment->end += len;
     segment->written = now;
 
     return APIKEY_SPOOL_OK;
+}
 
-failed:
 
-    /* a failed sync may have dropped pages that look clean ever after */
+apikey_spool_e
+apikey_spool_sync(apikey_spool_t *spool)
+{
+    if (spool->dirty && fdatasync(spool->fd) == -1) {
+        return apikey_spool_drop(spool, "fdatasync()");
+    }
+
+    spool->dirty = false;
+
+    return APIKEY_SPOOL_OK;
+}
+
+
+/* A failed sync may have dropped pages that look clean ever after. */
+
+static apikey_spool_e
+apikey_spool_drop(apikey_spool_t *spool, const char *what)
+{
+    (void) apikey_spool_fail(spool, what);
 
     (void) close(spool->fd);
     spool->fd = -1;
+    spool->dirty = false;
 
     return APIKEY_SPOOL_FAILED;
 }
@@ -472,13 +491,17 @@ apikey_spool_room(apikey_spool_t *spool, const apikey_marks_t *shipped)
 }
 
 
-static void
+static apikey_spool_e
 apikey_spool_finish(apikey_spool_t *spool)
 {
     apikey_segment_t  *segment;
 
     if (spool->fd == -1) {
-        return;
+        return APIKEY_SPOOL_OK;
+    }
+
+    if (apikey_spool_sync(spool) != APIKEY_SPOOL_OK) {
+        return APIKEY_SPOOL_FAILED;
     }
 
     segment = &spool->segment[spool->n - 1];
@@ -489,6 +512,8 @@ apikey_spool_finish(apikey_spool_t *spool)
 
     (void) close(spool->fd);
     spool->fd = -1;
+
+    return APIKEY_SPOOL_OK;
 }
 
 

@@ -78,6 +78,7 @@ typedef struct {
                                             node: left alone */
     uint64_t            seq;             /* of the newest file */
     int                 fd;              /* of the last segment, or -1 */
+    bool                dirty;           /* written and not yet synced */
     int                 err;             /* errno of the last failure */
     const char         *what;            /* what failed; static */
 } apikey_spool_t;
@@ -105,11 +106,16 @@ apikey_spool_e apikey_spool_open(apikey_spool_t *spool, const char *dir,
 void apikey_spool_close(apikey_spool_t *spool);
 
 /*
- * Whole frames, at most CHUNK bytes; on disk when it returns OK.  Shipped
- * segments are deleted, oldest first, when the room is needed.
+ * Whole frames, at most CHUNK bytes; written when it returns OK, on disk after
+ * the next sync().  Shipped segments are deleted, oldest first, when the room
+ * is needed.  FULL: what was written before is synced.  FAILED: only what was
+ * synced is sure.
  */
 apikey_spool_e apikey_spool_append(apikey_spool_t *spool, const uint8_t *data,
     size_t len, int64_t now, const apikey_marks_t *shipped);
+
+/* OK: everything written is on disk.  FAILED: as above. */
+apikey_spool_e apikey_spool_sync(apikey_spool_t *spool);
 
 /* Deletes what is shipped and older than KEEP. */
 void apikey_spool_prune(apikey_spool_t *spool, int64_t now,

@@ -203,6 +203,13 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment,
         return apikey_spool_fail(spool, "malloc()");
     }
 
+    /* its writer may have been killed before it synced */
+
+    if (segment->seq == spool->seq && fdatasync(fd) == -1) {
+        (void) close(fd);
+        return apikey_spool_fail(spool, "fdatasync()");
+    }
+
     /* room that was only set aside */
 
     if (segment->bad == 0 && segment->marks.n && segment->end < size

@@ -17,10 +17,6 @@
 #include "usage/ship.h"
 
 
-#define NGX_HTTP_APIKEY_TICK_MIN  10         /* ms */
-#define NGX_HTTP_APIKEY_TICK_MAX  100
-
-
 static apikey_ring_e ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u);
 static apikey_slot_t *ngx_http_apikey_usage_get(ngx_http_apikey_usage_t *u,
     size_t size, apikey_ring_t **ring);
@@ -423,7 +419,8 @@ ngx_http_apikey_usage_tick(ngx_event_t *ev)
 
     ev->cancelable = u->drained || !ngx_http_apikey_usage_pending(u);
 
-    ngx_add_timer(ev, u->period);
+    ngx_add_timer(ev, u->ship ? ngx_http_apikey_ship_wait(u->ship)
+                              : u->period);
 }
 
 

@@ -1,0 +1,319 @@
+
+/*
+ * The shipper's side of the rings: which there are, frames of what is new in
+ * them, and how much of that is safe elsewhere.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "base/clock.h"
+#include "usage/ship.h"
+
+
+#define NGX_HTTP_APIKEY_SCAN   1000          /* ms between looks for rings */
+
+
+static void ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r);
+static size_t ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r, uint64_t head, u_char *buf, size_t size);
+
+
+/* Finds new rings, and takes over what dead workers left in theirs. */
+
+void
+ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t                    i;
+    apikey_ring_e                 rc;
+    ngx_http_apikey_usage_t      *u;
+    ngx_http_apikey_ship_ring_t  *r;
+
+    if ((ngx_msec_int_t) (ship->scan_at - ngx_current_msec) > 0) {
+        return;
+    }
+
+    ship->scan_at = ngx_current_msec + NGX_HTTP_APIKEY_SCAN;
+    u = ship->usage;
+
+    for (i = 0; i < NGX_HTTP_APIKEY_RINGS; i++) {
+        r = &ship->rings[i];
+
+        if (r->foreign) {
+            continue;
+        }
+
+        if (!r->open) {
+            rc = apikey_ring_open(&r->ring, (char *) u->dir, (uint32_t) i,
+                                  u->conf.node);
+
+            if (rc == APIKEY_RING_FAILED) {
+                if (r->ring.err == ENOENT) {
+                    break;               /* they are made in order */
+                }
+
+                ngx_log_error(NGX_LOG_ERR, ship->log, r->ring.err,
+                              "apikey: %s of \"%s/ring.%ui\" failed",
+                              r->ring.what, u->dir, i);
+                continue;
+            }
+
+            if (rc == APIKEY_RING_FOREIGN) {
+                ngx_log_error(NGX_LOG_WARN, ship->log, 0,
+                              "apikey: \"%s/ring.%ui\" is of another version "
+                              "or node and left alone", u->dir, i);
+                r->foreign = 1;
+                continue;
+            }
+
+            r->open = 1;
+            ngx_http_apikey_ship_found(ship, r);
+        }
+
+        if (i >= ship->nrings) {
+            ship->nrings = i + 1;
+        }
+
+        ngx_http_apikey_ship_adopt(ship, r);
+    }
+}
+
+
+/* Synced by a shipper that died before it moved the tail? */
+
+void
+ngx_http_apikey_ship_found(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r)
+{
+    uint64_t             last;
+    apikey_ring_file_t  *file;
+
+    if (r->open && ship->opened && !ship->busy) {
+        file = r->ring.file;
+        last = apikey_spool_last(&ship->spool, file->stream, file->epoch);
+
+        apikey_ring_done(&r->ring, ngx_min(apikey_ring_head(&r->ring), last));
+    }
+
+    r->taken = r->ring.read;
+}
+
+
+static void
+ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r)
+{
+    uint64_t  read;
+
+    if (!__atomic_load_n(&r->ring.file->dirty, __ATOMIC_ACQUIRE)) {
+        return;
+    }
+
+    /* another open file than the owner's: its lock holds against this one */
+
+    read = r->ring.read;
+
+    if (apikey_ring_claim(&r->ring, apikey_clock_real()) != APIKEY_RING_OK) {
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
+                  "apikey: took over usage ring %uD of a worker that is gone",
+                  r->ring.file->stream);
+
+    apikey_ring_release(&r->ring, apikey_clock_real());
+    r->ring.read = read;
+}
+
+
+ngx_uint_t
+ngx_http_apikey_ship_waiting(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < ship->nrings; i++) {
+        if (ship->rings[i].open
+            && apikey_ring_head(&ship->rings[i].ring)
+               > ship->rings[i].ring.read)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/*
+ * Frames of what is new in the rings.  *as_of: everything recorded before it
+ * is in these frames or went before; 0: the buffer is too small for all.
+ */
+
+size_t
+ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
+    size_t size, int64_t *as_of)
+{
+    size_t                        len, n;
+    uint64_t                      head;
+    ngx_uint_t                    i;
+    ngx_http_apikey_ship_ring_t  *r;
+
+    *as_of = apikey_clock_real()
+             - 2 * 1000 * (int64_t) ship->usage->period;
+    len = 0;
+    ship->rest = 0;
+
+    for (i = 0; i < ship->nrings; i++) {
+        r = &ship->rings[i];
+
+        if (!r->open) {
+            continue;
+        }
+
+        head = apikey_ring_head(&r->ring);
+        r->taken = r->ring.read;
+
+        while (r->taken < head) {
+            n = ngx_http_apikey_ship_encode(ship, r, head, buf + len,
+                                            size - len);
+            if (n == 0) {
+                ship->rest = 1;
+                *as_of = 0;
+                break;
+            }
+
+            len += n;
+        }
+    }
+
+    return len;
+}
+
+
+static size_t
+ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r, uint64_t head, u_char *buf, size_t size)
+{
+    const apikey_record_t  *record;
+
+    if (size < 4096) {
+        return 0;
+    }
+
+    apikey_frame_begin(&ship->encoder, buf, size, r->ring.file->stream,
+                       r->ring.file->epoch, r->taken + 1);
+
+    while (r->taken < head) {
+        record = apikey_ring_record(&r->ring, r->taken + 1);
+
+        if (record == NULL) {
+
+            /* damaged memory: the gap in the numbers will tell */
+
+            if (apikey_frame_end(&ship->encoder)) {
+                break;
+            }
+
+            r->taken++;
+            apikey_frame_begin(&ship->encoder, buf, size,
+                               r->ring.file->stream, r->ring.file->epoch,
+                               r->taken + 1);
+            continue;
+        }
+
+        if (!apikey_frame_add(&ship->encoder, record)) {
+            break;
+        }
+
+        r->taken++;
+    }
+
+    return apikey_frame_end(&ship->encoder);
+}
+
+
+/* What is written, but neither synced nor committed. */
+
+ngx_uint_t
+ngx_http_apikey_ship_unsafe(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < ship->nrings; i++) {
+        if (ship->rings[i].open
+            && ship->rings[i].ring.read
+               > apikey_ring_tail(&ship->rings[i].ring))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* What was gathered is safe elsewhere. */
+
+void
+ngx_http_apikey_ship_synced(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < ship->nrings; i++) {
+        if (ship->rings[i].open) {
+            apikey_ring_done(&ship->rings[i].ring, ship->rings[i].taken);
+        }
+    }
+}
+
+
+/* So is what Postgres has. */
+
+void
+ngx_http_apikey_ship_committed(ngx_http_apikey_ship_t *ship)
+{
+    uint64_t              mark;
+    ngx_uint_t            i;
+    apikey_ring_t        *ring;
+
+    for (i = 0; i < ship->nrings; i++) {
+        if (ship->rings[i].open) {
+            ring = &ship->rings[i].ring;
+            mark = apikey_marks_get(&ship->marks, (uint32_t) i,
+                                    ring->file->epoch);
+            apikey_ring_done(ring, ngx_min(apikey_ring_head(ring), mark));
+        }
+    }
+}
+
+
+void
+ngx_http_apikey_ship_ungather(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < ship->nrings; i++) {
+        ship->rings[i].taken = ship->rings[i].ring.read;
+    }
+}
+
+
+/* Nor is what was written before safe: it is written once more. */
+
+void
+ngx_http_apikey_ship_regather(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < ship->nrings; i++) {
+        if (ship->rings[i].open) {
+            ship->rings[i].ring.read
+                                = apikey_ring_tail(&ship->rings[i].ring);
+        }
+    }
+
+    ngx_http_apikey_ship_ungather(ship);
+}
