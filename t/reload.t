@@ -86,6 +86,7 @@ is(status($free), 200, 'nor does a missing file');
 
 # another size: a new zone, filled from the saved copy
 
+wait_for('the saved copy', sub { -s $n->dir . '/journal/keyring' });
 $n->set(base => { zone => 'apikey_zone zone=apikey:16m;' });
 $n->reload;
 

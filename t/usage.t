@@ -27,7 +27,7 @@ sub used { return $pg->value('SELECT requests FROM apikey.key_usage
 
 
 subtest 'one request' => sub {
-    my $r = $n->get('/items/1?a=b', key => $key->{key});
+    my $r = $n->get('/delay/20?a=b', key => $key->{key});
     my $id = $r->{headers}{'x-request-id'};
 
     is($r->{status}, 200, 'passes');
