@@ -123,6 +123,32 @@ wait_for('all records', sub {
 }, 20);
 pass('and every one is recorded');
 
+
+# requests without end keep the old workers, among them the shipper
+
+my @long = map { $n->conn } 1 .. 12;
+my $sent = $t->upstream->hits;
+
+$_->send(Apikey::Http::build('GET', '/hang', key => $free->{key}))
+    for @long;
+wait_for('the long ones upstream',
+         sub { $t->upstream->hits == $sent + @long });
+
+$n->reload;
+
+my @after = map { $n->get('/', key => $free->{key})
+                    ->{headers}{'x-request-id'} } 1 .. 5;
+
+wait_for('the records of the new workers', sub {
+    my %have = map { $_ => 1 } $t->events;
+    return !grep { !$have{$_} } @after;
+}, 10);
+pass('old workers that stay do not keep usage from Postgres');
+
+my @workers = $n->workers(all => 1);
+cmp_ok(scalar @workers, '>', 2, 'and they still run');
+
+$_->close for @long;
 $n->stop;
 
 

@@ -417,6 +417,16 @@ ngx_http_apikey_usage_tick(ngx_event_t *ev)
         }
     }
 
+    /* one long request must not keep the next shipper from its work */
+
+    if (u->drained && u->ship && !u->ship->busy) {
+        ngx_http_apikey_ship_destroy(u->ship);
+        u->ship = NULL;
+
+        (void) close(u->lock);
+        u->lock = -1;
+    }
+
     ev->cancelable = u->drained || !ngx_http_apikey_usage_pending(u);
 
     ngx_add_timer(ev, u->ship ? ngx_http_apikey_ship_wait(u->ship)
