@@ -15,6 +15,7 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 
+#include "base/number.h"
 #include "limit/limiter.h"
 #include "limit/local.h"
 #include "limit/script.h"
@@ -136,7 +137,7 @@ ngx_http_apikey_decide_take(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d)
 {
     size_t       size;
-    u_char      *p, number[NGX_INT_T_LEN];
+    u_char      *p, number[APIKEY_UINT_TEXT_LEN];
     ngx_str_t   *argv, *prefix;
     ngx_uint_t   i, n, argc;
 
@@ -168,7 +169,7 @@ ngx_http_apikey_decide_take(ngx_http_apikey_limiter_t *l,
     }
 
     argv[2].data = number;
-    argv[2].len = ngx_sprintf(number, "%ui", n) - number;
+    argv[2].len = (u_char *) apikey_uint_format((char *) number, n) - number;
 
     for (i = 0; i < n; i++) {
         argv[3 + i].data = p;

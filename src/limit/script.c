@@ -11,6 +11,7 @@
 #include <ngx_core.h>
 #include <ngx_sha1.h>
 
+#include "base/number.h"
 #include "base/uuid.h"
 #include "limit/script.h"
 #include "limit/script_lua.h"
@@ -62,6 +63,9 @@ u_char *
 ngx_http_apikey_script_key(u_char *p, ngx_str_t *prefix,
     ngx_http_apikey_account_t *account)
 {
+    u_char      scope[8];
+    ngx_uint_t  i;
+
     static const char  levels[APIKEY_LEVELS] = { 'k', 'o' };
     static const char  units[APIKEY_UNITS] = { 'r', 't', 'c', 'n' };
 
@@ -76,8 +80,15 @@ ngx_http_apikey_script_key(u_char *p, ngx_str_t *prefix,
     *p++ = ':';
     apikey_uuid_format((char *) p, account->holder);
     p += APIKEY_UUID_TEXT_LEN;
+    *p++ = ':';
+    *p++ = units[account->unit];
+    *p++ = ':';
 
-    return ngx_sprintf(p, ":%c:%016xL", units[account->unit], account->scope);
+    for (i = 0; i < 8; i++) {
+        scope[i] = (u_char) (account->scope >> (56 - 8 * i));
+    }
+
+    return (u_char *) apikey_hex_format((char *) p, scope, 8);
 }
 
 
@@ -156,17 +167,21 @@ ngx_http_apikey_script_next(ngx_http_apikey_script_reply_t *reply,
 }
 
 
+/* Written out, a compiler makes one store of it, or one load below. */
+
 static u_char *
 ngx_http_apikey_script_put(u_char *p, uint64_t n)
 {
-    ngx_uint_t  i;
+    p[0] = (u_char) n;
+    p[1] = (u_char) (n >> 8);
+    p[2] = (u_char) (n >> 16);
+    p[3] = (u_char) (n >> 24);
+    p[4] = (u_char) (n >> 32);
+    p[5] = (u_char) (n >> 40);
+    p[6] = (u_char) (n >> 48);
+    p[7] = (u_char) (n >> 56);
 
-    for (i = 0; i < 8; i++) {
-        *p++ = (u_char) n;
-        n >>= 8;
-    }
-
-    return p;
+    return p + 8;
 }
 
 
@@ -188,15 +203,13 @@ ngx_http_apikey_script_put_double(u_char *p, uint64_t n)
 static u_char *
 ngx_http_apikey_script_get_double(u_char *p, uint64_t *n)
 {
-    double      d;
-    uint64_t    bits;
-    ngx_uint_t  i;
+    double    d;
+    uint64_t  bits;
 
-    bits = 0;
-
-    for (i = 8; i > 0; i--) {
-        bits = bits << 8 | p[i - 1];
-    }
+    bits = (uint64_t) p[0] | (uint64_t) p[1] << 8 | (uint64_t) p[2] << 16
+           | (uint64_t) p[3] << 24 | (uint64_t) p[4] << 32
+           | (uint64_t) p[5] << 40 | (uint64_t) p[6] << 48
+           | (uint64_t) p[7] << 56;
 
     ngx_memcpy(&d, &bits, 8);
 

@@ -25,7 +25,8 @@ static void ngx_http_apikey_redis_posted_handler(ngx_event_t *ev);
 static void ngx_http_apikey_redis_timer_handler(ngx_event_t *ev);
 static void ngx_http_apikey_redis_set_timer(ngx_http_apikey_redis_t *redis,
     ngx_msec_t deadline);
-static ngx_int_t ngx_http_apikey_redis_parse(ngx_http_apikey_redis_t *redis);
+static ngx_int_t ngx_http_apikey_redis_parse(ngx_http_apikey_redis_t *redis,
+    size_t size);
 static void ngx_http_apikey_redis_dispatch(ngx_http_apikey_redis_t *redis,
     struct redisReply *reply);
 static ngx_int_t ngx_http_apikey_redis_fault(struct redisReply *reply);
@@ -268,14 +269,9 @@ ngx_http_apikey_redis_read_handler(ngx_event_t *rev)
             return;
         }
 
-        if (ngx_http_apikey_redis_feed(redis->reader, redis->in, n)
-            != NGX_OK)
-        {
-            ngx_http_apikey_redis_lost(redis, "its reply is too long");
-            return;
-        }
+        redis->now = apikey_clock_boot();
 
-        if (ngx_http_apikey_redis_parse(redis) != NGX_OK) {
+        if (ngx_http_apikey_redis_parse(redis, n) != NGX_OK) {
             return;
         }
     }
@@ -417,19 +413,23 @@ ngx_http_apikey_redis_set_timer(ngx_http_apikey_redis_t *redis,
 }
 
 
-/* NGX_ABORT: the connection is gone. */
+/* What was read; NGX_ABORT: the connection is gone. */
 
 static ngx_int_t
-ngx_http_apikey_redis_parse(ngx_http_apikey_redis_t *redis)
+ngx_http_apikey_redis_parse(ngx_http_apikey_redis_t *redis, size_t size)
 {
+    ngx_str_t           in;
     ngx_int_t           rc, fault;
     ngx_connection_t   *c;
     struct redisReply  *reply;
 
     c = redis->connection;
 
+    in.data = redis->in;
+    in.len = size;
+
     for ( ;; ) {
-        rc = ngx_http_apikey_redis_next(redis->reader, &reply);
+        rc = ngx_http_apikey_redis_next(redis->reader, &in, &reply);
 
         if (rc == NGX_AGAIN) {
             return NGX_OK;
@@ -482,7 +482,7 @@ ngx_http_apikey_redis_dispatch(ngx_http_apikey_redis_t *redis,
     redis->backoff = NGX_HTTP_APIKEY_REDIS_BACKOFF;
 
     apikey_histogram_add(&redis->stats->redis,
-                         apikey_clock_boot() - slot->start);
+                         ngx_max(redis->now - slot->start, 0));
 
     if (call == NULL) {
         return;

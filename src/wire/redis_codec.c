@@ -3,9 +3,11 @@
  * RESP with hiredis' reader (0.14 to 1.x: only what both have).
  *
  * Commands are formatted here, straight into the connection's buffer: the
- * format is three lines and hiredis allocates for each.  Replies are hiredis'
- * default objects.  Memory is bounded against a peer that lies: no aggregate
- * is accepted, for no command sent here has one, nor an endless string.
+ * format is three lines and hiredis allocates for each.  A whole string, the
+ * reply to nearly all of them, is read where it stands; all else goes through
+ * hiredis and is its default object.  Memory is bounded against a peer that
+ * lies: no aggregate is accepted, for no command sent here has one, nor an
+ * endless string.
  */
 
 
@@ -14,10 +16,21 @@
 
 #include <hiredis/hiredis.h>
 
+#include "base/number.h"
 #include "wire/redis_codec.h"
 
 
 #define NGX_HTTP_APIKEY_REDIS_REPLY_MAX  65536
+
+
+static u_char *ngx_http_apikey_redis_format_head(u_char *p, u_char type,
+    uint64_t n);
+static ngx_int_t ngx_http_apikey_redis_bulk(ngx_str_t *in);
+
+
+/* the one that stands in a read buffer */
+
+static redisReply  ngx_http_apikey_redis_string;
 
 
 size_t
@@ -41,14 +54,26 @@ ngx_http_apikey_redis_format(u_char *p, ngx_uint_t argc, ngx_str_t *argv)
 {
     ngx_uint_t  i;
 
-    p = ngx_sprintf(p, "*%ui" CRLF, argc);
+    p = ngx_http_apikey_redis_format_head(p, '*', argc);
 
     for (i = 0; i < argc; i++) {
-        p = ngx_sprintf(p, "$%uz" CRLF, argv[i].len);
+        p = ngx_http_apikey_redis_format_head(p, '$', argv[i].len);
         p = ngx_cpymem(p, argv[i].data, argv[i].len);
         *p++ = CR;
         *p++ = LF;
     }
+
+    return p;
+}
+
+
+static u_char *
+ngx_http_apikey_redis_format_head(u_char *p, u_char type, uint64_t n)
+{
+    *p++ = type;
+    p = (u_char *) apikey_uint_format((char *) p, n);
+    *p++ = CR;
+    *p++ = LF;
 
     return p;
 }
@@ -69,26 +94,28 @@ ngx_http_apikey_redis_reader_free(struct redisReader *reader)
 
 
 ngx_int_t
-ngx_http_apikey_redis_feed(struct redisReader *reader, u_char *buf,
-    size_t size)
-{
-    if (reader->len - reader->pos > NGX_HTTP_APIKEY_REDIS_REPLY_MAX) {
-        return NGX_ERROR;
-    }
-
-    if (redisReaderFeed(reader, (char *) buf, size) != REDIS_OK) {
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-ngx_int_t
-ngx_http_apikey_redis_next(struct redisReader *reader,
+ngx_http_apikey_redis_next(struct redisReader *reader, ngx_str_t *in,
     struct redisReply **reply)
 {
     void  *p;
+
+    if (in->len) {
+
+        if (reader->ridx == -1 && reader->pos == reader->len
+            && ngx_http_apikey_redis_bulk(in) == NGX_OK)
+        {
+            *reply = &ngx_http_apikey_redis_string;
+            return NGX_OK;
+        }
+
+        if (reader->len - reader->pos > NGX_HTTP_APIKEY_REDIS_REPLY_MAX
+            || redisReaderFeed(reader, (char *) in->data, in->len) != REDIS_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        in->len = 0;
+    }
 
     if (reader->ridx == -1) {
 
@@ -119,10 +146,54 @@ ngx_http_apikey_redis_next(struct redisReader *reader,
 }
 
 
+/* A short string that is here as a whole, where it stands: most are. */
+
+static ngx_int_t
+ngx_http_apikey_redis_bulk(ngx_str_t *in)
+{
+    size_t   len;
+    u_char  *p, *last;
+
+    p = in->data;
+    last = p + in->len;
+
+    if (*p++ != '$') {
+        return NGX_DECLINED;
+    }
+
+    for (len = 0; p < last && *p >= '0' && *p <= '9'; p++) {
+        len = len * 10 + (*p - '0');
+
+        if (len > NGX_HTTP_APIKEY_REDIS_REPLY_MAX) {
+            return NGX_DECLINED;
+        }
+    }
+
+    if (p == in->data + 1 || (size_t) (last - p) < len + 4
+        || p[0] != CR || p[1] != LF || p[len + 2] != CR || p[len + 3] != LF)
+    {
+        return NGX_DECLINED;
+    }
+
+    ngx_http_apikey_redis_string.type = REDIS_REPLY_STRING;
+    ngx_http_apikey_redis_string.str = (char *) p + 2;
+    ngx_http_apikey_redis_string.len = len;
+
+    p += len + 4;
+
+    in->data = p;
+    in->len = last - p;
+
+    return NGX_OK;
+}
+
+
 void
 ngx_http_apikey_redis_reply_free(struct redisReply *reply)
 {
-    freeReplyObject(reply);
+    if (reply != &ngx_http_apikey_redis_string) {
+        freeReplyObject(reply);
+    }
 }
 
 

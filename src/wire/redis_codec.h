@@ -37,13 +37,14 @@ u_char *ngx_http_apikey_redis_format(u_char *p, ngx_uint_t argc,
 struct redisReader *ngx_http_apikey_redis_reader_create(void);
 void ngx_http_apikey_redis_reader_free(struct redisReader *reader);
 
-/* NGX_OK, NGX_ERROR: no memory, or a reply that no command here can have. */
-ngx_int_t ngx_http_apikey_redis_feed(struct redisReader *reader, u_char *buf,
-    size_t size);
-
-/* NGX_OK with *reply set, NGX_AGAIN, NGX_ERROR: this is not RESP. */
+/*
+ * The next reply in what was read; in is cut by what is consumed, and belongs
+ * to the reply until this is given back.  NGX_OK with *reply set; NGX_AGAIN:
+ * in is empty; NGX_ERROR: no memory, this is not RESP, or a reply that no
+ * command here can have.
+ */
 ngx_int_t ngx_http_apikey_redis_next(struct redisReader *reader,
-    struct redisReply **reply);
+    ngx_str_t *in, struct redisReply **reply);
 
 void ngx_http_apikey_redis_reply_free(struct redisReply *reply);
 

@@ -72,6 +72,7 @@ struct ngx_http_apikey_redis_s {
     ngx_event_t                     timer;       /* deadlines of commands */
     ngx_event_t                     retry;       /* connecting, reconnecting */
 
+    int64_t                         now;         /* us, at the last read */
     ngx_msec_t                      progress;    /* the last reply */
     ngx_msec_t                      ready_at;
     ngx_msec_t                      backoff;

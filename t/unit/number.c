@@ -19,7 +19,7 @@ test_uint(uint64_t n)
     memset(text, '#', sizeof(text));
     end = apikey_uint_format(text, n);
 
-    is_text(text, end - text, want, want);
+    is_text(text, end - text, want, "as printf() writes it");
     ok(*end == '#', "nothing behind it");
 }
 
