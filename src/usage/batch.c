@@ -16,9 +16,11 @@
 
 
 #define NGX_HTTP_APIKEY_QUARTER  900000000LL
-#define NGX_HTTP_APIKEY_TABLE    65536
+#define NGX_HTTP_APIKEY_SLOTS    65536       /* at most */
 
 
+static void ngx_http_apikey_batch_table(ngx_http_apikey_batch_t *batch,
+    const u_char *frames, size_t len);
 static ngx_int_t ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     const u_char *frame, ngx_http_apikey_batch_conf_t *conf);
 static ngx_http_apikey_batch_stream_t *ngx_http_apikey_batch_stream(
@@ -46,7 +48,7 @@ ngx_http_apikey_batch_create(void)
         return NULL;
     }
 
-    batch->table = calloc(2 * NGX_HTTP_APIKEY_TABLE, sizeof(uint32_t));
+    batch->table = malloc(2 * NGX_HTTP_APIKEY_SLOTS * sizeof(uint32_t));
     if (batch->table == NULL) {
         free(batch);
         return NULL;
@@ -94,7 +96,7 @@ ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
     batch->raw = 0;
     batch->more = 0;
 
-    ngx_memzero(batch->table, 2 * NGX_HTTP_APIKEY_TABLE * sizeof(uint32_t));
+    ngx_http_apikey_batch_table(batch, frames, len);
 
     for (pos = 0; pos < len; pos += sizeof(apikey_frame_t) + frame.size) {
         ngx_memcpy(&frame, frames + pos, sizeof(apikey_frame_t));
@@ -120,6 +122,32 @@ ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
 }
 
 
+/* Only as much of it is used, and cleared, as the events need. */
+
+static void
+ngx_http_apikey_batch_table(ngx_http_apikey_batch_t *batch,
+    const u_char *frames, size_t len)
+{
+    size_t          pos, count;
+    apikey_frame_t  frame;
+
+    count = 0;
+
+    for (pos = 0; pos < len; pos += sizeof(apikey_frame_t) + frame.size) {
+        ngx_memcpy(&frame, frames + pos, sizeof(apikey_frame_t));
+        count += frame.count;
+    }
+
+    batch->slots = 64;
+
+    while (batch->slots < 2 * count && batch->slots < NGX_HTTP_APIKEY_SLOTS) {
+        batch->slots *= 2;
+    }
+
+    ngx_memzero(batch->table, 2 * batch->slots * sizeof(uint32_t));
+}
+
+
 static ngx_int_t
 ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     const u_char *frame, ngx_http_apikey_batch_conf_t *conf)
@@ -130,6 +158,7 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
 
     d = &batch->decoder;
     apikey_frame_open(d, frame);
+    batch->entries = 0;
 
     if (d->frame.first + d->frame.count - 1
         <= apikey_marks_get(conf->marks, d->frame.stream, d->frame.epoch))
@@ -231,6 +260,11 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
         return NGX_OK;
     }
 
+    while (batch->entries <= event->entry) {
+        ngx_memzero(&batch->entry[batch->entries++],
+                    sizeof(ngx_http_apikey_entry_t));
+    }
+
     row = ngx_http_apikey_batch_row(batch, event);
     if (row == NULL) {
         return NGX_ERROR;
@@ -275,15 +309,26 @@ static ngx_http_apikey_row_t *
 ngx_http_apikey_batch_row(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event)
 {
-    int64_t                 start;
-    uint32_t                hash, i, *slot;
-    ngx_http_apikey_row_t  *row;
+    int64_t                   start;
+    uint32_t                  hash, i, *slot;
+    ngx_http_apikey_row_t    *row;
+    ngx_http_apikey_entry_t  *entry;
 
     start = event->count.time - event->count.time % NGX_HTTP_APIKEY_QUARTER;
+    entry = &batch->entry[event->entry];
+
+    if (entry->row) {
+        row = (ngx_http_apikey_row_t *) batch->rows.data + (entry->row - 1);
+
+        if (row->start == start) {
+            return row;
+        }
+    }
+
     hash = ngx_http_apikey_batch_hash(event, start);
 
     for (i = hash; ; i++) {
-        slot = &batch->table[i % NGX_HTTP_APIKEY_TABLE];
+        slot = &batch->table[i & (batch->slots - 1)];
 
         if (*slot == 0) {
             break;
@@ -294,6 +339,7 @@ ngx_http_apikey_batch_row(ngx_http_apikey_batch_t *batch,
         if (row->hash == hash
             && ngx_http_apikey_batch_same(row, event, start))
         {
+            entry->row = *slot;
             return row;
         }
     }
@@ -305,6 +351,7 @@ ngx_http_apikey_batch_row(ngx_http_apikey_batch_t *batch,
     }
 
     *slot = (uint32_t) (batch->rows.len / sizeof(ngx_http_apikey_row_t));
+    entry->row = *slot;
 
     ngx_memzero(row, sizeof(ngx_http_apikey_row_t));
     row->shape = event->shape;
@@ -326,8 +373,10 @@ ngx_http_apikey_batch_hash(apikey_event_t *event, int64_t start)
     hash = apikey_crc32c((uint32_t) start, event->shape.key, 16);
 
     for (i = 0; i < APIKEY_TEXT_SESSION; i++) {
-        hash = apikey_crc32c(hash + event->shape.len[i], event->text[i],
-                             event->shape.len[i]);
+        if (event->shape.len[i]) {
+            hash = apikey_crc32c(hash + i, event->text[i],
+                                 event->shape.len[i]);
+        }
     }
 
     return hash + event->shape.status * 31 + event->shape.verdict;
@@ -368,7 +417,7 @@ static void
 ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event)
 {
-    uint32_t                 i, *slot;
+    uint32_t                 i, *slot, *known;
     ngx_http_apikey_used_t  *used;
     static u_char            none[16];
 
@@ -376,9 +425,17 @@ ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
         return;
     }
 
+    known = &batch->entry[event->entry].used;
+
+    if (*known) {
+        used = (ngx_http_apikey_used_t *) batch->used.data + (*known - 1);
+        used->last = ngx_max(used->last, event->count.time);
+        return;
+    }
+
     for (i = apikey_crc32c(0, event->shape.secret, 16); ; i++) {
-        slot = &batch->table[NGX_HTTP_APIKEY_TABLE
-                             + i % NGX_HTTP_APIKEY_TABLE];
+        slot = &batch->table[batch->slots + (i & (batch->slots - 1))];
+
         if (*slot == 0) {
             break;
         }
@@ -386,10 +443,8 @@ ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
         used = (ngx_http_apikey_used_t *) batch->used.data + (*slot - 1);
 
         if (ngx_memcmp(used->secret, event->shape.secret, 16) == 0) {
-            if (event->count.time > used->last) {
-                used->last = event->count.time;
-            }
-
+            used->last = ngx_max(used->last, event->count.time);
+            *known = *slot;
             return;
         }
     }
@@ -401,6 +456,7 @@ ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
     }
 
     *slot = (uint32_t) (batch->used.len / sizeof(ngx_http_apikey_used_t));
+    *known = *slot;
 
     ngx_memcpy(used->secret, event->shape.secret, 16);
     used->last = event->count.time;

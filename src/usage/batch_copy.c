@@ -14,24 +14,23 @@
 #define NGX_HTTP_APIKEY_EPOCH_2000  946684800000000LL
 #define NGX_HTTP_APIKEY_COLUMNS     34
 
+/* what a row takes at most, but for its texts */
+#define NGX_HTTP_APIKEY_COPY_ROW    1024
 
-static void ngx_http_apikey_copy_int(ngx_http_apikey_text_t *t, int64_t n,
-    size_t size);
-static void ngx_http_apikey_copy_null(ngx_http_apikey_text_t *t);
-static void ngx_http_apikey_copy_bytes(ngx_http_apikey_text_t *t,
-    const void *p, size_t len);
-static void ngx_http_apikey_copy_text(ngx_http_apikey_text_t *t,
-    const char *s, size_t len);
-static void ngx_http_apikey_copy_uuid(ngx_http_apikey_text_t *t,
-    const u_char *uuid);
-static void ngx_http_apikey_copy_client(ngx_http_apikey_text_t *t,
-    const u_char *client);
-static void ngx_http_apikey_copy_who(ngx_http_apikey_text_t *t,
-    apikey_event_t *event);
-static void ngx_http_apikey_copy_what(ngx_http_apikey_text_t *t,
-    apikey_event_t *event);
-static void ngx_http_apikey_copy_counts(ngx_http_apikey_text_t *t,
-    apikey_event_t *event);
+
+static u_char *ngx_http_apikey_copy_int(u_char *p, int64_t n);
+static u_char *ngx_http_apikey_copy_int4(u_char *p, int32_t n);
+static u_char *ngx_http_apikey_copy_null(u_char *p);
+static u_char *ngx_http_apikey_copy_bytes(u_char *p, const void *s,
+    size_t len);
+static u_char *ngx_http_apikey_copy_name(u_char *p, const char *s);
+static u_char *ngx_http_apikey_copy_text(u_char *p, const char *s,
+    size_t len);
+static u_char *ngx_http_apikey_copy_uuid(u_char *p, const u_char *uuid);
+static u_char *ngx_http_apikey_copy_client(u_char *p, const u_char *client);
+static u_char *ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event);
+static u_char *ngx_http_apikey_copy_what(u_char *p, apikey_event_t *event);
+static u_char *ngx_http_apikey_copy_counts(u_char *p, apikey_event_t *event);
 static const char *ngx_http_apikey_method(uint32_t method);
 
 
@@ -59,57 +58,72 @@ void
 ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, const u_char *node)
 {
+    u_char                  *p, *start;
+    size_t                   size;
+    ngx_uint_t               i;
     ngx_http_apikey_text_t  *t;
     static const u_char      header[19] = "PGCOPY\n\377\r\n\0";
 
     t = &batch->copy;
 
     if (t->len == 0) {
-        u_char  *p;
-
         p = ngx_http_apikey_text_add(t, sizeof(header));
         if (p) {
             ngx_memcpy(p, header, sizeof(header));
         }
     }
 
-    ngx_http_apikey_copy_int(t, NGX_HTTP_APIKEY_COLUMNS, 2);
+    size = NGX_HTTP_APIKEY_COPY_ROW;
 
-    ngx_http_apikey_copy_int(t, 8, 4);
-    ngx_http_apikey_copy_int(t, (int64_t) ((uint64_t) event->count.time
-                                       - NGX_HTTP_APIKEY_EPOCH_2000), 8);
-    ngx_http_apikey_copy_bytes(t, event->count.event, 16);
-    ngx_http_apikey_copy_bytes(t, node, 16);
+    for (i = 0; i < APIKEY_TEXTS; i++) {
+        size += event->shape.len[i];
+    }
 
-    ngx_http_apikey_copy_who(t, event);
-    ngx_http_apikey_copy_what(t, event);
-    ngx_http_apikey_copy_counts(t, event);
+    start = ngx_http_apikey_text_add(t, size);
+    if (start == NULL) {
+        return;
+    }
+
+    p = start;
+    *p++ = 0;
+    *p++ = NGX_HTTP_APIKEY_COLUMNS;
+
+    p = ngx_http_apikey_copy_int(p, (int64_t) ((uint64_t) event->count.time
+                                        - NGX_HTTP_APIKEY_EPOCH_2000));
+    p = ngx_http_apikey_copy_bytes(p, event->count.event, 16);
+    p = ngx_http_apikey_copy_bytes(p, node, 16);
+
+    p = ngx_http_apikey_copy_who(p, event);
+    p = ngx_http_apikey_copy_what(p, event);
+    p = ngx_http_apikey_copy_counts(p, event);
+
+    t->len -= (size_t) (start + size - p);
 }
 
 
-static void
-ngx_http_apikey_copy_who(ngx_http_apikey_text_t *t, apikey_event_t *event)
+static u_char *
+ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event)
 {
     apikey_shape_t  *shape;
 
     shape = &event->shape;
 
-    ngx_http_apikey_copy_uuid(t, shape->key);
-    ngx_http_apikey_copy_uuid(t, shape->secret);
-    ngx_http_apikey_copy_text(t, event->text[APIKEY_TEXT_OWNER],
-                              shape->len[APIKEY_TEXT_OWNER]);
-    ngx_http_apikey_copy_text(t, event->text[APIKEY_TEXT_CUSTOMER],
-                              shape->len[APIKEY_TEXT_CUSTOMER]);
-    ngx_http_apikey_copy_client(t, event->count.client);
-    ngx_http_apikey_copy_text(t, event->text[APIKEY_TEXT_SESSION],
-                              shape->len[APIKEY_TEXT_SESSION]);
+    p = ngx_http_apikey_copy_uuid(p, shape->key);
+    p = ngx_http_apikey_copy_uuid(p, shape->secret);
+    p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_OWNER],
+                                  shape->len[APIKEY_TEXT_OWNER]);
+    p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_CUSTOMER],
+                                  shape->len[APIKEY_TEXT_CUSTOMER]);
+    p = ngx_http_apikey_copy_client(p, event->count.client);
+
+    return ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_SESSION],
+                                     shape->len[APIKEY_TEXT_SESSION]);
 }
 
 
-static void
-ngx_http_apikey_copy_what(ngx_http_apikey_text_t *t, apikey_event_t *event)
+static u_char *
+ngx_http_apikey_copy_what(u_char *p, apikey_event_t *event)
 {
-    const char      *s;
     ngx_uint_t       i;
     apikey_shape_t  *shape;
 
@@ -117,51 +131,42 @@ ngx_http_apikey_copy_what(ngx_http_apikey_text_t *t, apikey_event_t *event)
 
     for (i = APIKEY_TEXT_SERVICE; i <= APIKEY_TEXT_ENDPOINT; i++) {
         if (shape->len[i]) {
-            ngx_http_apikey_copy_text(t, event->text[i], shape->len[i]);
+            p = ngx_http_apikey_copy_text(p, event->text[i], shape->len[i]);
 
         } else {
-            ngx_http_apikey_copy_bytes(t, "", 0);
+            p = ngx_http_apikey_copy_bytes(p, "", 0);
         }
     }
 
-    s = ngx_http_apikey_method(shape->method);
-    ngx_http_apikey_copy_bytes(t, s, ngx_strlen(s));
+    p = ngx_http_apikey_copy_name(p, ngx_http_apikey_method(shape->method));
+    p = ngx_http_apikey_copy_int4(p, shape->status);
+    p = ngx_http_apikey_copy_name(p,
+                 ngx_http_apikey_outcomes[ngx_http_apikey_outcome(shape)]);
+    p = ngx_http_apikey_copy_name(p, apikey_verdict_name(shape->verdict));
+    p = ngx_http_apikey_copy_name(p, apikey_mode_name(shape->mode));
 
-    ngx_http_apikey_copy_int(t, 4, 4);
-    ngx_http_apikey_copy_int(t, shape->status, 4);
-
-    s = ngx_http_apikey_outcomes[ngx_http_apikey_outcome(shape)];
-    ngx_http_apikey_copy_bytes(t, s, ngx_strlen(s));
-    s = apikey_verdict_name(shape->verdict);
-    ngx_http_apikey_copy_bytes(t, s, ngx_strlen(s));
-    s = apikey_mode_name(shape->mode);
-    ngx_http_apikey_copy_bytes(t, s, ngx_strlen(s));
-
-    ngx_http_apikey_copy_text(t, event->text[APIKEY_TEXT_LIMIT],
-                              shape->len[APIKEY_TEXT_LIMIT]);
+    p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_LIMIT],
+                                  shape->len[APIKEY_TEXT_LIMIT]);
 
     if (shape->len[APIKEY_TEXT_LIMIT]) {
-        ngx_http_apikey_copy_int(t, 8, 4);
-        ngx_http_apikey_copy_int(t, (int64_t) (shape->limit & INT64_MAX), 8);
-        ngx_http_apikey_copy_int(t, 8, 4);
-        ngx_http_apikey_copy_int(t, (int64_t) (event->count.remaining
-                                               & INT64_MAX), 8);
-        ngx_http_apikey_copy_int(t, 4, 4);
-        ngx_http_apikey_copy_int(t, shape->retry_after & 0x7fffffff, 4);
+        p = ngx_http_apikey_copy_int(p, (int64_t) (shape->limit & INT64_MAX));
+        p = ngx_http_apikey_copy_int(p, (int64_t) (event->count.remaining
+                                                   & INT64_MAX));
+        p = ngx_http_apikey_copy_int4(p, shape->retry_after & 0x7fffffff);
 
     } else {
-        ngx_http_apikey_copy_null(t);
-        ngx_http_apikey_copy_null(t);
-        ngx_http_apikey_copy_null(t);
+        p = ngx_http_apikey_copy_null(p);
+        p = ngx_http_apikey_copy_null(p);
+        p = ngx_http_apikey_copy_null(p);
     }
 
-    ngx_http_apikey_copy_text(t, event->text[APIKEY_TEXT_MODEL],
-                              shape->len[APIKEY_TEXT_MODEL]);
+    return ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_MODEL],
+                                     shape->len[APIKEY_TEXT_MODEL]);
 }
 
 
-static void
-ngx_http_apikey_copy_counts(ngx_http_apikey_text_t *t, apikey_event_t *event)
+static u_char *
+ngx_http_apikey_copy_counts(u_char *p, apikey_event_t *event)
 {
     uint64_t         n[9];
     const char      *s;
@@ -179,88 +184,94 @@ ngx_http_apikey_copy_counts(ngx_http_apikey_text_t *t, apikey_event_t *event)
 
     for (i = 0; i < 9; i++) {
         if (i == 5) {
-            s = ngx_http_apikey_sources[event->shape.source & 3];
-            ngx_http_apikey_copy_bytes(t, s, ngx_strlen(s));
+            p = ngx_http_apikey_copy_name(p,
+                         ngx_http_apikey_sources[event->shape.source & 3]);
 
-            if (c->cost < 0) {
-                ngx_http_apikey_copy_null(t);
+            p = c->cost < 0 ? ngx_http_apikey_copy_null(p)
+                            : ngx_http_apikey_copy_int(p, c->cost);
 
-            } else {
-                ngx_http_apikey_copy_int(t, 8, 4);
-                ngx_http_apikey_copy_int(t, c->cost, 8);
-            }
-
-            ngx_http_apikey_copy_null(t);        /* price_version */
+            p = ngx_http_apikey_copy_null(p);            /* price_version */
         }
 
-        ngx_http_apikey_copy_int(t, 8, 4);
-        ngx_http_apikey_copy_int(t, n[i] > INT64_MAX ? INT64_MAX
-                                                     : (int64_t) n[i], 8);
+        p = ngx_http_apikey_copy_int(p, n[i] > INT64_MAX ? INT64_MAX
+                                                         : (int64_t) n[i]);
     }
 
     s = apikey_end_name(event->shape.end);
-    ngx_http_apikey_copy_text(t, s, ngx_strlen(s));
+
+    return ngx_http_apikey_copy_text(p, s, ngx_strlen(s));
 }
 
 
-static void
-ngx_http_apikey_copy_int(ngx_http_apikey_text_t *t, int64_t n, size_t size)
+static u_char *
+ngx_http_apikey_copy_int(u_char *p, int64_t n)
 {
-    u_char  *p;
+    uint32_t  big[3];
 
-    p = ngx_http_apikey_text_add(t, size);
+    big[0] = htonl(8);
+    big[1] = htonl((uint32_t) ((uint64_t) n >> 32));
+    big[2] = htonl((uint32_t) n);
 
-    if (p) {
-        while (size-- > 0) {
-            p[size] = (u_char) n;
-            n >>= 8;
-        }
-    }
+    return ngx_cpymem(p, big, 12);
 }
 
 
-static void
-ngx_http_apikey_copy_null(ngx_http_apikey_text_t *t)
+static u_char *
+ngx_http_apikey_copy_int4(u_char *p, int32_t n)
 {
-    ngx_http_apikey_copy_int(t, -1, 4);
+    uint32_t  big[2];
+
+    big[0] = htonl(4);
+    big[1] = htonl((uint32_t) n);
+
+    return ngx_cpymem(p, big, 8);
 }
 
 
-static void
-ngx_http_apikey_copy_bytes(ngx_http_apikey_text_t *t, const void *s,
-    size_t len)
+static u_char *
+ngx_http_apikey_copy_null(u_char *p)
 {
-    u_char  *p;
+    ngx_memset(p, 0xff, 4);
 
-    ngx_http_apikey_copy_int(t, (int64_t) len, 4);
+    return p + 4;
+}
 
-    p = ngx_http_apikey_text_add(t, len);
 
-    if (p) {
-        ngx_memcpy(p, s, len);
-    }
+static u_char *
+ngx_http_apikey_copy_bytes(u_char *p, const void *s, size_t len)
+{
+    uint32_t  big;
+
+    big = htonl((uint32_t) len);
+    p = ngx_cpymem(p, &big, 4);
+
+    return ngx_cpymem(p, s, len);
+}
+
+
+static u_char *
+ngx_http_apikey_copy_name(u_char *p, const char *s)
+{
+    return ngx_http_apikey_copy_bytes(p, s, ngx_strlen(s));
 }
 
 
 /* Null when empty; bytes that are not UTF-8 become '?'. */
 
-static void
-ngx_http_apikey_copy_text(ngx_http_apikey_text_t *t, const char *s,
-    size_t len)
+static u_char *
+ngx_http_apikey_copy_text(u_char *p, const char *s, size_t len)
 {
-    size_t   n, i;
-    u_char  *p;
+    size_t    n, i;
+    uint32_t  big;
 
     if (len == 0) {
-        ngx_http_apikey_copy_null(t);
-        return;
+        return ngx_http_apikey_copy_null(p);
     }
 
-    ngx_http_apikey_copy_int(t, (int64_t) len, 4);
+    big = htonl((uint32_t) len);
+    p = ngx_cpymem(p, &big, 4);
 
-    p = ngx_http_apikey_text_add(t, len);
-
-    for (i = 0; p && i < len; i += n ? n : 1) {
+    for (i = 0; i < len; i += n ? n : 1) {
         n = ngx_http_apikey_utf8(s + i, len - i);
 
         if (n) {
@@ -270,27 +281,28 @@ ngx_http_apikey_copy_text(ngx_http_apikey_text_t *t, const char *s,
             *p++ = '?';
         }
     }
+
+    return p;
 }
 
 
-static void
-ngx_http_apikey_copy_uuid(ngx_http_apikey_text_t *t, const u_char *uuid)
+static u_char *
+ngx_http_apikey_copy_uuid(u_char *p, const u_char *uuid)
 {
     static const u_char  none[16];
 
     if (ngx_memcmp(uuid, none, 16) == 0) {
-        ngx_http_apikey_copy_null(t);
-        return;
+        return ngx_http_apikey_copy_null(p);
     }
 
-    ngx_http_apikey_copy_bytes(t, uuid, 16);
+    return ngx_http_apikey_copy_bytes(p, uuid, 16);
 }
 
 
 /* inet: family, bits, is it cidr, length, address. */
 
-static void
-ngx_http_apikey_copy_client(ngx_http_apikey_text_t *t, const u_char *client)
+static u_char *
+ngx_http_apikey_copy_client(u_char *p, const u_char *client)
 {
     u_char               inet[20];
     size_t               n;
@@ -299,8 +311,7 @@ ngx_http_apikey_copy_client(ngx_http_apikey_text_t *t, const u_char *client)
                                         0xff, 0xff };
 
     if (ngx_memcmp(client, none, 16) == 0) {
-        ngx_http_apikey_copy_null(t);
-        return;
+        return ngx_http_apikey_copy_null(p);
     }
 
     n = ngx_memcmp(client, mapped, 12) == 0 ? 4 : 16;
@@ -311,7 +322,7 @@ ngx_http_apikey_copy_client(ngx_http_apikey_text_t *t, const u_char *client)
     inet[3] = (u_char) n;
     ngx_memcpy(inet + 4, client + 16 - n, n);
 
-    ngx_http_apikey_copy_bytes(t, inet, 4 + n);
+    return ngx_http_apikey_copy_bytes(p, inet, 4 + n);
 }
 
 

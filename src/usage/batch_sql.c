@@ -14,6 +14,9 @@
 #include "usage/ship.h"
 
 
+#define NGX_HTTP_APIKEY_ROW_COLUMNS  24
+
+
 static void ngx_http_apikey_text_put(ngx_http_apikey_text_t *t,
     const char *s);
 static void ngx_http_apikey_text_int(ngx_http_apikey_text_t *t, int64_t n);
@@ -24,6 +27,12 @@ static void ngx_http_apikey_text_quoted(ngx_http_apikey_text_t *t,
 static void ngx_http_apikey_sql_streams(ngx_http_apikey_batch_t *batch);
 static void ngx_http_apikey_sql_rows(ngx_http_apikey_batch_t *batch);
 static void ngx_http_apikey_sql_used(ngx_http_apikey_batch_t *batch);
+static ngx_uint_t ngx_http_apikey_rows_equal(ngx_http_apikey_row_t *rows,
+    ngx_uint_t n, ngx_uint_t column);
+static void ngx_http_apikey_row_value(ngx_http_apikey_text_t *t,
+    ngx_http_apikey_row_t *row, ngx_uint_t column, ngx_uint_t element);
+static const char *ngx_http_apikey_row_text(ngx_http_apikey_row_t *row,
+    ngx_uint_t column, size_t *len);
 static int64_t ngx_http_apikey_row_number(ngx_http_apikey_row_t *row,
     ngx_uint_t column);
 
@@ -205,64 +214,162 @@ ngx_http_apikey_sql_streams(ngx_http_apikey_batch_t *batch)
 }
 
 
-/* Column by column, as usage_apply() wants its arrays. */
+/*
+ * Column by column, as usage_apply() wants its arrays.  Most columns have one
+ * value in all rows: it is said once.
+ */
 
 static void
 ngx_http_apikey_sql_rows(ngx_http_apikey_batch_t *batch)
 {
-    const char              *s;
     ngx_uint_t               i, n, column;
-    ngx_http_apikey_row_t   *row, *rows;
+    ngx_http_apikey_row_t   *rows;
     ngx_http_apikey_text_t  *t;
 
     t = &batch->sql;
     rows = (ngx_http_apikey_row_t *) batch->rows.data;
     n = batch->rows.len / sizeof(ngx_http_apikey_row_t);
 
-    for (column = 0; column < 24; column++) {
+    for (column = 0; column < NGX_HTTP_APIKEY_ROW_COLUMNS; column++) {
+
+        if (n > 1 && ngx_http_apikey_rows_equal(rows, n, column)) {
+            ngx_http_apikey_text_put(t, ",array_fill(");
+            ngx_http_apikey_row_value(t, rows, column, 0);
+            ngx_http_apikey_text_put(t, column == 1 ? "::uuid,'{"
+                                        : column == 8 ? "::int,'{"
+                                        : ngx_http_apikey_row_text(rows,
+                                                           column, NULL)
+                                          ? "::text,'{" : "::bigint,'{");
+            ngx_http_apikey_text_int(t, (int64_t) n);
+            ngx_http_apikey_text_put(t, "}')");
+            continue;
+        }
+
         ngx_http_apikey_text_put(t, ",'{");
 
         for (i = 0; i < n; i++) {
-            row = &rows[i];
-
             if (i) {
                 ngx_http_apikey_text_put(t, ",");
             }
 
-            switch (column) {
-
-            case 1:
-                ngx_http_apikey_text_uuid(t, row->shape.key);
-                break;
-
-            case 2: case 3: case 4: case 5: case 6:
-                ngx_http_apikey_text_quoted(t, row->text[column - 2],
-                                            row->shape.len[column - 2], 1);
-                break;
-
-            case 7:
-                ngx_http_apikey_text_put(t,
-                                     ngx_http_apikey_outcomes[row->outcome]);
-                break;
-
-            case 9:
-                s = apikey_verdict_name(row->shape.verdict);
-                ngx_http_apikey_text_put(t, s);
-                break;
-
-            case 10:
-                ngx_http_apikey_text_quoted(t, row->text[APIKEY_TEXT_LIMIT],
-                                     row->shape.len[APIKEY_TEXT_LIMIT], 1);
-                break;
-
-            default:
-                ngx_http_apikey_text_int(t,
-                                  ngx_http_apikey_row_number(row, column));
-            }
+            ngx_http_apikey_row_value(t, &rows[i], column, 1);
         }
 
         ngx_http_apikey_text_put(t, "}'");
     }
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_rows_equal(ngx_http_apikey_row_t *rows, ngx_uint_t n,
+    ngx_uint_t column)
+{
+    size_t       len, len0;
+    int64_t      number;
+    ngx_uint_t   i;
+    const char  *s, *s0;
+
+    if (column == 1) {
+        for (i = 1; i < n; i++) {
+            if (ngx_memcmp(rows[i].shape.key, rows[0].shape.key, 16) != 0) {
+                return 0;
+            }
+        }
+
+        return 1;
+    }
+
+    s0 = ngx_http_apikey_row_text(&rows[0], column, &len0);
+
+    if (s0) {
+        for (i = 1; i < n; i++) {
+            s = ngx_http_apikey_row_text(&rows[i], column, &len);
+
+            if (len != len0 || ngx_memcmp(s, s0, len) != 0) {
+                return 0;
+            }
+        }
+
+        return 1;
+    }
+
+    number = ngx_http_apikey_row_number(&rows[0], column);
+
+    for (i = 1; i < n; i++) {
+        if (ngx_http_apikey_row_number(&rows[i], column) != number) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static void
+ngx_http_apikey_row_value(ngx_http_apikey_text_t *t,
+    ngx_http_apikey_row_t *row, ngx_uint_t column, ngx_uint_t element)
+{
+    size_t       len;
+    const char  *s;
+
+    if (column == 1) {
+        ngx_http_apikey_text_put(t, element ? "" : "'");
+        ngx_http_apikey_text_uuid(t, row->shape.key);
+        ngx_http_apikey_text_put(t, element ? "" : "'");
+        return;
+    }
+
+    s = ngx_http_apikey_row_text(row, column, &len);
+
+    if (s) {
+        ngx_http_apikey_text_quoted(t, s, len, element);
+        return;
+    }
+
+    ngx_http_apikey_text_int(t, ngx_http_apikey_row_number(row, column));
+}
+
+
+/* NULL: the column is no text */
+
+static const char *
+ngx_http_apikey_row_text(ngx_http_apikey_row_t *row, ngx_uint_t column,
+    size_t *len)
+{
+    size_t       size;
+    const char  *s;
+
+    switch (column) {
+
+    case 2: case 3: case 4: case 5: case 6:
+        s = row->text[column - 2];
+        size = row->shape.len[column - 2];
+        break;
+
+    case 7:
+        s = ngx_http_apikey_outcomes[row->outcome];
+        size = ngx_strlen(s);
+        break;
+
+    case 9:
+        s = apikey_verdict_name(row->shape.verdict);
+        size = ngx_strlen(s);
+        break;
+
+    case 10:
+        s = row->text[APIKEY_TEXT_LIMIT];
+        size = row->shape.len[APIKEY_TEXT_LIMIT];
+        break;
+
+    default:
+        return NULL;
+    }
+
+    if (len) {
+        *len = size;
+    }
+
+    return s;
 }
 
 
@@ -357,10 +464,28 @@ ngx_http_apikey_text_put(ngx_http_apikey_text_t *t, const char *s)
 static void
 ngx_http_apikey_text_int(ngx_http_apikey_text_t *t, int64_t n)
 {
-    u_char  buf[NGX_INT64_LEN + 1];
+    u_char    *p, *end, buf[NGX_INT64_LEN];
+    uint64_t   u;
 
-    *ngx_sprintf(buf, "%L", n) = '\0';
-    ngx_http_apikey_text_put(t, (char *) buf);
+    end = buf + NGX_INT64_LEN;
+    p = end;
+    u = n < 0 ? 0 - (uint64_t) n : (uint64_t) n;
+
+    do {
+        *--p = (u_char) ('0' + u % 10);
+        u /= 10;
+    } while (u);
+
+    if (n < 0) {
+        *--p = '-';
+    }
+
+    u = (uint64_t) (end - p);
+    end = ngx_http_apikey_text_add(t, u);
+
+    if (end) {
+        ngx_memcpy(end, p, u);
+    }
 }
 
 

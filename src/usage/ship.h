@@ -67,6 +67,14 @@ typedef struct {
 } ngx_http_apikey_used_t;
 
 
+/* Of an entry of the dictionary being decoded; numbers from 1, 0: not yet */
+
+typedef struct {
+    uint32_t                         row;
+    uint32_t                         used;
+} ngx_http_apikey_entry_t;
+
+
 /* One transaction; everything is kept from batch to batch. */
 
 typedef struct {
@@ -79,6 +87,9 @@ typedef struct {
     ngx_http_apikey_text_t           rows;       /* of ..._row_t */
     ngx_http_apikey_text_t           used;       /* of ..._used_t */
     uint32_t                        *table;      /* hash of rows, then used */
+    uint32_t                         slots;      /* of each; a power of two */
+    uint32_t                         entries;    /* of entry[] in use */
+    ngx_http_apikey_entry_t          entry[APIKEY_FRAME_TABLE];
 
     ngx_uint_t                       count;      /* events in it */
     uint64_t                         lost;       /* in gaps */
