@@ -207,8 +207,15 @@ apikey_spool_append(apikey_spool_t *spool, const uint8_t *data, size_t len,
 apikey_spool_e
 apikey_spool_sync(apikey_spool_t *spool)
 {
+    apikey_segment_t  *segment;
+
     if (spool->dirty && fdatasync(spool->fd) == -1) {
         return apikey_spool_drop(spool, "fdatasync()");
+    }
+
+    if (spool->dirty) {
+        segment = &spool->segment[spool->n - 1];
+        segment->synced = segment->end;
     }
 
     spool->dirty = false;
@@ -217,16 +224,33 @@ apikey_spool_sync(apikey_spool_t *spool)
 }
 
 
-/* A failed sync may have dropped pages that look clean ever after. */
+/*
+ * A failed sync may have dropped pages that look clean ever after: the file
+ * is cut where it is known to be good, takes nothing more and keeps no room.
+ * The caller writes what was lost into another one.
+ */
 
 static apikey_spool_e
 apikey_spool_drop(apikey_spool_t *spool, const char *what)
 {
+    apikey_segment_t  *segment;
+
     (void) apikey_spool_fail(spool, what);
+
+    segment = &spool->segment[spool->n - 1];
+    segment->end = segment->synced;
+
+    if (ftruncate(spool->fd, (off_t) segment->end) == 0) {
+        segment->bytes = segment->end;
+    }
 
     (void) close(spool->fd);
     spool->fd = -1;
     spool->dirty = false;
+
+    if (segment->end == APIKEY_SPOOL_HEADER) {
+        apikey_spool_remove(spool, spool->n - 1);
+    }
 
     return APIKEY_SPOOL_FAILED;
 }
@@ -327,6 +351,7 @@ apikey_spool_add(apikey_spool_t *spool, uint64_t seq)
     memset(segment, 0, sizeof(apikey_segment_t));
     segment->seq = seq;
     segment->end = APIKEY_SPOOL_HEADER;
+    segment->synced = APIKEY_SPOOL_HEADER;
 
     return segment;
 }

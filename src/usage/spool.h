@@ -52,6 +52,7 @@ typedef struct {
 typedef struct {
     uint64_t            seq;
     uint64_t            end;             /* of its sound frames */
+    uint64_t            synced;          /* of these, on disk */
     uint64_t            bytes;           /* on disk */
     uint64_t            bad;             /* bytes passed over */
     int64_t             created;         /* us */
