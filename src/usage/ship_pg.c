@@ -450,6 +450,12 @@ ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op, PGresult *res)
 static void
 ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship)
 {
+    /* Postgres has not taken what the disk did not: the disk may again */
+
+    if (ship->direct) {
+        ngx_http_apikey_ship_forget(ship);
+    }
+
     ship->backoff = ship->backoff ? ngx_min(ship->backoff * 2,
                                             NGX_HTTP_APIKEY_BACKOFF) : 50;
     ship->retry_at = ngx_current_msec + ship->backoff / 2
