@@ -23,13 +23,6 @@ static void ngx_http_apikey_exit_process(ngx_cycle_t *cycle);
     (NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF)
 
 
-static ngx_conf_enum_t  ngx_http_apikey_preflights[] = {
-    { ngx_string("check"), 0 },
-    { ngx_string("pass"), 1 },
-    { ngx_null_string, 0 }
-};
-
-
 static ngx_command_t  ngx_http_apikey_commands[] = {
 
     { ngx_string("apikey_zone"),
@@ -174,10 +167,10 @@ static ngx_command_t  ngx_http_apikey_commands[] = {
 
     { ngx_string("apikey_preflight"),
       NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE1,
-      ngx_conf_set_enum_slot,
+      ngx_http_apikey_conf_preflight,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_http_apikey_loc_conf_t, preflight_pass),
-      &ngx_http_apikey_preflights },
+      0,
+      NULL },
 
     { ngx_string("apikey_admin"),
       NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,

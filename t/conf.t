@@ -296,6 +296,7 @@ loc(qr/"apikey_source" directive is duplicate/,
     'apikey_source bearer; apikey_source bearer;');
 
 loc(qr/"apikey_accept": /, "apikey_accept $_;") for 'SK', 'a-b', '""', 'x' x 17;
+loc(qr/"apikey_accept": duplicate prefix "a"/, 'apikey_accept a b a;');
 loc(qr/"apikey_accept" directive is duplicate/,
     'apikey_accept a; apikey_accept b;');
 
@@ -327,7 +328,8 @@ loc(qr/"apikey_weight": a whole number/, "apikey_weight $_;")
 loc(qr/"apikey_weight" directive is duplicate/,
     'apikey_weight 1; apikey_weight 2;');
 
-loc(qr/invalid value "x"/, 'apikey_preflight x;');
+loc(qr/"apikey_preflight": pass or check is needed, not "x"/,
+    'apikey_preflight x;');
 loc(qr/"apikey_preflight" directive is duplicate/,
     'apikey_preflight pass; apikey_preflight pass;');
 

@@ -104,6 +104,12 @@ is((ask($deny, $free))[0], '200 none', 'no limit needs no Redis');
 
 my $r = (ask($local, $one))[2];
 ok(!exists $r->{headers}{'x-ratelimit-remaining'}, 'nothing is invented');
+is($r->{headers}{'retry-after'}, 1, 'less than a share: when Redis is back');
+
+$r = (ask($local, $seen))[2];
+like($r->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'a spent share opens again');
+is_deeply([ @{json($r)}{qw(code retry_after)} ],
+          [ 'rate_limited', $r->{headers}{'retry-after'} ], 'and its body');
 
 $r = (ask($deny, $one))[2];
 ok($r->{headers}{'retry-after'}, 'unavailable says when to try again');
@@ -115,6 +121,16 @@ $redis->start;
 cmp_ok(wait_direct($_), '<', 1.5, $_->name . ' is back in a second')
     for $local, $deny, $allow;
 is($deny->metric('apikey_redis_up'), 1, 'redis_up 1');
+
+# a store that comes and goes gives no new share each time
+
+is_deeply(answers(1, $local, $seen), { '200 direct' => 1 },
+          'Redis has forgotten, and is asked');
+$redis->stop('kill');
+is_deeply(answers(3, $local, $seen), { '429 down_local' => 3 },
+          'what was spent alone still counts');
+$redis->start;
+wait_direct($_) for $local, $deny, $allow;
 
 # a server that hangs: a few wait, once, then nobody does
 

@@ -367,7 +367,7 @@ ngx_http_apikey_access_decided(ngx_http_request_t *r,
 {
     ctx->decided = 1;
 
-    if (ctx->decision.known) {
+    if (ctx->decision.known || ctx->decision.rc == NGX_DECLINED) {
         ngx_http_apikey_limits_result(ctx);
     }
 

@@ -343,8 +343,10 @@ ngx_http_apikey_admin_call_failed(ngx_http_apikey_admin_t *a)
         break;
 
     case NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE:
-        detail = "Postgres did not answer. A change that was asked for may "
-                 "have been made.";
+        detail = (a->request->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))
+                 ? "Postgres did not answer."
+                 : "Postgres did not answer. A change that was asked for may "
+                   "have been made.";
         break;
 
     default:

@@ -356,7 +356,7 @@ ngx_http_apikey_conf_accept(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_http_apikey_loc_conf_t *alcf = conf;
 
     ngx_str_t   *value, *prefix;
-    ngx_uint_t   i;
+    ngx_uint_t   i, k;
 
     if (alcf->accept != NGX_CONF_UNSET_PTR) {
         return "is duplicate";
@@ -378,12 +378,55 @@ ngx_http_apikey_conf_accept(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                                         &value[i]);
         }
 
+        prefix = alcf->accept->elts;
+
+        for (k = 0; k < alcf->accept->nelts; k++) {
+
+            if (prefix[k].len == value[i].len
+                && ngx_strncmp(prefix[k].data, value[i].data, value[i].len)
+                   == 0)
+            {
+                return ngx_http_apikey_conf_refuse(cf, cmd,
+                                                   "duplicate prefix",
+                                                   &value[i]);
+            }
+        }
+
         prefix = ngx_array_push(alcf->accept);
         if (prefix == NULL) {
             return NGX_CONF_ERROR;
         }
 
         *prefix = value[i];
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+char *
+ngx_http_apikey_conf_preflight(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_apikey_loc_conf_t *alcf = conf;
+
+    ngx_str_t  *value;
+
+    if (alcf->preflight_pass != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "pass") == 0) {
+        alcf->preflight_pass = 1;
+
+    } else if (ngx_strcmp(value[1].data, "check") == 0) {
+        alcf->preflight_pass = 0;
+
+    } else {
+        return ngx_http_apikey_conf_refuse(cf, cmd,
+                                           "pass or check is needed, not",
+                                           &value[1]);
     }
 
     return NGX_CONF_OK;

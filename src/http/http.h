@@ -224,6 +224,8 @@ char *ngx_http_apikey_conf_source(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_apikey_conf_accept(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+char *ngx_http_apikey_conf_preflight(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 char *ngx_http_apikey_conf_realm(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_apikey_conf_scope(ngx_conf_t *cf, ngx_command_t *cmd,

@@ -293,13 +293,17 @@ ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
 ngx_http_apikey_bucket_t *
 ngx_http_apikey_limit_named(ngx_http_apikey_ctx_t *ctx, ngx_uint_t *level)
 {
-    if (!ctx->decided || !ctx->decision.known) {
+    if (!ctx->decided) {
         return NULL;
     }
 
     if (ctx->refused && ctx->binding) {
         *level = ctx->binding_level;
         return ctx->binding;
+    }
+
+    if (!ctx->decision.known) {
+        return NULL;
     }
 
     *level = ctx->tightest_level;
@@ -311,6 +315,8 @@ ngx_http_apikey_limit_named(ngx_http_apikey_ctx_t *ctx, ngx_uint_t *level)
 uint64_t
 ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx)
 {
+    ngx_http_apikey_bucket_t  *b;
+
     if (!ctx->refused) {
         return 0;
     }
@@ -319,17 +325,21 @@ ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx)
         return 1;
     }
 
-    if (ctx->verdict != APIKEY_RATE_LIMITED || ctx->binding == NULL
-        || ctx->binding->wait == UINT64_MAX)
-    {
+    b = ctx->binding;
+
+    if (ctx->verdict != APIKEY_RATE_LIMITED || b == NULL) {
         return 0;
     }
 
-    if (ctx->binding->wait == 0) {
-        return 1;
+    if (b->wait == UINT64_MAX) {
+
+        /* more than this node's share, but Redis may be back at any time */
+
+        return ctx->decision.mode == APIKEY_MODE_DOWN_LOCAL
+               && b->limit->burst >= ctx->weight;
     }
 
-    return ngx_http_apikey_seconds(ctx->binding->wait);
+    return ngx_max(ngx_http_apikey_seconds(b->wait), 1);
 }
 
 

@@ -90,7 +90,18 @@ ngx_http_apikey_find_start(ngx_http_apikey_keyring_t *kr)
     kr->pg = ngx_http_apikey_pg_create(kr->pool, &conf, kr->conf.stats,
                                        kr->conf.log);
 
-    return kr->pg ? NGX_OK : NGX_ERROR;
+    if (kr->pg == NULL) {
+        return NGX_ERROR;
+    }
+
+    /* a call that waits for a lock must not hold up a look-up */
+
+    conf.name = "apikey admin";
+
+    kr->admin = ngx_http_apikey_pg_create(kr->pool, &conf, kr->conf.stats,
+                                          kr->conf.log);
+
+    return kr->admin ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -105,6 +116,7 @@ ngx_http_apikey_find_stop(ngx_http_apikey_keyring_t *kr)
     }
 
     ngx_http_apikey_pg_close(kr->pg);
+    ngx_http_apikey_pg_close(kr->admin);
 
     for (i = 0; i <= NGX_HTTP_APIKEY_FINDS; i++) {
         q = (i < NGX_HTTP_APIKEY_FINDS) ? &kr->finds[i] : &kr->refreshes;
@@ -120,7 +132,7 @@ ngx_http_apikey_find_stop(ngx_http_apikey_keyring_t *kr)
 ngx_http_apikey_pg_t *
 ngx_http_apikey_keyring_pg(ngx_http_apikey_keyring_t *kr)
 {
-    return kr->pg;
+    return kr->admin;
 }
 
 

@@ -161,7 +161,7 @@ ngx_int_t ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr,
     ngx_str_t *ids, ngx_http_apikey_keyring_wait_t *wait);
 
 
-/* The worker's Postgres connection for look-ups; the admin API shares it. */
+/* A connection of the worker's for the admin API, not the look-ups'. */
 ngx_http_apikey_pg_t *ngx_http_apikey_keyring_pg(
     ngx_http_apikey_keyring_t *kr);
 

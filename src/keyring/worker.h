@@ -107,7 +107,8 @@ struct ngx_http_apikey_keyring_s {
     ngx_pool_t                   *pool;
     char                          directory[NGX_MAX_PATH];
 
-    ngx_http_apikey_pg_t         *pg;         /* look-ups, admin */
+    ngx_http_apikey_pg_t         *pg;         /* look-ups */
+    ngx_http_apikey_pg_t         *admin;
     ngx_queue_t                   finds[NGX_HTTP_APIKEY_FINDS];
     ngx_queue_t                   refreshes;
     ngx_uint_t                    nfinds;

@@ -365,7 +365,10 @@ ngx_http_apikey_decide_note(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 
             b = ngx_http_apikey_table_get(sh->table, account,
                                           account->buckets[k].limit, now);
-            if (b) {
+
+            /* what was spent alone while Redis was down is not forgotten */
+
+            if (b && b->used < seen.used) {
                 b->used = seen.used;
                 b->at = now;
             }
