@@ -5,7 +5,7 @@ use strict;
 use warnings;
 
 use Test::More;
-use Apikey::Test qw(wait_for json plain_key);
+use Apikey::Test qw(wait_for json plain_key rounds);
 
 my $t = Apikey::Test->new;
 
@@ -36,6 +36,26 @@ EOT
 EOS
 
 $t->sync;
+
+
+# What must not grow with every reload; kB where nothing else is said.
+
+sub sizes {
+    $n->wait_old;
+
+    my %size = map {
+        my $pid = $_;
+        open my $f, '<', "/proc/$pid/status" or die "$pid: $!\n";
+        $pid => { map { /^(Vm\w+):\s+(\d+)/ } <$f> };
+    } $n->pid, $n->workers;
+
+    my ($worker) = sort { $a <=> $b } map { $size{$_}{VmRSS} } $n->workers;
+    my @rings = glob "$n->{ring}/*/ring.*";
+
+    return { fds => scalar(() = glob '/proc/' . $n->pid . '/fd/*'),
+             size => $size{$n->pid}{VmSize}, worker => $worker,
+             rings => scalar @rings };
+}
 
 
 sub status { $n->get($_[1] // '/', key => $_[0]{key})->{status} }
@@ -103,12 +123,23 @@ my $load = $n->load(key => $free->{key}, clients => 3);
 
 $load->wait_results(50);
 
-for (1 .. 5) {
+my @sizes;
+
+for my $round (1 .. rounds(15, 300)) {
     $n->reload;
-    $load->wait_results(scalar($load->results) + 50);
+    $load->wait_results(scalar($load->results) + 20);
+    push @sizes, sizes() if $round == 5;
 }
 
+push @sizes, sizes();
 $load->stop;
+
+cmp_ok($sizes[1]{fds}, '<=', $sizes[0]{fds} + 2, 'descriptors of the master');
+cmp_ok($sizes[1]{size}, '<=', $sizes[0]{size} + 1024, 'and its memory');
+cmp_ok($sizes[1]{worker}, '<=', $sizes[0]{worker} + 1024,
+       'and that of a new worker');
+cmp_ok($sizes[1]{rings}, '<=', $sizes[0]{rings} + 4,
+       'rings: as many as workers lived at once');
 
 my @bad = grep { $_->{status} != 200 && ($_->{error} // '') !~ /^kept: / }
           $load->results;
