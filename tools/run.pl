@@ -37,7 +37,11 @@ my ($step, $started) = (2, time);    # the first two are tools/run's
 
 
 $| = 1;
-main($ARGV[0] // 'start');
+
+unless (eval { main($ARGV[0] // 'start'); 1 }) {
+    print STDERR $@;
+    exit 1;
+}
 
 
 sub main {
