@@ -46,10 +46,10 @@ sub sizes {
     my %size = map {
         my $pid = $_;
         open my $f, '<', "/proc/$pid/status" or die "$pid: $!\n";
-        $pid => { map { /^(Vm\w+):\s+(\d+)/ } <$f> };
+        $pid => { map { /^((?:Vm|Rss)\w+):\s+(\d+)/ } <$f> };
     } $n->pid, $n->workers;
 
-    my ($worker) = sort { $a <=> $b } map { $size{$_}{VmRSS} } $n->workers;
+    my ($worker) = sort { $a <=> $b } map { $size{$_}{RssAnon} } $n->workers;
     my @rings = glob "$n->{ring}/*/ring.*";
 
     return { fds => scalar(() = glob '/proc/' . $n->pid . '/fd/*'),
