@@ -89,6 +89,15 @@ for my $file (grep { $_ =~ $plain } @files) {
 
 wrong_is('the plain core knows no nginx');
 
+for my $file (grep { m{^src/.*\.c$} && $_ !~ $plain } @files) {
+    my ($first) = $text{$file} =~ /^#include (\S+)/m;
+
+    push @wrong, "$file: $first before <ngx_config.h>, which says what the"
+                 . ' system shows' if $first =~ m{^<(?!ngx_config)|^"base/};
+}
+
+wrong_is('nginx comes first where it is known');
+
 
 # form
 

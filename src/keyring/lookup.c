@@ -8,8 +8,9 @@
  */
 
 
-#include "base/digest.h"
 #include "keyring/store.h"
+
+#include "base/digest.h"
 
 
 static ngx_int_t ngx_http_apikey_lookup_copy(ngx_http_apikey_keyring_sh_t *sh,
