@@ -228,6 +228,46 @@ test_full(void)
 }
 
 
+static void
+test_sync(void)
+{
+    int              ends[2];
+    bool             rising;
+    uint64_t         had, first;
+    apikey_spool_t   spool;
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    had = test_count(&spool, &test_none, &rising);
+    first = apikey_spool_last(&spool, 1, 5) + 1;
+
+    ok(test_append(&spool, first, 100) && spool.dirty,
+       "what was written is not synced yet");
+    ok(apikey_spool_sync(&spool) == APIKEY_SPOOL_OK && !spool.dirty,
+       "it is when that is asked for");
+
+    /* a pipe cannot be synced */
+
+    if (pipe(ends) == -1 || !test_append(&spool, first + 100, 100)
+        || dup2(ends[1], spool.fd) == -1)
+    {
+        ok(false, "a disk that fails");
+        return;
+    }
+
+    ok(apikey_spool_sync(&spool) == APIKEY_SPOOL_FAILED && spool.fd == -1,
+       "after a failed sync the segment is left");
+    ok(test_append(&spool, first + 100, 100)
+       && apikey_spool_sync(&spool) == APIKEY_SPOOL_OK,
+       "and what was not synced is written into another one");
+    is_uint(test_count(&spool, &test_none, &rising), had + 300,
+            "nothing is lost, what came twice can be told by its number");
+
+    apikey_spool_close(&spool);
+    (void) close(ends[0]);
+    (void) close(ends[1]);
+}
+
+
 int
 main(void)
 {
@@ -239,6 +279,7 @@ main(void)
 
     test_damage();
     test_full();
+    test_sync();
 
     snprintf(command, sizeof(command), "rm -rf %s", test_dir);
 
