@@ -20,6 +20,8 @@
 static apikey_ring_e ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u);
 static apikey_slot_t *ngx_http_apikey_usage_get(ngx_http_apikey_usage_t *u,
     size_t size, apikey_ring_t **ring);
+static void ngx_http_apikey_usage_head(apikey_record_t *record,
+    ngx_http_apikey_usage_start_t *start, apikey_record_e kind);
 static void ngx_http_apikey_usage_tick(ngx_event_t *ev);
 static void ngx_http_apikey_usage_elect(ngx_http_apikey_usage_t *u);
 static ngx_uint_t ngx_http_apikey_usage_pending(ngx_http_apikey_usage_t *u);
@@ -244,8 +246,6 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
     ngx_str_t        *text[APIKEY_TEXTS];
     ngx_uint_t        i;
     apikey_slot_t    *slot;
-    apikey_count_t   *count;
-    apikey_shape_t   *shape;
 
     text[APIKEY_TEXT_OWNER] = &start->owner;
     text[APIKEY_TEXT_CUSTOMER] = &start->customer;
@@ -268,10 +268,33 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
         return NULL;
     }
 
-    count = &slot->record.count;
-    shape = &slot->record.shape;
+    ngx_http_apikey_usage_head(&slot->record, start, kind);
 
-    ngx_memzero(&slot->record, sizeof(apikey_record_t));
+    p = slot->record.text;
+
+    for (i = 0; i < APIKEY_TEXTS; i++) {
+        slot->record.shape.len[i] = (uint8_t) len[i];
+
+        if (len[i]) {
+            p = (char *) ngx_cpymem(p, text[i]->data, len[i]);
+        }
+    }
+
+    return slot;
+}
+
+
+static void
+ngx_http_apikey_usage_head(apikey_record_t *record,
+    ngx_http_apikey_usage_start_t *start, apikey_record_e kind)
+{
+    apikey_count_t  *count;
+    apikey_shape_t  *shape;
+
+    count = &record->count;
+    shape = &record->shape;
+
+    ngx_memzero(record, sizeof(apikey_record_t));
 
     ngx_memcpy(count->event, start->event, 16);
     ngx_memcpy(count->client, start->client, 16);
@@ -290,15 +313,6 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
     shape->limit = start->limit;
     ngx_memcpy(shape->key, start->key, 16);
     ngx_memcpy(shape->secret, start->secret, 16);
-
-    p = slot->record.text;
-
-    for (i = 0; i < APIKEY_TEXTS; i++) {
-        shape->len[i] = (uint8_t) len[i];
-        p = (char *) ngx_cpymem(p, text[i]->data, len[i]);
-    }
-
-    return slot;
 }
 
 
