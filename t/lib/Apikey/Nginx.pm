@@ -162,8 +162,11 @@ sub expand {
     my $daemon = $self->{daemon} ? 'on' : 'off';
     my $load = $test->{module} ? "load_module $test->{module};\n" : '';
 
+    # a new binary gets only what is named
+    my $env = join '', map { "env $_;\n" } sort keys %{$self->env};
+
     my %value = (
-        GLOBALS  => "${load}${user}daemon $daemon;\n"
+        GLOBALS  => "${load}${user}${env}daemon $daemon;\n"
                     . "pid %%DIR%%/nginx.pid;\n"
                     . "error_log %%DIR%%/error.log info;\n",
         GLOBALS_HTTP => join("\n    ", 'access_log off;',
