@@ -13,7 +13,8 @@ $t->postgres;
 $t->redis;
 $t->upstream;
 
-my $n = $t->nginx->start;
+my $n = $t->nginx(
+    base => { redis => 'apikey_redis %%REDIS%% timeout=2s;' })->start;
 my $k = $t->key(name => 'unmistakable', owner => 'somebody',
     limits => [{ name => 'three', limit => 3, window => '1h' }]);
 
