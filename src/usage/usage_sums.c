@@ -21,6 +21,8 @@
 static ngx_uint_t ngx_http_apikey_usage_detail(ngx_http_apikey_usage_t *u);
 static ngx_uint_t ngx_http_apikey_usage_same(apikey_record_t *record,
     ngx_http_apikey_usage_start_t *start, int64_t quarter);
+static ngx_uint_t ngx_http_apikey_usage_text(const char *p, size_t len,
+    ngx_str_t *text);
 
 
 /* The count of details is the node's, not the worker's: a word in a file. */
@@ -161,26 +163,31 @@ static ngx_uint_t
 ngx_http_apikey_usage_same(apikey_record_t *record,
     ngx_http_apikey_usage_start_t *start, int64_t quarter)
 {
-    size_t           skip;
+    char            *service, *limit;
     apikey_shape_t  *shape;
 
     shape = &record->shape;
-    skip = shape->len[APIKEY_TEXT_OWNER] + shape->len[APIKEY_TEXT_CUSTOMER];
+
+    service = record->text + shape->len[APIKEY_TEXT_OWNER]
+              + shape->len[APIKEY_TEXT_CUSTOMER];
+    limit = service + shape->len[APIKEY_TEXT_SERVICE];
 
     return record->count.time == quarter
            && shape->verdict == start->verdict
            && shape->status == start->status
-           && shape->len[APIKEY_TEXT_SERVICE]
-              == ngx_min(start->service.len, APIKEY_TEXT_MAX)
-           && shape->len[APIKEY_TEXT_LIMIT]
-              == ngx_min(start->limit_name.len, APIKEY_TEXT_MAX)
            && ngx_memcmp(shape->key, start->key, 16) == 0
-           && ngx_memcmp(record->text + skip, start->service.data,
-                         shape->len[APIKEY_TEXT_SERVICE]) == 0
-           && ngx_memcmp(record->text + skip
-                         + shape->len[APIKEY_TEXT_SERVICE],
-                         start->limit_name.data,
-                         shape->len[APIKEY_TEXT_LIMIT]) == 0;
+           && ngx_http_apikey_usage_text(service,
+                          shape->len[APIKEY_TEXT_SERVICE], &start->service)
+           && ngx_http_apikey_usage_text(limit,
+                          shape->len[APIKEY_TEXT_LIMIT], &start->limit_name);
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_usage_text(const char *p, size_t len, ngx_str_t *text)
+{
+    return len == ngx_min(text->len, APIKEY_TEXT_MAX)
+           && (len == 0 || ngx_memcmp(p, text->data, len) == 0);
 }
 
 
