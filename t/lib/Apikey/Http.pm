@@ -136,12 +136,22 @@ sub fill {
     my $bits = '';
     vec($bits, fileno $self->{socket}, 1) = 1;
 
-    my $left = $until - time;
-    return 0 if $left <= 0;
-    return 0 unless select $bits, undef, undef, $left;
+    my ($ready, $n);
 
-    my $n = sysread $self->{socket}, $self->{buffer}, 65536,
-                    length $self->{buffer};
+    # a signal that is only noted interrupts nothing
+
+    do {
+        my $left = $until - time;
+        return 0 if $left <= 0;
+        $ready = select my $r = $bits, undef, undef, $left;
+    } while ($ready < 0 && $!{EINTR});
+
+    return 0 unless $ready > 0;
+
+    do {
+        $n = sysread $self->{socket}, $self->{buffer}, 65536,
+                     length $self->{buffer};
+    } while (!defined $n && $!{EINTR});
 
     $self->{closed} = 1 unless $n;
     return $n;
