@@ -6,7 +6,6 @@ use strict;
 use warnings;
 
 use Test::More;
-use Time::HiRes qw(time);
 use Apikey::Test qw(wait_for json plain_key);
 
 my $t = Apikey::Test->new;
@@ -22,7 +21,7 @@ my $key = $t->key(name => 'one', @limits);
 
 my $n = $t->nginx(workers => 2,
     base => { redis => 'apikey_redis redis://127.0.0.1:' . $peer->port
-                       . ' timeout=5s;',
+                       . ' timeout=1m;',
               journal => 'apikey_journal %%DIR%%/journal ring=%%RING%%;' },
     http => <<'EOT', server => <<'EOS')->start;
     client_max_body_size 10m;
@@ -72,25 +71,29 @@ sub waiting {
 }
 
 
+# Redis answers no sooner than the test says; each a little late; at once.
+
+sub hold { $peer->mode('hold') }
 sub slow { $peer->mode('delay', $_[0]) }
 sub fast { $peer->mode('pass') }
 
 
 # waits, then goes on
 
-slow(0.3);
+hold();
 
-my $start = time;
 my $c = $n->conn;
 
 $c->send(Apikey::Http::build('GET', '/', key => $key->{key}));
 ok(waiting(1), 'it waits');
+is($t->upstream->hits, 0, 'and is not passed on');
 
-is($c->response->{status}, 200, 'it goes on');
-ok(time - $start > 0.25, 'after Redis has answered');
+fast();
+is($c->response->{status}, 200, 'it goes on after Redis has answered');
 ok(waiting(0), 'nobody waits');
 $admitted++;
 
+slow(0.3);
 is($c->request('GET', '/', key => $key->{key})->{status}, 200,
    'again on the same connection') for 1 .. 2;
 $admitted += 2;
@@ -143,7 +146,7 @@ for my $path ('/echo', '/unbuffered/echo') {
 
 # clients that leave
 
-slow(0.6);
+hold();
 
 my $hits = $t->upstream->hits;
 
@@ -165,10 +168,8 @@ for my $case (
         headers => $length ? [ 'Content-Length' => $length ] : []));
 
     waiting(1);
-    my $left = time;
     $leave->($c);
-    waiting(0);
-    ok(time - $left < 0.5, "$name: noticed before Redis answers");
+    ok(waiting(0), "$name: noticed before Redis answers");
 }
 
 # the late answers find nobody
@@ -180,7 +181,7 @@ is($t->upstream->hits, $hits + 1, 'no request of theirs went on');
 
 # streams of one connection
 
-slow(0.5);
+hold();
 $h2 = $n->h2;
 
 my @ids = map { $h2->open('GET', "/stream/$_", key => $key->{key}) } 1 .. 6;
@@ -190,15 +191,18 @@ $h2->reset($ids[0]);
 $h2->reset($ids[3]);
 waiting(4);
 
+fast();
 is(join(' ', map { $h2->response($ids[$_])->{status} } 1, 2, 4, 5),
    '200 200 200 200', 'HTTP/2: the others go on');
 $admitted += 4;
 
+hold();
 @ids = map { $h2->open('GET', '/', key => $key->{key}) } 1 .. 3;
 waiting(3);
 $h2->close;
 waiting(0);
 pass('HTTP/2: the connection closes');
+fast();
 
 
 # reload and quit while requests wait
@@ -206,17 +210,17 @@ pass('HTTP/2: the connection closes');
 for my $round (1, 2) {
     my @c = map { $n->conn } 1 .. 20;
 
-    slow(1);
+    hold();
     $_->send(Apikey::Http::build('GET', '/', key => $key->{key})) for @c;
     waiting(20);
 
     $n->reload;
+    fast();
 
     is(scalar(grep { (eval { $_->response->{status} } // 0) == 200 } @c), 20,
        "reload $round: all are answered");
     $admitted += 20;
 
-    fast();
     $n->wait_old;
     is($n->get('/', key => $key->{key})->{status}, 200, 'and the next');
     $admitted++;
@@ -231,17 +235,18 @@ is(scalar(grep { !$ids{$_} } @events), 0, 'and it went upstream');
 {
     my @c = map { $n->conn } 1 .. 20;
 
-    slow(1);
+    hold();
     $_->send(Apikey::Http::build('GET', '/', key => $key->{key})) for @c;
     waiting(20);
 
     kill 'QUIT', $n->{process}->pid;
+    wait_for('the quit', sub { !$n->workers });
+    fast();
 
     is(scalar(grep { (eval { $_->response->{status} } // 0) == 200 } @c), 20,
        'quit: all are answered');
     $admitted += 20;
 
-    fast();
     $n->stop;
 }
 
@@ -266,10 +271,8 @@ my $b = $t->nginx(name => 'b', wait => 0, base => {
 my $bad = $key->{key};
 substr $bad, -1, 1, substr($bad, -1) eq 'x' ? 'y' : 'x';
 
-$start = time;
 my $r = $b->get('/', key => $bad);
-is($r->{status}, 401, 'a wrong checksum is refused');
-ok(time - $start < 1, 'without asking Postgres');
+is($r->{status}, 401, 'a wrong checksum is refused without asking Postgres');
 
 my @waits = map { $b->conn } 1 .. 3;
 $_->send(Apikey::Http::build('GET', '/', key => $key->{key})) for @waits;

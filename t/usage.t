@@ -27,18 +27,17 @@ sub used { return $pg->value('SELECT requests FROM apikey.key_usage
 
 
 subtest 'one request' => sub {
+    my $before = $pg->value('SELECT clock_timestamp()');
     my $r = $n->get('/delay/20?a=b', key => $key->{key});
     my $id = $r->{headers}{'x-request-id'};
 
     is($r->{status}, 200, 'passes');
 
-    my $from = time;
-    $t->wait_events(1, "event = '$id'");
-    cmp_ok(time - $from, '<=', 1, 'is in Postgres within a second');
-
+    ok($t->wait_events(1, "event = '$id'"),
+       'is in Postgres, and no other request had to come');
     is(used($key->{id}), 1, 'usage_count');
-    ok($pg->value('SELECT last_used_at > now() - interval \'5 s\'
-                   FROM apikey.key_usage'), 'last_used_at');
+    is($pg->value("SELECT last_used_at BETWEEN '$before' AND now()
+                   FROM apikey.key_usage"), 't', 'last_used_at');
     ok($pg->value("SELECT last_used_at IS NOT NULL FROM apikey.secret_usage
                    WHERE secret_id = '$key->{secret}'"), 'of the secret too');
 
@@ -58,8 +57,10 @@ subtest 'one request' => sub {
 
 
 subtest 'refusals are sums, and a few of them details' => sub {
+    my $from = time;
     my $ok = grep { $_->{status} == 200 }
              map { $n->get('/', key => $few->{key}) } 1 .. 60;
+    my $seconds = time - $from + 2;     # that were begun, by any clock
 
     is($ok, 2, 'two pass');
 
@@ -76,7 +77,7 @@ subtest 'refusals are sums, and a few of them details' => sub {
     my $details = $pg->value("SELECT count(*) FROM apikey.usage_event
                               WHERE outcome = 'refused'");
     cmp_ok($details, '>=', 1, 'details');
-    cmp_ok($details, '<=', 40, 'at most ten a second');
+    cmp_ok($details, '<=', 10 * $seconds, 'at most ten a second');
 
     $n->get('/', key => 'sk_unknown_unknown') for 1 .. 20;
 
@@ -89,9 +90,6 @@ subtest 'refusals are sums, and a few of them details' => sub {
 
 
 subtest 'as_of' => sub {
-    cmp_ok($pg->value('SELECT extract(epoch FROM now()
-                       - apikey.usage_as_of())'), '<', 1.2, 'a second ago');
-
     my $id = $n->get('/', key => $key->{key})->{headers}{'x-request-id'};
     my $now = $pg->value('SELECT clock_timestamp()');
 

@@ -8,6 +8,7 @@ package Apikey::Peer;
 #     apikey_redis redis://127.0.0.1:<$peer->port>
 #     $peer->mode('pass')           as it comes (the start)
 #     $peer->mode('delay', 0.2)     each piece of an answer so much later
+#     $peer->mode('hold')           answers are kept until another mode
 #     $peer->mode('trickle', 0.001) answers byte by byte, so far apart
 #     $peer->mode('silent')         takes everything, says nothing
 #     $peer->mode('cut')            closes all, and every new one at once
@@ -284,7 +285,7 @@ sub answer {
 sub deliver {
     my ($p, $mode) = @_;
 
-    return 0 if $mode eq 'silent';
+    return 0 if $mode eq 'silent' || $mode eq 'hold';
 
     while (@{$p->{out}} && $p->{out}[0][0] <= time) {
         my $step = shift @{$p->{out}};
