@@ -114,15 +114,67 @@ test_ship(apikey_ring_t *ring, uint8_t *seen, unsigned *lost)
 }
 
 
+/* Ships beside a writer for a random while. */
+
+static void
+test_ship_some(apikey_ring_t *ring, uint8_t *seen, unsigned *lost)
+{
+    struct timespec  start, now;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &start);
+
+    do {
+        (void) test_ship(ring, seen, lost);
+        (void) clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((now.tv_sec - start.tv_sec) * 1000000
+             + (now.tv_nsec - start.tv_nsec) / 1000
+             < 300 + rand() % 3000);
+}
+
+
+static void
+test_claim_busy(void)
+{
+    apikey_ring_t  other;
+
+    (void) apikey_ring_open(&other, test_dir, 0, test_node);
+    ok(apikey_ring_claim(&other, 1) == APIKEY_RING_BUSY,
+       "a ring in use cannot be claimed");
+    apikey_ring_close(&other);
+}
+
+
+static void
+test_compare(test_promise_t *promise, uint8_t *seen)
+{
+    uint64_t  id, missing, twice, ghosts;
+
+    missing = 0;
+    twice = 0;
+    ghosts = 0;
+
+    for (id = 0; id < promise->next; id++) {
+        missing += (promise->state[id] == 2 || promise->state[id] == 3)
+                   && seen[id] == 0;
+        twice += seen[id] > 1;
+        ghosts += seen[id] && promise->state[id] == 0;
+    }
+
+    ok(promise->next > ROUNDS, "there was work");
+    is_uint(missing, 0, "nothing admitted is missing");
+    is_uint(twice, 0, "nothing is there twice");
+    is_uint(ghosts, 0, "nothing is there that was not opened");
+}
+
+
 static void
 test_kill(test_promise_t *promise)
 {
-    pid_t            pid;
-    uint8_t         *seen;
-    uint64_t         id, missing, twice, ghosts, read;
-    unsigned         round, lost;
-    apikey_ring_t    ring, other;
-    struct timespec  start, now;
+    pid_t           pid;
+    uint8_t        *seen;
+    uint64_t        read;
+    unsigned        round, lost;
+    apikey_ring_t   ring;
 
     seen = calloc(MAX, 1);
     lost = 0;
@@ -138,14 +190,7 @@ test_kill(test_promise_t *promise)
             test_writer(promise);
         }
 
-        (void) clock_gettime(CLOCK_MONOTONIC, &start);
-
-        do {
-            (void) test_ship(&ring, seen, &lost);
-            (void) clock_gettime(CLOCK_MONOTONIC, &now);
-        } while ((now.tv_sec - start.tv_sec) * 1000000
-                 + (now.tv_nsec - start.tv_nsec) / 1000
-                 < 300 + rand() % 3000);
+        test_ship_some(&ring, seen, &lost);
 
         if (round == 0) {
             /* from then on it always holds open slots */
@@ -154,10 +199,7 @@ test_kill(test_promise_t *promise)
                 continue;
             }
 
-            (void) apikey_ring_open(&other, test_dir, 0, test_node);
-            ok(apikey_ring_claim(&other, 1) == APIKEY_RING_BUSY,
-               "a ring in use cannot be claimed");
-            apikey_ring_close(&other);
+            test_claim_busy();
         }
 
         (void) kill(pid, SIGKILL);
@@ -175,21 +217,7 @@ test_kill(test_promise_t *promise)
     apikey_ring_release(&ring, 2);
     (void) test_ship(&ring, seen, &lost);
 
-    missing = 0;
-    twice = 0;
-    ghosts = 0;
-
-    for (id = 0; id < promise->next; id++) {
-        missing += (promise->state[id] == 2 || promise->state[id] == 3)
-                   && seen[id] == 0;
-        twice += seen[id] > 1;
-        ghosts += seen[id] && promise->state[id] == 0;
-    }
-
-    ok(promise->next > ROUNDS, "there was work");
-    is_uint(missing, 0, "nothing admitted is missing");
-    is_uint(twice, 0, "nothing is there twice");
-    is_uint(ghosts, 0, "nothing is there that was not opened");
+    test_compare(promise, seen);
     ok(lost > 0, "what ran in a killed writer is worker_lost");
 
     apikey_ring_close(&ring);

@@ -111,15 +111,15 @@ test_file(uint64_t seq)
 }
 
 
-static void
-test_damage(void)
+/* 1000 events in 10 frames; where they end in the first segment's file. */
+
+static uint64_t
+test_write(void)
 {
-    int              fd;
-    bool             rising;
-    uint8_t          byte;
-    unsigned         i;
-    uint64_t         end;
-    apikey_spool_t   spool;
+    bool            rising;
+    unsigned        i;
+    uint64_t        end;
+    apikey_spool_t  spool;
 
     ok(apikey_spool_open(&spool, test_dir, test_node, 16 << 20)
        == APIKEY_SPOOL_OK, "an empty directory opens");
@@ -148,6 +148,18 @@ test_damage(void)
     is_uint(spool.segment[0].bad, 0, "and the end is clean");
     apikey_spool_close(&spool);
 
+    return end;
+}
+
+
+static void
+test_damage(uint64_t end)
+{
+    int             fd;
+    bool            rising;
+    uint8_t         byte;
+    apikey_spool_t  spool;
+
     /* a tail torn in the middle of its frame */
 
     fd = test_file(1);
@@ -172,8 +184,14 @@ test_damage(void)
     is_uint(test_count(&spool, &test_none, &rising), 900,
             "one frame is passed over, those behind it are found");
     ok(spool.segment[0].bad > 0, "and it is known that there was one");
-
     apikey_spool_close(&spool);
+}
+
+
+static void
+test_foreign(void)
+{
+    apikey_spool_t  spool;
 
     test_node[0]++;
     (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
@@ -277,7 +295,8 @@ main(void)
         return 1;
     }
 
-    test_damage();
+    test_damage(test_write());
+    test_foreign();
     test_full();
     test_sync();
 
