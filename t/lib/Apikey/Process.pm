@@ -67,7 +67,7 @@ sub free_port {
 sub account {
     my @names = @_;
 
-    return if $>;
+    return undef if $>;     # in a list, too
 
     for my $name (@names, 'nobody') {
         return $name if defined getpwnam $name;
