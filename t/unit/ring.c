@@ -76,6 +76,8 @@ test_writer(test_promise_t *promise)
         ids[i] = id;
 
         if (slots[i] == NULL) {
+            /* full: the other slots stay open until there is room */
+            n--;
             continue;
         }
 
