@@ -10,26 +10,51 @@
 #define APIKEY_CTL_H_INCLUDED
 
 
+#include <stdbool.h>
+#include <stddef.h>
+
 #include <libpq-fe.h>
 
 
 #define APIKEY_CTL_OK       0
-#define APIKEY_CTL_PENDING  1    /* schema status: migrations are missing */
+#define APIKEY_CTL_PENDING  1    /* schema status: run schema apply */
 #define APIKEY_CTL_USAGE    2
 #define APIKEY_CTL_FAILED   3
 
 
+/* which options a command takes */
+#define APIKEY_CTL_POSTGRES  0x1
+#define APIKEY_CTL_DIR       0x2
+#define APIKEY_CTL_ROLE      0x4
+
+
 typedef struct {
-    const char  *postgres;       /* options; NULL: not given */
-    const char  *dir;
-    const char  *role;
-    const char  *operand;
+    const char    *postgres;     /* options; NULL: not given */
+    const char    *dir;
+    const char    *role;
+
+    const char   **operand;
+    size_t         n;
 } apikey_ctl_args_t;
+
+
+typedef struct {
+    const char    *name;         /* one or two words */
+    const char    *operand;      /* what the first one is called */
+    size_t         min;          /* operands */
+    size_t         max;
+    unsigned       options;
+    int          (*run)(const apikey_ctl_args_t *args);
+} apikey_ctl_command_t;
 
 
 /* main.c: "apikeyctl: ...", one line */
 void apikey_ctl_error(const char *format, ...)
     __attribute__((format(printf, 1, 2)));
+
+/* args.c: false after the reason was printed; operand is to be freed */
+bool apikey_ctl_args_parse(const apikey_ctl_command_t *command, int argc,
+    char *const *argv, apikey_ctl_args_t *args);
 
 /* pg.c: NULL, or false, after the reason was printed */
 PGconn *apikey_ctl_connect(const apikey_ctl_args_t *args);

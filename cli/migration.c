@@ -26,6 +26,9 @@
 static bool apikey_migrations_scan(apikey_migrations_t *all, const char *dir);
 static bool apikey_migrations_own(apikey_migrations_t *all);
 static bool apikey_migration_set(apikey_migration_t *m, const char *file);
+static bool apikey_migration_load(const apikey_migrations_t *all,
+    apikey_migration_t *m);
+static char *apikey_migration_text(const char *path);
 static int apikey_migration_filter(const struct dirent *entry);
 
 
@@ -66,6 +69,12 @@ apikey_migrations_read(apikey_migrations_t *all, const char *dir)
         }
     }
 
+    for (i = 0; i < all->n; i++) {
+        if (!apikey_migration_load(all, &all->migration[i])) {
+            return false;
+        }
+    }
+
     return true;
 }
 
@@ -78,52 +87,13 @@ apikey_migrations_free(apikey_migrations_t *all)
     for (i = 0; i < all->n; i++) {
         free(all->migration[i].file);
         free(all->migration[i].name);
+        free(all->migration[i].text);
     }
 
     free(all->migration);
     free(all->dir);
 
     memset(all, 0, sizeof(apikey_migrations_t));
-}
-
-
-char *
-apikey_migration_text(const apikey_migrations_t *all,
-    const apikey_migration_t *m)
-{
-    char   *path, *text;
-    FILE   *file;
-    size_t  size;
-
-    if (asprintf(&path, "%s/%s", all->dir, m->file) == -1) {
-        apikey_ctl_error("out of memory");
-        return NULL;
-    }
-
-    file = fopen(path, "r");
-
-    if (file == NULL) {
-        apikey_ctl_error("cannot open \"%s\": %s", path, strerror(errno));
-        free(path);
-        return NULL;
-    }
-
-    /* no file holds a NUL, so the delimiter is its end */
-
-    text = NULL;
-    size = 0;
-
-    if (getdelim(&text, &size, '\0', file) == -1) {
-        apikey_ctl_error("cannot read \"%s\": %s", path,
-                         ferror(file) ? strerror(errno) : "it is empty");
-        free(text);
-        text = NULL;
-    }
-
-    (void) fclose(file);
-    free(path);
-
-    return text;
 }
 
 
@@ -207,6 +177,72 @@ apikey_migration_set(apikey_migration_t *m, const char *file)
     m->name = strndup(file + 5, strlen(file) - 5 - strlen(".sql"));
 
     return m->file && m->name;
+}
+
+
+static bool
+apikey_migration_load(const apikey_migrations_t *all, apikey_migration_t *m)
+{
+    char     *path;
+    size_t    i;
+    uint8_t   digest[APIKEY_DIGEST_LEN];
+
+    if (asprintf(&path, "%s/%s", all->dir, m->file) == -1) {
+        apikey_ctl_error("out of memory");
+        return false;
+    }
+
+    m->text = apikey_migration_text(path);
+    free(path);
+
+    if (m->text == NULL) {
+        return false;
+    }
+
+    if (!apikey_sha256(m->text, strlen(m->text), digest)) {
+        apikey_ctl_error("OpenSSL has no SHA-256");
+        return false;
+    }
+
+    for (i = 0; i < APIKEY_DIGEST_LEN; i++) {
+        sprintf(m->digest + 2 * i, "%02x", digest[i]);
+    }
+
+    return true;
+}
+
+
+/* For the caller to free; NULL after the reason was printed. */
+
+static char *
+apikey_migration_text(const char *path)
+{
+    char   *text;
+    FILE   *file;
+    size_t  size;
+
+    file = fopen(path, "r");
+
+    if (file == NULL) {
+        apikey_ctl_error("cannot open \"%s\": %s", path, strerror(errno));
+        return NULL;
+    }
+
+    /* no file holds a NUL, so the delimiter is its end */
+
+    text = NULL;
+    size = 0;
+
+    if (getdelim(&text, &size, '\0', file) == -1) {
+        apikey_ctl_error("cannot read \"%s\": %s", path,
+                         ferror(file) ? strerror(errno) : "it is empty");
+        free(text);
+        text = NULL;
+    }
+
+    (void) fclose(file);
+
+    return text;
 }
 
 

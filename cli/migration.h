@@ -1,6 +1,7 @@
 
 /*
- * The migrations of a directory: NNNN_NAME.sql, sorted by their number.
+ * The migrations of a directory: NNNN_NAME.sql, sorted by their number, each
+ * with its text and what identifies that.
  */
 
 
@@ -11,12 +12,20 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/digest.h"
+
+
+#define APIKEY_MIGRATION_DIGEST  (2 * APIKEY_DIGEST_LEN)
+
 
 typedef struct {
     int    version;
     char  *file;                 /* 0001_tables.sql */
     char  *name;                 /* tables */
+    char  *text;
+    char   digest[APIKEY_MIGRATION_DIGEST + 1];      /* SHA-256 of the text */
     bool   applied;
+    bool   changed;              /* applied, but with another text */
 } apikey_migration_t;
 
 
@@ -35,13 +44,6 @@ bool apikey_migrations_read(apikey_migrations_t *all, const char *dir);
 
 /* Also after read() failed. */
 void apikey_migrations_free(apikey_migrations_t *all);
-
-/*
- * The text of a file, NUL-terminated, for the caller to free; NULL after the
- * reason was printed.
- */
-char *apikey_migration_text(const apikey_migrations_t *all,
-    const apikey_migration_t *m);
 
 
 #endif /* APIKEY_CTL_MIGRATION_H_INCLUDED */

@@ -45,7 +45,7 @@ apikey_ctl_token_new(const apikey_ctl_args_t *args)
     role = args->role ? args->role : "admin";
 
     len = snprintf(line + 64, sizeof(line) - 64, " %s role=%s",
-                   args->operand, role);
+                   args->operand[0], role);
 
     taken = 0;
     why = "NAME or role is too long";
@@ -60,7 +60,7 @@ apikey_ctl_token_new(const apikey_ctl_args_t *args)
 
     /* "#" ends a line early, and a line break makes it two */
 
-    if (taken != 1 || strpbrk(args->operand, " \t\r\n#")
+    if (taken != 1 || strpbrk(args->operand[0], " \t\r\n#")
         || strpbrk(role, " \t\r\n#"))
     {
         apikey_ctl_error("token new: NAME and role are one word each, "

@@ -2,10 +2,13 @@
 -- The control plane's tables: settings, owners, keys, secrets, limits, audit,
 -- and the three roles.
 --
--- Rules for every migration: it runs in one transaction, running it again
--- changes nothing, and it opens with SET LOCAL ROLE apikey_owner, so that
--- every object belongs to that role.  EXECUTE is not given to PUBLIC (see the
--- default privileges below): each function is granted by name.
+-- Rules for every file: it runs in one transaction and opens with SET LOCAL
+-- ROLE apikey_owner, so that every object belongs to that role.  It runs again
+-- whenever it or a file before it has changed, on a database in use, and keeps
+-- the data: a function is edited where it stands (in one file only), a column
+-- is added with ALTER TABLE ... ADD COLUMN IF NOT EXISTS behind its table.
+-- EXECUTE is not given to PUBLIC (see the default privileges below): each
+-- function is granted by name.
 --
 -- Tenant tables carry row-level security for apikey_gateway on three
 -- transaction-local settings, apikey.caller, apikey.key and apikey.owner; not
@@ -72,22 +75,15 @@ CREATE TABLE IF NOT EXISTS migration (
     applied_at  timestamptz  NOT NULL DEFAULT now()
 );
 
+ALTER TABLE migration ADD COLUMN IF NOT EXISTS digest text;
+
 COMMENT ON TABLE migration IS
-    'Migrations applied to this database; written by apikeyctl schema apply';
+    'Files applied to this database; written by apikeyctl schema apply';
+COMMENT ON COLUMN migration.applied_at IS 'When it was last run';
+COMMENT ON COLUMN migration.digest IS
+    'SHA-256 of the text that was run; null: it is to be run again';
 
 GRANT SELECT ON migration TO apikey_gateway;
-
-
-CREATE OR REPLACE FUNCTION schema_version()
-RETURNS int
-LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
-RETURN (SELECT coalesce(max(version), 0) FROM migration);
-
-COMMENT ON FUNCTION schema_version() IS
-    'Number of the newest migration applied';
-
-GRANT EXECUTE ON FUNCTION schema_version() TO apikey_gateway, apikey_reader;
 
 
 -- Who asks: what the policies read.  An empty setting is the same as none.

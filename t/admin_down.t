@@ -179,6 +179,45 @@ subtest 'an older schema' => sub {
 };
 
 
+subtest 'a lower number of the schema' => sub {
+    my $version = $pg->value('SELECT apikey.schema_version()');
+    my $set = sub {
+        $pg->run('CREATE OR REPLACE FUNCTION apikey.schema_version()'
+                 . ' RETURNS int LANGUAGE sql STABLE'
+                 . " SET search_path = apikey, pg_temp RETURN $_[0]");
+    };
+
+    $set->($version - 1);
+
+    my $node = $t->nginx(name => 'newer')->start;
+
+    wait_for('the version to be seen', sub {
+        (json($node->admin('GET', 'health'))->{schema} // 0)
+            == $version - 1;
+    });
+
+    my $p = problem($node->admin('GET', 'api-keys'), 503, 'schema_outdated');
+    my $k = $t->key(name => 'served');
+
+    like($p->{detail}, qr/apikeyctl schema apply/, 'says the command');
+    like("@{json($node->admin('GET', 'health'))->{warnings}}",
+         qr/older than this module/, 'health warns');
+    like($node->log_text, qr/database has schema @{[$version - 1]}, this/,
+         'the log, too');
+
+    $t->sync($node);
+    is($node->get('/', key => $k->{key})->{status}, 200, 'it serves');
+
+    $set->($version);
+    wait_for('the admin API', sub {
+        $node->admin('GET', 'api-keys')->{status} == 200;
+    });
+
+    pass('once it is applied');
+    $node->stop;
+};
+
+
 subtest 'a zone that is too small' => sub {
     my @keys = $t->keys(6000, name => 'many');
     my $node = $t->nginx(name => 'small', base => {

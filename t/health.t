@@ -41,8 +41,8 @@ subtest 'all is well' => sub {
     ok($h->{ready}, 'ready');
     is($h->{node}, 'node', 'node');
     like($h->{version}, qr/^\d+\.\d+\.\d+\z/, 'version');
-    is($h->{schema}, $t->postgres->value('SELECT max(version)
-                                          FROM apikey.migration'), 'schema');
+    is($h->{schema}, $t->postgres->value('SELECT apikey.schema_version()'),
+       'schema');
     is_deeply([ sort keys %{$h->{keyring}} ], [ qw(age_ms complete keys) ],
               'keyring');
     is($h->{keyring}{keys}, 1, 'keys');

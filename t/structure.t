@@ -165,6 +165,30 @@ wrong_is('functions fit on a screen');
 wrong_is('config lists what there is');
 
 
+# a file of the schema runs again when it changes: a function that stood in two
+# would go back to what the first one says
+
+{
+    my %where;
+
+    for my $file (sort glob 'schema/*.sql') {
+        open my $f, '<', $file or die "$file: $!\n";
+
+        while (<$f>) {
+            next unless /^\s*CREATE\s+(?:OR\s+REPLACE\s+)?
+                         (FUNCTION|PROCEDURE|VIEW)\s+(?:apikey\.)?(\w+)/xi;
+            $where{lc "$1 $2"}{$file} = 1;
+        }
+    }
+
+    cmp_ok(scalar keys %where, '>', 100, 'the functions are found');
+    push @wrong, map { "$_ is in " . join ' and ', sort keys %{$where{$_}} }
+                 grep { keys %{$where{$_}} > 1 } sort keys %where;
+}
+
+wrong_is('functions and views are defined in one file');
+
+
 # symbols
 
 {

@@ -1,6 +1,6 @@
 
 /*
- * The version of the module and of its tool.
+ * The version of the module and of its tool, and of the schema they need.
  */
 
 
@@ -9,6 +9,7 @@
 
 
 #define APIKEY_VERSION  "0.1.0"
+#define APIKEY_SCHEMA   100          /* as schema/9999_version.sql says */
 
 
 #endif /* APIKEY_VERSION_H_INCLUDED */

@@ -27,7 +27,7 @@
 
 
 #define NGX_HTTP_APIKEY_VERSION  APIKEY_VERSION
-#define NGX_HTTP_APIKEY_SCHEMA   30      /* the oldest schema that serves */
+#define NGX_HTTP_APIKEY_SCHEMA   APIKEY_SCHEMA    /* the oldest that serves */
 
 #define NGX_HTTP_APIKEY_WEIGHT_MAX  9007199254740991LL      /* 2^53 - 1 */
 

@@ -22,7 +22,7 @@ static const char  ngx_http_apikey_beat_sql[] =
     "SELECT apikey.node_seen($1, $2, $3)";
 
 static const char  ngx_http_apikey_beat_schema_sql[] =
-    "SELECT coalesce(max(version), 0) FROM apikey.migration";
+    "SELECT apikey.schema_version()";
 
 
 void
@@ -104,11 +104,18 @@ ngx_http_apikey_beat_version(ngx_http_apikey_pg_op_t *op, PGresult *res)
         return;
     }
 
+    if (version < (ngx_int_t) conf->schema
+        && apikey_stats_get(&conf->stats->schema) != (uint64_t) version)
+    {
+        ngx_log_error(NGX_LOG_WARN, conf->log, 0,
+                      "apikey: the database has schema %i, this module needs "
+                      "%ui: run \"apikeyctl schema apply\"",
+                      version, conf->schema);
+    }
+
     apikey_stats_set(&conf->stats->schema, (uint64_t) version);
     apikey_stats_set(&conf->stats->schema_ok,
-                     (uint64_t) (version >= (ngx_int_t)
-                          ngx_max(conf->schema,
-                                  NGX_HTTP_APIKEY_KEYRING_SCHEMA)));
+                     (uint64_t) (version >= (ngx_int_t) conf->schema));
 
     ngx_http_apikey_sync_next(s);
 }

@@ -25,8 +25,6 @@
 #include "wire/postgres.h"
 
 
-#define NGX_HTTP_APIKEY_KEYRING_SCHEMA  10   /* the oldest sync works with */
-
 #define NGX_HTTP_APIKEY_NEVER  0x7fffffffffffffffLL
 
 
