@@ -484,8 +484,6 @@ subtest 'nginx -t' => sub {
             => qr/"apikey" must be off/,
         'location /a/ { apikey required; apikey_health; }'
             => qr/"apikey" must be off/,
-        'location /a/ { apikey_admin compat; }'
-            => qr/invalid number of arguments in "apikey_admin"/,
         'location /a/ { apikey_metrics on; }'
             => qr/invalid number of arguments in "apikey_metrics"/,
         'apikey_admin;' => qr/"apikey_admin" directive is not allowed here/,

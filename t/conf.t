@@ -124,6 +124,8 @@ good('Redis by name and number',
     'apikey_redis redis://user:p%40ss@127.0.0.1:6390/2;',
     'apikey required;');
 good('IPv6 Redis', 'apikey_redis redis://[::1]:6390;', 'apikey required;');
+good('all of apikey_admin', '', join(' ', 'apikey_admin rate=100r/m compat',
+    'identity=$remote_user operator=${SSL_client_s_dn};'));
 good('admin, metrics, health', '', 'apikey_admin;',
     'location = /m { apikey_metrics; } location = /h { apikey_health; }');
 
@@ -337,12 +339,39 @@ loc(qr/"apikey_preflight" directive is duplicate/,
 # our own content
 
 for my $name (qw(admin metrics health)) {
-    loc(qr/number of arguments in "apikey_$name"/, "apikey_$name x;");
+    loc(qr/number of arguments in "apikey_$name"/, "apikey_$name x;")
+        unless $name eq 'admin';
     loc(qr/"apikey_$name" directive is duplicate/,
         "apikey_$name; apikey_$name;");
     bad(qr/"apikey_$name" directive is not allowed here/, "apikey_$name;");
 }
 
+loc(qr/"apikey_admin": unknown parameter "$_"/, "apikey_admin $_;")
+    for 'x', 'Compat', 'compat=on', 'identity', 'rate', 'burst=5';
+loc(qr/"apikey_admin": unknown parameter "role=read"/,
+    'apikey_admin compat role=read;');
+loc(qr/"apikey_admin": duplicate parameter "\Q$_\E"/, "apikey_admin $_ $_;")
+    for 'compat', 'rate=1r/s', 'identity=$remote_user',
+        'operator=$remote_user';
+loc(qr/"apikey_admin": one variable is needed, and no more, in "\Q$_\E"/,
+    "apikey_admin $_;")
+    for 'identity=', 'identity=ada', 'identity=$', 'operator=a$remote_user',
+        'operator=$remote_user-x', 'identity=$remote_user$host',
+        'operator=${}', 'operator=${remote_user';
+loc(qr/"apikey_admin": any client can write this variable: "\Q$_\E"/,
+    "apikey_admin $_;")
+    for map({ ("identity=$_", "operator=$_") } '$http_x_user', '$arg_user',
+            '$cookie_user'),
+        'identity=${http_x}', 'identity=$HTTP_X_User', 'operator=$args',
+        'operator=$host', 'operator=$request_uri', 'identity=$content_type';
+loc(qr/unknown "nosuch" variable/, 'apikey_admin identity=$nosuch;');
+loc(qr{"apikey_admin": write 1r/m to 1000000r/s, not "rate=\Q$_\E"},
+    "apikey_admin rate=$_;")
+    for '', '0r/s', '-1r/s', '20', '20r', 'r/s', '20r/h',
+        '1.5r/s', '1000001r/s', '99999999999999999999r/s', '20R/S';
+good("apikey_admin $_", '', "apikey_admin $_;")
+    for 'rate=1r/s', 'rate=1000000r/m', 'identity=$ssl_client_fingerprint',
+        'identity=$https';
 loc(qr/"apikey" must be off/, 'apikey_admin; apikey required;');
 loc(qr/"apikey_health" directive/, 'apikey_metrics; apikey_health;');
 

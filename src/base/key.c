@@ -110,6 +110,14 @@ apikey_key_check(const char *key, size_t len, const apikey_macs_t *macs,
 }
 
 
+bool
+apikey_key_signed(const char *key, size_t len, const apikey_macs_t *macs)
+{
+    return macs && macs->n
+           && key[len - APIKEY_KEY_TAIL + APIKEY_KEY_BODY] != '0';
+}
+
+
 size_t
 apikey_key_make(char *out, const char *prefix, size_t prefix_len,
     const apikey_macs_t *macs, int64_t now)

@@ -58,6 +58,10 @@ bool apikey_prefix_check(const char *prefix, size_t len);
 apikey_key_e apikey_key_check(const char *key, size_t len,
     const apikey_macs_t *macs, int64_t now);
 
+/* Of one that is GOOD: a MAC was checked, so that nobody can have guessed. */
+bool apikey_key_signed(const char *key, size_t len,
+    const apikey_macs_t *macs);
+
 /*
  * Writes a new key (not NUL-terminated, at most APIKEY_KEY_MADE_MAX) and
  * returns its length; 0: no randomness.  macs may be NULL or empty: kid '0'.

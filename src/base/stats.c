@@ -42,6 +42,13 @@ static const char *const  apikey_fail_names[APIKEY_FAILS] = {
 };
 
 
+static const char *const  apikey_limited_names[APIKEY_LIMITEDS] = {
+    "caller",
+    "failure",
+    "lookup"
+};
+
+
 void
 apikey_histogram_add(apikey_histogram_t *h, uint64_t us)
 {
@@ -64,4 +71,12 @@ apikey_fail_name(apikey_fail_e reason)
 {
     return (unsigned) reason < APIKEY_FAILS ? apikey_fail_names[reason]
                                             : "other";
+}
+
+
+const char *
+apikey_limited_name(apikey_limited_e what)
+{
+    return (unsigned) what < APIKEY_LIMITEDS ? apikey_limited_names[what]
+                                             : "other";
 }

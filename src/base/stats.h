@@ -45,10 +45,21 @@ typedef enum {
 } apikey_fail_e;
 
 
+/* apikey_limited_total{what} */
+
+typedef enum {
+    APIKEY_LIMITED_CALLER = 0,   /* admin API: the caller's rate */
+    APIKEY_LIMITED_FAILURE,      /* admin API: wrong credentials */
+    APIKEY_LIMITED_LOOKUP,       /* guesses that would ask Postgres */
+    APIKEY_LIMITEDS
+} apikey_limited_e;
+
+
 typedef struct {
     uint64_t            requests[APIKEY_VERDICTS];
     uint64_t            decisions[APIKEY_MODES];
     uint64_t            failures[APIKEY_FAILS];
+    uint64_t            limited[APIKEY_LIMITEDS];
     apikey_histogram_t  redis;           /* apikey_redis_seconds */
     apikey_histogram_t  postgres;        /* apikey_postgres_seconds */
 
@@ -77,6 +88,7 @@ extern const uint64_t  apikey_stats_bounds[APIKEY_STATS_BUCKETS];  /* us */
 
 void apikey_histogram_add(apikey_histogram_t *h, uint64_t us);
 const char *apikey_fail_name(apikey_fail_e reason);
+const char *apikey_limited_name(apikey_limited_e what);
 
 
 #endif /* APIKEY_STATS_H_INCLUDED */

@@ -24,6 +24,8 @@ static ngx_int_t ngx_http_apikey_access_lookup(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_ask(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
+static void ngx_http_apikey_access_uncharge(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_asked(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_found(ngx_http_request_t *r,
@@ -221,16 +223,19 @@ static ngx_int_t
 ngx_http_apikey_access_ask(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
     ngx_str_t *key)
 {
+    uint64_t                      wait;
     ngx_int_t                     rc;
+    apikey_key_e                  form;
     ngx_http_apikey_main_conf_t  *amcf;
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
     /* a key that cannot be is not asked for */
 
-    switch (apikey_key_check((const char *) key->data, key->len, amcf->macs,
-                             ctx->time))
-    {
+    form = apikey_key_check((const char *) key->data, key->len, amcf->macs,
+                            ctx->time);
+
+    switch (form) {
 
     case APIKEY_KEY_BAD_CRC:
         return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
@@ -244,15 +249,34 @@ ngx_http_apikey_access_ask(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
         break;
     }
 
-    rc = ngx_http_apikey_suspend_lookup(r, ctx);
+    rc = ngx_http_apikey_throttle_lookup(r, key, form, ctx->digest, &wait);
 
-    if (rc == NGX_AGAIN) {
-        return NGX_AGAIN;
+    if (rc != NGX_DECLINED) {
+        ctx->charged = (rc == NGX_OK);
+
+        if (ngx_http_apikey_suspend_lookup(r, ctx) == NGX_AGAIN) {
+            return NGX_AGAIN;
+        }
+
+        ngx_http_apikey_access_uncharge(r, ctx);
     }
 
     ctx->verdict = APIKEY_UNAVAILABLE;
 
     return NGX_DECLINED;
+}
+
+
+/* The look-up was no guess, or has not been made. */
+
+static void
+ngx_http_apikey_access_uncharge(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    if (ctx->charged) {
+        ctx->charged = 0;
+        ngx_http_apikey_throttle_found(r);
+    }
 }
 
 
@@ -265,6 +289,10 @@ ngx_http_apikey_access_asked(ngx_http_request_t *r,
     ngx_int_t  rc;
 
     rc = ctx->wait_rc;
+
+    if (rc != NGX_DECLINED) {
+        ngx_http_apikey_access_uncharge(r, ctx);
+    }
 
     if (rc == NGX_OK) {
         rc = ngx_http_apikey_access_lookup(r, ctx);

@@ -19,12 +19,9 @@
 #include "http/admin.h"
 
 
-static ngx_int_t ngx_http_apikey_admin_handler(ngx_http_request_t *r);
 static void ngx_http_apikey_admin_waits(ngx_http_apikey_admin_t *a,
     ngx_uint_t waiting);
 static void ngx_http_apikey_admin_cleanup(void *data);
-static char *ngx_http_apikey_admin_base(ngx_conf_t *cf,
-    ngx_http_core_loc_conf_t *clcf, ngx_str_t *base);
 
 
 static const ngx_http_apikey_admin_stage_pt  ngx_http_apikey_admin_stages[] = {
@@ -38,7 +35,7 @@ static const ngx_http_apikey_admin_stage_pt  ngx_http_apikey_admin_stages[] = {
 };
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_apikey_admin_handler(ngx_http_request_t *r)
 {
     ngx_http_cleanup_t       *cln;
@@ -211,77 +208,4 @@ ngx_http_apikey_admin_cleanup(void *data)
     }
 
     OPENSSL_cleanse(a->secret, sizeof(a->secret));
-}
-
-
-char *
-ngx_http_apikey_admin(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_apikey_loc_conf_t *alcf = conf;
-
-    char                      *rv;
-    ngx_http_core_loc_conf_t  *clcf;
-
-    rv = ngx_http_apikey_content_set(cf, cmd, alcf,
-                                     ngx_http_apikey_admin_handler);
-    if (rv != NGX_CONF_OK) {
-        return rv;
-    }
-
-    alcf->admin = 1;
-
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-
-    return ngx_http_apikey_admin_base(cf, clcf, &alcf->admin_base);
-}
-
-
-/*
- * Paths are relative to this: the location's name with a slash behind it; for
- * an exact location the directory it is in.
- */
-
-static char *
-ngx_http_apikey_admin_base(ngx_conf_t *cf, ngx_http_core_loc_conf_t *clcf,
-    ngx_str_t *base)
-{
-    u_char  *p;
-    size_t   len;
-
-#if (NGX_PCRE)
-    if (clcf->regex) {
-        return "needs a location with a prefix, not a regular expression: its "
-               "paths are relative to the location";
-    }
-#endif
-
-    if (clcf->named || clcf->name.len == 0 || clcf->name.data[0] != '/') {
-        return "needs a location with a prefix: its paths are relative to the "
-               "location";
-    }
-
-    len = clcf->name.len;
-
-    if (clcf->exact_match) {
-        while (clcf->name.data[len - 1] != '/') {
-            len--;
-        }
-    }
-
-    p = ngx_pnalloc(cf->pool, len + 1);
-    if (p == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    base->data = p;
-
-    p = ngx_cpymem(p, clcf->name.data, len);
-
-    if (p[-1] != '/') {
-        *p++ = '/';
-    }
-
-    base->len = p - base->data;
-
-    return NGX_CONF_OK;
 }

@@ -20,6 +20,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/key.h"
+#include "base/rate.h"
 #include "base/uuid.h"
 #include "http/http.h"
 
@@ -27,6 +28,36 @@
 #define NGX_HTTP_APIKEY_ADMIN_SEGMENTS  8
 #define NGX_HTTP_APIKEY_ADMIN_PARAMS    2
 #define NGX_HTTP_APIKEY_ADMIN_MAX_BODY  (1024 * 1024)
+
+
+/* What has to vouch for a variable that names the caller. */
+
+typedef enum {
+    NGX_HTTP_APIKEY_PROOF_ANY = 0,   /* its maker, and all it is made of */
+    NGX_HTTP_APIKEY_PROOF_BASIC,     /* auth_basic */
+    NGX_HTTP_APIKEY_PROOF_CERT       /* $ssl_client_verify */
+} ngx_http_apikey_proof_e;
+
+
+typedef struct {
+    ngx_str_t                          name;     /* lower case, without $ */
+    ngx_int_t                          index;
+    ngx_http_apikey_proof_e            proof;
+} ngx_http_apikey_admin_variable_t;
+
+
+/* The arguments of apikey_admin. */
+
+struct ngx_http_apikey_admin_conf_s {
+    ngx_http_apikey_admin_variable_t  *identity;     /* NULL: none */
+    ngx_http_apikey_admin_variable_t  *operator;
+    apikey_rate_t                      rate;
+    ngx_uint_t                         compat;
+
+    ngx_module_t                      *basic;        /* NULL: not built in */
+    ngx_uint_t                         realm;        /* offsets of what its */
+    ngx_uint_t                         user_file;    /* directives set */
+};
 
 
 typedef struct ngx_http_apikey_admin_s  ngx_http_apikey_admin_t;
@@ -67,6 +98,7 @@ typedef enum {
     NGX_HTTP_APIKEY_PROBLEM_METHOD,
     NGX_HTTP_APIKEY_PROBLEM_TOO_LARGE,
     NGX_HTTP_APIKEY_PROBLEM_MEDIA_TYPE,
+    NGX_HTTP_APIKEY_PROBLEM_RATE_LIMITED,
     NGX_HTTP_APIKEY_PROBLEM_INTERNAL,
     NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE,
     NGX_HTTP_APIKEY_PROBLEM_SCHEMA
@@ -100,7 +132,7 @@ struct ngx_http_apikey_admin_s {
     ngx_uint_t                            nparams;
 
     ngx_http_apikey_caller_e              caller;
-    const apikey_token_t                 *token;     /* operator */
+    ngx_str_t                             name;      /* operator, or named */
     ngx_http_apikey_key_t                 key;       /* owner, key */
     uint8_t                               digest[APIKEY_DIGEST_LEN];
     ngx_int_t                             find_rc;
@@ -126,6 +158,11 @@ struct ngx_http_apikey_admin_s {
 
     ngx_http_apikey_keyring_wait_t        wait;
 
+    uint64_t                              retry_after;  /* us, of a 429 */
+
+    unsigned                              named:1;      /* by a variable */
+    unsigned                              read_only:1;  /* operator */
+    unsigned                              charged:1;    /* for a look-up */
     unsigned                              reading:1;    /* the body */
     unsigned                              finding:1;    /* wait is in use */
     unsigned                              found:1;      /* find_rc is set */
@@ -139,6 +176,7 @@ struct ngx_http_apikey_admin_s {
 
 
 /* admin.c */
+ngx_int_t ngx_http_apikey_admin_handler(ngx_http_request_t *r);
 void ngx_http_apikey_admin_run(ngx_http_apikey_admin_t *a);
 void ngx_http_apikey_admin_resume(ngx_http_apikey_admin_t *a);
 ngx_http_apikey_admin_t *ngx_http_apikey_admin_get(ngx_http_request_t *r);
@@ -151,6 +189,12 @@ ngx_int_t ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_caller(ngx_http_apikey_admin_t *a);
 ngx_uint_t ngx_http_apikey_admin_header(ngx_http_request_t *r,
     const char *name, ngx_str_t *value);
+
+/* admin_identity.c: callers named by variables */
+ngx_int_t ngx_http_apikey_admin_identity(ngx_http_apikey_admin_t *a);
+
+/* admin_known.c: a->caller is set */
+ngx_int_t ngx_http_apikey_admin_known(ngx_http_apikey_admin_t *a);
 
 /* admin_path.c */
 ngx_int_t ngx_http_apikey_admin_path(ngx_http_apikey_admin_t *a);

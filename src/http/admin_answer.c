@@ -43,6 +43,7 @@ static const struct {
     { 405, "method_not_allowed", "Method not allowed" },
     { 413, "too_large", "Too large" },
     { 415, "unsupported_media_type", "Unsupported media type" },
+    { 429, "rate_limited", "Rate limit reached" },
     { 500, "internal", "Internal error" },
     { 503, "unavailable", "Unavailable" },
     { 503, "schema_outdated", "Schema outdated" }
@@ -301,11 +302,22 @@ ngx_http_apikey_admin_own_headers(ngx_http_apikey_admin_t *a,
         return NGX_ERROR;
     }
 
-    if (status != NGX_HTTP_SERVICE_UNAVAILABLE) {
+    if (status == NGX_HTTP_SERVICE_UNAVAILABLE) {
+        ngx_str_set(&value, "2");
+
+    } else if (status == NGX_HTTP_TOO_MANY_REQUESTS && a->retry_after) {
+        value.data = ngx_pnalloc(r->pool, NGX_INT64_LEN);
+        if (value.data == NULL) {
+            return NGX_ERROR;
+        }
+
+        value.len = ngx_sprintf(value.data, "%uL",
+                                ngx_http_apikey_seconds(a->retry_after))
+                    - value.data;
+
+    } else {
         return NGX_OK;
     }
-
-    ngx_str_set(&value, "2");
 
     return ngx_http_apikey_admin_add_header(r, "Retry-After", &value);
 }

@@ -19,7 +19,11 @@
 #include "http/admin.h"
 
 
+static ngx_int_t ngx_http_apikey_admin_explicit(ngx_http_apikey_admin_t *a,
+    ngx_str_t *value);
 static ngx_int_t ngx_http_apikey_admin_credential(ngx_http_apikey_admin_t *a,
+    ngx_str_t *value);
+static ngx_uint_t ngx_http_apikey_admin_bearers(ngx_http_request_t *r,
     ngx_str_t *value);
 static ngx_uint_t ngx_http_apikey_admin_bearer(ngx_str_t *value);
 static void ngx_http_apikey_admin_token(ngx_http_apikey_admin_t *a);
@@ -32,11 +36,10 @@ static void ngx_http_apikey_admin_found(ngx_http_apikey_keyring_wait_t *wait,
 static ngx_int_t ngx_http_apikey_admin_key_state(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a,
     apikey_fail_e reason);
+static ngx_int_t ngx_http_apikey_admin_too_many(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_unauthorized(
     ngx_http_apikey_admin_t *a, ngx_http_apikey_problem_e problem,
     const char *detail);
-static ngx_int_t ngx_http_apikey_admin_caller_json(
-    ngx_http_apikey_admin_t *a);
 
 
 ngx_int_t
@@ -46,6 +49,13 @@ ngx_http_apikey_admin_caller(ngx_http_apikey_admin_t *a)
     ngx_str_t  value;
 
     rc = ngx_http_apikey_admin_credential(a, &value);
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_apikey_admin_explicit(a, &value);
+
+    } else if (rc == NGX_DECLINED) {
+        rc = ngx_http_apikey_admin_identity(a);
+    }
 
     if (rc == NGX_DECLINED && a->route->open) {
         return NGX_DECLINED;
@@ -66,21 +76,29 @@ ngx_http_apikey_admin_caller(ngx_http_apikey_admin_t *a)
         return rc;
     }
 
-    if (!apikey_sha256(value.data, value.len, a->digest)) {
+    return ngx_http_apikey_admin_known(a);
+}
+
+
+/*
+ * One that was sent decides alone: a variable may name somebody else.  NGX_OK:
+ * a->caller is set, or the end of the request.
+ */
+
+static ngx_int_t
+ngx_http_apikey_admin_explicit(ngx_http_apikey_admin_t *a, ngx_str_t *value)
+{
+    if (!apikey_sha256(value->data, value->len, a->digest)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     ngx_http_apikey_admin_token(a);
 
-    if (a->caller == NGX_HTTP_APIKEY_CALLER_NOBODY) {
-        rc = ngx_http_apikey_admin_key(a, &value);
-
-        if (rc != NGX_OK) {
-            return rc;
-        }
+    if (a->caller == NGX_HTTP_APIKEY_CALLER_OPERATOR) {
+        return NGX_OK;
     }
 
-    return ngx_http_apikey_admin_caller_json(a);
+    return ngx_http_apikey_admin_key(a, value);
 }
 
 
@@ -89,8 +107,8 @@ ngx_http_apikey_admin_caller(ngx_http_apikey_admin_t *a)
 static ngx_int_t
 ngx_http_apikey_admin_credential(ngx_http_apikey_admin_t *a, ngx_str_t *value)
 {
-    ngx_str_t                       bearer;
     ngx_uint_t                      n;
+    ngx_str_t                       other;
     ngx_http_apikey_admin_error_t   error;
 
     n = ngx_http_apikey_admin_header(a->request, "x-api-key", value);
@@ -99,11 +117,10 @@ ngx_http_apikey_admin_credential(ngx_http_apikey_admin_t *a, ngx_str_t *value)
         n = 0;
     }
 
-    if (ngx_http_apikey_admin_header(a->request, "authorization", &bearer)
-        && ngx_http_apikey_admin_bearer(&bearer))
-    {
-        n++;
-        *value = bearer;
+    n += ngx_http_apikey_admin_bearers(a->request, &other);
+
+    if (other.len) {
+        *value = other;
     }
 
     if (n == 0) {
@@ -167,6 +184,46 @@ ngx_http_apikey_admin_header(ngx_http_request_t *r, const char *name,
 }
 
 
+/* How many there are; value is the last one, empty without any. */
+
+static ngx_uint_t
+ngx_http_apikey_admin_bearers(ngx_http_request_t *r, ngx_str_t *value)
+{
+    ngx_str_t         text;
+    ngx_uint_t        i, n;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h;
+
+    n = 0;
+    ngx_str_null(value);
+
+    for (part = &r->headers_in.headers.part; part; part = part->next) {
+
+        h = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+
+            if (h[i].key.len != sizeof("authorization") - 1
+                || ngx_strncasecmp(h[i].key.data, (u_char *) "authorization",
+                                   h[i].key.len)
+                   != 0)
+            {
+                continue;
+            }
+
+            text = h[i].value;
+
+            if (ngx_http_apikey_admin_bearer(&text)) {
+                *value = text;
+                n++;
+            }
+        }
+    }
+
+    return n;
+}
+
+
 /* Other schemes are auth_basic's. */
 
 static ngx_uint_t
@@ -201,12 +258,13 @@ ngx_http_apikey_admin_token(ngx_http_apikey_admin_t *a)
 {
     int64_t          now;
     ngx_uint_t       i;
-    apikey_token_t  *token;
+    apikey_token_t  *token, *found;
 
     if (a->amcf->tokens == NULL) {
         return;
     }
 
+    found = NULL;
     now = apikey_clock_real();
     token = a->amcf->tokens->elts;
 
@@ -214,12 +272,15 @@ ngx_http_apikey_admin_token(ngx_http_apikey_admin_t *a)
         if (CRYPTO_memcmp(token[i].digest, a->digest, APIKEY_DIGEST_LEN) == 0
             && token[i].until > now)
         {
-            a->token = &token[i];
+            found = &token[i];
         }
     }
 
-    if (a->token) {
+    if (found) {
         a->caller = NGX_HTTP_APIKEY_CALLER_OPERATOR;
+        a->name.data = (u_char *) found->name;
+        a->name.len = found->name_len;
+        a->read_only = found->read_only;
     }
 }
 
@@ -259,6 +320,7 @@ ngx_http_apikey_admin_key(ngx_http_apikey_admin_t *a, ngx_str_t *value)
 static ngx_int_t
 ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a, ngx_str_t *value)
 {
+    ngx_int_t     rc;
     apikey_key_e  form;
 
     if (!a->found) {
@@ -273,13 +335,20 @@ ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a, ngx_str_t *value)
             return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_MAC);
         }
 
+        rc = ngx_http_apikey_throttle_lookup(a->request, value, form,
+                                             a->digest, &a->retry_after);
+        if (rc == NGX_DECLINED) {
+            return ngx_http_apikey_admin_too_many(a);
+        }
+
+        a->charged = (rc == NGX_OK);
+
         a->wait.handler = ngx_http_apikey_admin_found;
         a->wait.data = a;
 
-        if (a->amcf->keyring
-            && ngx_http_apikey_keyring_find(a->amcf->keyring, a->digest,
-                                            &a->wait)
-               == NGX_OK)
+        if (ngx_http_apikey_keyring_find(a->amcf->keyring, a->digest,
+                                         &a->wait)
+            == NGX_OK)
         {
             a->finding = 1;
             ngx_http_apikey_admin_wait(a);
@@ -288,6 +357,12 @@ ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a, ngx_str_t *value)
 
         a->find_rc = NGX_ERROR;
     }
+
+    if (a->charged && a->find_rc != NGX_DECLINED) {
+        ngx_http_apikey_throttle_found(a->request);
+    }
+
+    a->charged = 0;
 
     if (a->find_rc == NGX_DECLINED) {
         return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_OPERATOR);
@@ -361,9 +436,25 @@ ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a, apikey_fail_e reason)
 {
     apikey_stats_add(&a->amcf->sh->stats.failures[reason], 1);
 
+    if (ngx_http_apikey_throttle_failure(a->request, &a->retry_after)
+        != NGX_OK)
+    {
+        return ngx_http_apikey_admin_too_many(a);
+    }
+
     return ngx_http_apikey_admin_unauthorized(a,
                              NGX_HTTP_APIKEY_PROBLEM_INVALID_CREDENTIAL,
                              "The operator token or key is not valid.");
+}
+
+
+static ngx_int_t
+ngx_http_apikey_admin_too_many(ngx_http_apikey_admin_t *a)
+{
+    return ngx_http_apikey_admin_problem(a,
+                             NGX_HTTP_APIKEY_PROBLEM_RATE_LIMITED,
+                             "Too many wrong credentials from this address. "
+                             "A right one is let in all the same.", NULL);
 }
 
 
@@ -397,68 +488,4 @@ ngx_http_apikey_admin_unauthorized(ngx_http_apikey_admin_t *a,
     }
 
     return ngx_http_apikey_admin_problem(a, problem, detail, NULL);
-}
-
-
-/* values[1]: the caller for apikey.api(). */
-
-static ngx_int_t
-ngx_http_apikey_admin_caller_json(ngx_http_apikey_admin_t *a)
-{
-    char           *buf;
-    size_t          size;
-    ngx_str_t      *address;
-    apikey_json_t   j;
-
-    address = &a->request->connection->addr_text;
-
-    size = 512 + 6 * (address->len + a->key.scopes.len + a->key.name.len);
-
-    buf = ngx_pnalloc(a->request->pool, size + 1);
-    if (buf == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    apikey_json_init(&j, buf, size);
-    apikey_json_object(&j);
-
-    apikey_json_name(&j, "kind");
-
-    if (a->token) {
-        apikey_json_text(&j, "operator");
-        apikey_json_name(&j, "name");
-        apikey_json_string(&j, a->token->name, a->token->name_len);
-        apikey_json_name(&j, "role");
-        apikey_json_text(&j, a->token->read_only ? "read" : "admin");
-
-    } else {
-        apikey_json_text(&j, a->caller == NGX_HTTP_APIKEY_CALLER_OWNER
-                             ? "owner" : "key");
-        apikey_json_name(&j, "key");
-        apikey_json_uuid(&j, a->key.id);
-        apikey_json_name(&j, "owner");
-
-        if (a->key.owner.len) {
-            apikey_json_uuid(&j, a->key.owner_uuid);
-
-        } else {
-            apikey_json_null(&j);
-        }
-
-        apikey_json_name(&j, "scopes");
-        apikey_json_string(&j, (char *) a->key.scopes.data,
-                           a->key.scopes.len);
-        apikey_json_name(&j, "name");
-        apikey_json_string(&j, (char *) a->key.name.data, a->key.name.len);
-    }
-
-    apikey_json_name(&j, "address");
-    apikey_json_string(&j, (char *) address->data, address->len);
-
-    apikey_json_object_end(&j);
-
-    buf[apikey_json_len(&j)] = '\0';
-    a->values[1] = buf;
-
-    return NGX_DECLINED;
 }

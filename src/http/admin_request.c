@@ -210,6 +210,10 @@ ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a)
     }
 
     ngx_http_apikey_admin_write(&j, "key_prefix", &a->amcf->key_prefix);
+
+    apikey_json_name(&j, "compat");
+    apikey_json_bool(&j, a->alcf->admin_conf->compat);
+
     ngx_http_apikey_admin_write_secret(&j, a);
 
     apikey_json_object_end(&j);

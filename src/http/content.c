@@ -16,7 +16,7 @@
 static ngx_int_t ngx_http_apikey_content_method(ngx_http_request_t *r);
 
 
-/* A directive without arguments that makes handler this location's. */
+/* A directive that makes handler this location's. */
 
 char *
 ngx_http_apikey_content_set(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -54,6 +54,7 @@ ngx_http_apikey_content_merge(ngx_conf_t *cf,
         && prev->content)
     {
         conf->admin = prev->admin;
+        conf->admin_conf = prev->admin_conf;
         conf->admin_base = prev->admin_base;
         conf->content = prev->content;
 

@@ -22,6 +22,7 @@
 #include "base/uuid.h"
 #include "base/version.h"
 #include "keyring/keyring.h"
+#include "limit/bucket_set.h"
 #include "limit/decide.h"
 #include "usage/usage.h"
 
@@ -32,6 +33,14 @@
 #define NGX_HTTP_APIKEY_WEIGHT_MAX  9007199254740991LL      /* 2^53 - 1 */
 
 
+typedef enum {
+    NGX_HTTP_APIKEY_THROTTLE_CALLERS = 0,    /* of the admin API */
+    NGX_HTTP_APIKEY_THROTTLE_FAILURES,       /* there, by address */
+    NGX_HTTP_APIKEY_THROTTLE_LOOKUPS,        /* in Postgres, by address */
+    NGX_HTTP_APIKEY_THROTTLES
+} ngx_http_apikey_throttle_e;
+
+
 /* The root of the zone; layout first, so that an older one is never read. */
 
 typedef struct {
@@ -40,6 +49,7 @@ typedef struct {
     apikey_stats_t                stats;
     ngx_http_apikey_keyring_sh_t *keyring;
     ngx_http_apikey_limit_sh_t   *limit;
+    apikey_bucket_set_t          *throttle[NGX_HTTP_APIKEY_THROTTLES];
 } ngx_http_apikey_sh_t;
 
 
@@ -100,6 +110,9 @@ typedef struct {
 } ngx_http_apikey_main_conf_t;
 
 
+typedef struct ngx_http_apikey_admin_conf_s  ngx_http_apikey_admin_conf_t;
+
+
 typedef struct {
     ngx_uint_t                  mode;            /* ngx_http_apikey_mode_e */
     ngx_array_t                *sources;         /* ngx_http_apikey_source_t */
@@ -117,6 +130,8 @@ typedef struct {
     unsigned                    other:1;         /* a source but bearer */
 
     ngx_flag_t                  admin;           /* apikey_admin */
+    ngx_http_apikey_admin_conf_t
+                               *admin_conf;      /* its arguments */
     ngx_str_t                   admin_base;      /* the location's name */
     off_t                       admin_max_body;
     ngx_http_handler_pt         content;         /* of apikey_admin, _metrics,
@@ -167,6 +182,7 @@ typedef struct {
     unsigned                         refused:1;  /* by us */
     unsigned                         answered:1; /* headers of a refusal */
     unsigned                         named:1;    /* request id is set */
+    unsigned                         charged:1;  /* for a look-up */
 
     ngx_http_apikey_decision_t       decision;
 
@@ -249,6 +265,24 @@ char *ngx_http_apikey_conf_admin_token(ngx_conf_t *cf, ngx_command_t *cmd,
 char *ngx_http_apikey_conf_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 
+/* throttle.c: NGX_ERROR: no memory in the zone */
+ngx_int_t ngx_http_apikey_throttle_init(ngx_slab_pool_t *shpool, size_t zone,
+    apikey_bucket_set_t **sets);
+
+/* NGX_OK: go on; NGX_DECLINED: too many, *wait us until there is room. */
+ngx_int_t ngx_http_apikey_throttle_caller(ngx_http_request_t *r,
+    const u_char id[16], const apikey_rate_t *rate, uint64_t *wait);
+ngx_int_t ngx_http_apikey_throttle_failure(ngx_http_request_t *r,
+    uint64_t *wait);
+
+/* NGX_DONE: go on, too; it costs nothing, or nobody can have guessed it. */
+ngx_int_t ngx_http_apikey_throttle_lookup(ngx_http_request_t *r,
+    ngx_str_t *key, apikey_key_e form, const u_char digest[32],
+    uint64_t *wait);
+
+/* Gives NGX_OK of throttle_lookup() back: it was no guess, or no answer. */
+void ngx_http_apikey_throttle_found(ngx_http_request_t *r);
+
 /* worker.c */
 ngx_int_t ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
@@ -325,7 +359,7 @@ ngx_int_t ngx_http_apikey_log_handler(ngx_http_request_t *r);
 char *ngx_http_apikey_content_merge(ngx_conf_t *cf,
     ngx_http_apikey_loc_conf_t *prev, ngx_http_apikey_loc_conf_t *conf);
 
-/* admin.c, metrics.c, health.c: directive setters install their handlers */
+/* conf_admin.c, metrics.c, health.c: directive setters install handlers */
 char *ngx_http_apikey_admin(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_apikey_metrics(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_apikey_health(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);

@@ -45,6 +45,7 @@ static void ngx_http_apikey_metrics_seconds(ngx_http_apikey_metrics_t *m,
 static const char *ngx_http_apikey_metrics_verdict(ngx_uint_t i);
 static const char *ngx_http_apikey_metrics_mode(ngx_uint_t i);
 static const char *ngx_http_apikey_metrics_reason(ngx_uint_t i);
+static const char *ngx_http_apikey_metrics_limited(ngx_uint_t i);
 
 
 char *
@@ -110,6 +111,13 @@ ngx_http_apikey_metrics_stats(ngx_http_apikey_metrics_t *m,
     ngx_http_apikey_metrics_labels(m, "apikey_credential_failures_total",
                                    "reason", stats->failures, APIKEY_FAILS,
                                    ngx_http_apikey_metrics_reason);
+
+    ngx_http_apikey_metrics_head(m, "apikey_limited_total", "counter",
+                                 "What protects the admin API and Postgres "
+                                 "has turned away.");
+    ngx_http_apikey_metrics_labels(m, "apikey_limited_total", "what",
+                                   stats->limited, APIKEY_LIMITEDS,
+                                   ngx_http_apikey_metrics_limited);
 
     ngx_http_apikey_metrics_histogram(m, "apikey_redis_seconds",
                                       "Time to an answer of Redis.",
@@ -293,4 +301,11 @@ static const char *
 ngx_http_apikey_metrics_reason(ngx_uint_t i)
 {
     return apikey_fail_name(i);
+}
+
+
+static const char *
+ngx_http_apikey_metrics_limited(ngx_uint_t i)
+{
+    return apikey_limited_name(i);
 }

@@ -14,7 +14,7 @@
 
 
 #define NGX_HTTP_APIKEY_MAGIC     0x3179656b69706100ULL
-#define NGX_HTTP_APIKEY_LAYOUT    1
+#define NGX_HTTP_APIKEY_LAYOUT    2
 #define NGX_HTTP_APIKEY_ZONE_MIN  (1024 * 1024)
 
 
@@ -24,7 +24,7 @@ static ngx_int_t ngx_http_apikey_zone_attach(
     ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_sh_t *sh,
     ngx_log_t *log);
 static ngx_int_t ngx_http_apikey_zone_make(ngx_http_apikey_main_conf_t *amcf,
-    ngx_log_t *log);
+    size_t zone, ngx_log_t *log);
 static ngx_int_t ngx_http_apikey_journal_prepare(
     ngx_http_apikey_main_conf_t *amcf);
 
@@ -116,7 +116,7 @@ ngx_http_apikey_zone_init(ngx_shm_zone_t *shm_zone, void *data)
         return ngx_http_apikey_zone_attach(amcf, amcf->shpool->data, log);
     }
 
-    if (ngx_http_apikey_zone_make(amcf, log) != NGX_OK) {
+    if (ngx_http_apikey_zone_make(amcf, shm_zone->shm.size, log) != NGX_OK) {
         ngx_log_error(NGX_LOG_EMERG, log, 0,
                       "\"apikey_zone\" %V is too small", &shm_zone->shm.name);
         return NGX_ERROR;
@@ -151,13 +151,20 @@ ngx_http_apikey_zone_attach(ngx_http_apikey_main_conf_t *amcf,
 
 
 static ngx_int_t
-ngx_http_apikey_zone_make(ngx_http_apikey_main_conf_t *amcf, ngx_log_t *log)
+ngx_http_apikey_zone_make(ngx_http_apikey_main_conf_t *amcf, size_t zone,
+    ngx_log_t *log)
 {
     size_t                 size, limit;
     ngx_http_apikey_sh_t  *sh;
 
     sh = ngx_slab_calloc(amcf->shpool, sizeof(ngx_http_apikey_sh_t));
     if (sh == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_http_apikey_throttle_init(amcf->shpool, zone, sh->throttle)
+        != NGX_OK)
+    {
         return NGX_ERROR;
     }
 

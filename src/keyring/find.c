@@ -11,6 +11,7 @@
 
 #include "keyring/worker.h"
 
+#include "base/digest.h"
 #include "base/uuid.h"
 
 
@@ -200,6 +201,15 @@ ngx_http_apikey_keyring_find(ngx_http_apikey_keyring_t *kr,
 }
 
 
+ngx_uint_t
+ngx_http_apikey_keyring_asked(ngx_http_apikey_keyring_t *kr,
+    const u_char digest[32])
+{
+    return ngx_http_apikey_find_negative(kr, digest)
+           || ngx_http_apikey_find_query(kr, digest) != NULL;
+}
+
+
 void
 ngx_http_apikey_keyring_abandon(ngx_http_apikey_keyring_wait_t *wait)
 {
@@ -228,7 +238,7 @@ ngx_http_apikey_find_query(ngx_http_apikey_keyring_t *kr, const u_char *digest)
     {
         query = ngx_queue_data(q, ngx_http_apikey_query_t, queue);
 
-        if (ngx_memcmp(query->digest, digest, 32) == 0) {
+        if (apikey_digest_equal(query->digest, digest)) {
             return query;
         }
     }
@@ -250,7 +260,7 @@ ngx_http_apikey_find_negative(ngx_http_apikey_keyring_t *kr,
         n = &kr->negatives[(digest[1] << 2 | digest[2] >> 6)
                            % NGX_HTTP_APIKEY_NEGATIVES ^ i];
 
-        if (ngx_memcmp(n->digest, digest, 32) == 0) {
+        if (apikey_digest_equal(n->digest, digest)) {
             return n->created == kr->conf.sh->created
                    && (ngx_msec_int_t) (n->until - ngx_current_msec) > 0;
         }

@@ -147,6 +147,11 @@ struct ngx_http_apikey_keyring_wait_s {
 
 ngx_int_t ngx_http_apikey_keyring_find(ngx_http_apikey_keyring_t *kr,
     const u_char digest[32], ngx_http_apikey_keyring_wait_t *wait);
+
+/* find() asks nothing for this one: it is asked for, or known not to be. */
+ngx_uint_t ngx_http_apikey_keyring_asked(ngx_http_apikey_keyring_t *kr,
+    const u_char digest[32]);
+
 void ngx_http_apikey_keyring_abandon(ngx_http_apikey_keyring_wait_t *wait);
 
 

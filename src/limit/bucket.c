@@ -77,6 +77,19 @@ apikey_bucket_take(apikey_bucket_t *b, const apikey_rate_t *rate,
 }
 
 
+void
+apikey_bucket_give(apikey_bucket_t *b, const apikey_rate_t *rate,
+    uint64_t tokens)
+{
+    if (tokens > b->used / rate->token) {
+        b->used = 0;
+        return;
+    }
+
+    b->used -= tokens * rate->token;
+}
+
+
 uint64_t
 apikey_bucket_wait(const apikey_bucket_t *b, const apikey_rate_t *rate,
     uint64_t tokens, uint64_t now)

@@ -106,6 +106,13 @@ void apikey_bucket_refill(apikey_bucket_t *b, const apikey_rate_t *rate,
 bool apikey_bucket_take(apikey_bucket_t *b, const apikey_rate_t *rate,
     uint64_t tokens);
 
+/*
+ * What take() took, given back: used = max(0, used - n * token).  In shared
+ * memory only; the script gives nothing back.
+ */
+void apikey_bucket_give(apikey_bucket_t *b, const apikey_rate_t *rate,
+    uint64_t tokens);
+
 /* Microseconds until take() succeeds if nobody else takes, or NEVER. */
 uint64_t apikey_bucket_wait(const apikey_bucket_t *b,
     const apikey_rate_t *rate, uint64_t tokens, uint64_t now);
