@@ -190,9 +190,36 @@ $$;
 COMMENT ON FUNCTION rate_form(bigint, bigint, bigint) IS
     'Exact form of a rate (src/base/rate.h); all null: it has none';
 
+
+-- The two rules of src/base/pattern.h.
+
+CREATE OR REPLACE FUNCTION pattern_covers(held text, wanted text)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN wanted LIKE replace(replace(replace(replace(held,
+        '\', '\\'), '%', '\%'), '_', '\_'), '*', '%');
+
+COMMENT ON FUNCTION pattern_covers(text, text) IS
+    'Whether everything that pattern (or name) wanted covers is covered by'
+    ' pattern held: * stands for any run of characters, wherever it stands';
+
+
+CREATE OR REPLACE FUNCTION scope_covers(held text, wanted text)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN held <> '' AND wanted <> '' AND (held = wanted OR held = '*'
+    OR (right(held, 2) = ':*' AND starts_with(wanted, left(held, -1))));
+
+COMMENT ON FUNCTION scope_covers(text, text) IS
+    'Whether a key that holds the one scope may do what needs the other:'
+    ' * covers all, orders:* all that begins with orders:';
+
 GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
     currency(), url_text(text), pointer_text(text), read_uuid(text),
     read_duration(text), read_time(text), read_network(text),
-    rate_form(bigint, bigint, bigint) TO apikey_gateway;
+    rate_form(bigint, bigint, bigint), pattern_covers(text, text),
+    scope_covers(text, text) TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric)
     TO apikey_reader;

@@ -11,6 +11,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
+#include "base/pattern.h"
 #include "http/http.h"
 
 
@@ -30,8 +31,6 @@ static void ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
     ngx_http_apikey_bucket_t **bucket);
 static ngx_int_t ngx_http_apikey_limit_applies(const apikey_limit_t *limit,
     ngx_str_t *service);
-static ngx_int_t ngx_http_apikey_glob(const u_char *p, const u_char *last,
-    const u_char *text, const u_char *end);
 static ngx_int_t ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
     ngx_http_apikey_bucket_t *b);
 
@@ -173,57 +172,13 @@ ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
 static ngx_int_t
 ngx_http_apikey_limit_applies(const apikey_limit_t *limit, ngx_str_t *service)
 {
-    const u_char  *pattern;
-
     if (limit->service_len == 0) {
         return 1;
     }
 
-    pattern = (const u_char *) apikey_limit_service(limit);
-
-    return ngx_http_apikey_glob(pattern, pattern + limit->service_len,
-                                service->data, service->data + service->len);
-}
-
-
-/* '*' stands for any run of characters; goes back to the last one only. */
-
-static ngx_int_t
-ngx_http_apikey_glob(const u_char *p, const u_char *last, const u_char *text,
-    const u_char *end)
-{
-    const u_char  *star, *mark;
-
-    star = NULL;
-    mark = NULL;
-
-    while (text < end) {
-
-        if (p < last && *p == '*') {
-            star = ++p;
-            mark = text;
-            continue;
-        }
-
-        if (p < last && *p == *text) {
-            p++;
-            text++;
-            continue;
-        }
-
-        if (star == NULL) {
-            return 0;
-        }
-
-        p = star;
-        text = ++mark;
-    }
-
-    while (p < last && *p == '*') {
-        p++;
-    }
-
-    return p == last;
+    return apikey_pattern_match(apikey_limit_service(limit),
+                                limit->service_len, (char *) service->data,
+                                service->len);
 }
 
 

@@ -44,6 +44,11 @@
 #include "../fuzz/uuid.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput  fuzz_target_pattern
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/pattern.c"
+#undef LLVMFuzzerTestOneInput
+
 
 #define TEST_ROUNDS  20000
 #define TEST_SEEDS   8
@@ -208,6 +213,7 @@ main(void)
     test_target("json", fuzz_target_json);
     test_target("scan", fuzz_target_scan);
     test_target("uuid", fuzz_target_uuid);
+    test_target("pattern", fuzz_target_pattern);
 
     return unit_done();
 }
