@@ -41,6 +41,7 @@ static const apikey_ctl_option_t  apikey_ctl_options[] = {
     apikey_ctl_option("--postgres", APIKEY_CTL_POSTGRES, postgres),
     apikey_ctl_option("--dir", APIKEY_CTL_DIR, dir),
     apikey_ctl_option("--role", APIKEY_CTL_ROLE, role),
+    apikey_ctl_option("--format", APIKEY_CTL_FORMAT, format),
     { NULL, 0, 0, false }
 };
 

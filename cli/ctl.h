@@ -26,12 +26,14 @@
 #define APIKEY_CTL_POSTGRES  0x1
 #define APIKEY_CTL_DIR       0x2
 #define APIKEY_CTL_ROLE      0x4
+#define APIKEY_CTL_FORMAT    0x8
 
 
 typedef struct {
     const char    *postgres;     /* options; NULL: not given */
     const char    *dir;
     const char    *role;
+    const char    *format;
 
     const char   **operand;
     size_t         n;
@@ -60,10 +62,14 @@ bool apikey_ctl_args_parse(const apikey_ctl_command_t *command, int argc,
 PGconn *apikey_ctl_connect(const apikey_ctl_args_t *args);
 PGresult *apikey_ctl_query(PGconn *conn, const char *sql, int nparams,
     const char *const *params);
+void apikey_ctl_pg_error(const char *what, const char *message);
 
 /* the commands: they return the exit code */
 int apikey_ctl_schema_apply(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_status(const apikey_ctl_args_t *args);
+int apikey_ctl_scan_rules(const apikey_ctl_args_t *args);
+int apikey_ctl_secret_new(const apikey_ctl_args_t *args);
+int apikey_ctl_set(const apikey_ctl_args_t *args);
 int apikey_ctl_token_new(const apikey_ctl_args_t *args);
 
 

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,11 @@ static const apikey_ctl_command_t  apikey_ctl_commands[] = {
       apikey_ctl_schema_apply },
     { "schema status", NULL, 0, 0, APIKEY_CTL_POSTGRES|APIKEY_CTL_DIR,
       apikey_ctl_schema_status },
+    { "set", "NAME", 0, 2, APIKEY_CTL_POSTGRES, apikey_ctl_set },
     { "token new", "NAME", 1, 1, APIKEY_CTL_ROLE, apikey_ctl_token_new },
+    { "secret new", "KID", 0, 1, 0, apikey_ctl_secret_new },
+    { "scan-rules", "PREFIX", 1, SIZE_MAX, APIKEY_CTL_FORMAT,
+      apikey_ctl_scan_rules },
     { NULL, NULL, 0, 0, 0, NULL }
 };
 
@@ -38,8 +43,15 @@ static const char *const  apikey_ctl_help[] = {
     "    transaction",
     "apikeyctl schema status [--postgres CONNINFO] [--dir DIRECTORY]",
     "    lists what is applied, changed since, and pending",
+    "apikeyctl set [NAME [VALUE]] [--postgres CONNINFO]",
+    "    lists what is set per installation, shows one value, or sets it",
     "apikeyctl token new NAME [--role admin|read]",
     "    prints a line for the file of apikey_admin_token, then the token",
+    "apikeyctl secret new [KID]",
+    "    prints a line for the file of apikey_mac_secret; KID is 1-9, A-Z or",
+    "    a-z, by default 1",
+    "apikeyctl scan-rules PREFIX... [--format regex|gitleaks|github]",
+    "    prints how scanners find keys with these prefixes",
     "apikeyctl help | --version",
     "",
     "CONNINFO is a libpq connection string; without it APIKEY_POSTGRES is",

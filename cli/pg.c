@@ -11,9 +11,6 @@
 #include "ctl.h"
 
 
-static void apikey_ctl_pg_error(const char *what, const char *message);
-
-
 PGconn *
 apikey_ctl_connect(const apikey_ctl_args_t *args)
 {
@@ -80,7 +77,7 @@ apikey_ctl_query(PGconn *conn, const char *sql, int nparams,
 
 /* libpq's messages end with a line break. */
 
-static void
+void
 apikey_ctl_pg_error(const char *what, const char *message)
 {
     size_t  len;

@@ -1,0 +1,114 @@
+
+/*
+ * apikeyctl set: what is set per installation.  Which names there are and
+ * what they take is known to Postgres (schema/0037_settings.sql).
+ */
+
+
+#include <stdio.h>
+#include <string.h>
+
+#include "ctl.h"
+
+
+static int apikey_ctl_set_show(PGconn *conn, const char *name);
+static int apikey_ctl_set_write(PGconn *conn, const char *const *operand);
+
+
+int
+apikey_ctl_set(const apikey_ctl_args_t *args)
+{
+    int      rc;
+    PGconn  *conn;
+
+    conn = apikey_ctl_connect(args);
+
+    if (conn == NULL) {
+        return APIKEY_CTL_FAILED;
+    }
+
+    if (args->n < 2) {
+        rc = apikey_ctl_set_show(conn, args->n ? args->operand[0] : NULL);
+
+    } else {
+        rc = apikey_ctl_set_write(conn, args->operand);
+    }
+
+    PQfinish(conn);
+
+    return rc;
+}
+
+
+/* One value alone, or all with what they mean. */
+
+static int
+apikey_ctl_set_show(PGconn *conn, const char *name)
+{
+    int         i, n;
+    PGresult   *result;
+
+    result = apikey_ctl_query(conn, "SELECT name, value, meaning "
+                              "FROM apikey.setting_list() "
+                              "WHERE name = $1 OR $1 IS NULL", 1, &name);
+
+    if (result == NULL) {
+        return APIKEY_CTL_FAILED;
+    }
+
+    n = PQntuples(result);
+
+    if (name && n) {
+        puts(PQgetvalue(result, 0, 1));
+
+    } else if (name) {
+        apikey_ctl_error("%s: there is no such setting", name);
+
+    } else {
+        for (i = 0; i < n; i++) {
+            printf("%-14s %-14s %s\n", PQgetvalue(result, i, 0),
+                   PQgetlength(result, i, 1) ? PQgetvalue(result, i, 1) : "-",
+                   PQgetvalue(result, i, 2));
+        }
+    }
+
+    PQclear(result);
+
+    return n ? APIKEY_CTL_OK : APIKEY_CTL_USAGE;
+}
+
+
+static int
+apikey_ctl_set_write(PGconn *conn, const char *const *operand)
+{
+    int               rc;
+    PGresult         *result;
+    const char       *state;
+    ExecStatusType    status;
+
+    result = PQexecParams(conn, "INSERT INTO apikey.setting (name, value) "
+                          "VALUES ($1, $2) ON CONFLICT (name) DO UPDATE "
+                          "SET value = excluded.value", 2, NULL, operand,
+                          NULL, NULL, 0);
+
+    status = PQresultStatus(result);
+    rc = APIKEY_CTL_OK;
+
+    if (status != PGRES_COMMAND_OK) {
+        state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+        /* check_violation: what the schema says of this value */
+
+        rc = state && strcmp(state, "23514") == 0 ? APIKEY_CTL_USAGE
+                                                  : APIKEY_CTL_FAILED;
+        apikey_ctl_pg_error(rc == APIKEY_CTL_USAGE ? "set" : "Postgres",
+                            rc == APIKEY_CTL_USAGE
+                            ? PQresultErrorField(result,
+                                                 PG_DIAG_MESSAGE_PRIMARY)
+                            : PQerrorMessage(conn));
+    }
+
+    PQclear(result);
+
+    return rc;
+}
