@@ -101,6 +101,122 @@ apikey_json_member(const char *json, size_t len, const char *name,
 }
 
 
+bool
+apikey_json_valid(const char *json, size_t len)
+{
+    apikey_jsonscan_t  s;
+
+    s.p = json;
+    s.end = json + len;
+
+    if (!apikey_scan_value(&s, 0)) {
+        return false;
+    }
+
+    apikey_scan_blank(&s);
+
+    return s.p == s.end;
+}
+
+
+bool
+apikey_json_walk(apikey_json_walk_t *w, const char *json, size_t len)
+{
+    apikey_jsonscan_t  s;
+
+    s.p = json;
+    s.end = json + len;
+
+    apikey_scan_blank(&s);
+
+    if (s.p == s.end || (*s.p != '{' && *s.p != '[')
+        || !apikey_json_valid(json, len))
+    {
+        return false;
+    }
+
+    w->pos = s.p;
+
+    (void) apikey_scan_value(&s, 0);
+
+    w->end = s.p;
+
+    return true;
+}
+
+
+/* The text is sound: pos is at what opens it, or behind a value. */
+
+bool
+apikey_json_walk_next(apikey_json_walk_t *w)
+{
+    bool               object;
+    apikey_jsonscan_t  s;
+
+    s.p = w->pos;
+    s.end = w->end;
+
+    object = (w->end[-1] == '}');
+
+    apikey_scan_blank(&s);
+    s.p++;
+    apikey_scan_blank(&s);
+
+    if (s.p >= w->end - 1) {
+        return false;
+    }
+
+    w->name = NULL;
+    w->name_len = 0;
+
+    if (object) {
+        w->name = s.p + 1;
+        (void) apikey_scan_string(&s);
+        w->name_len = s.p - 1 - w->name;
+        (void) apikey_scan_char(&s, ':');
+        apikey_scan_blank(&s);
+    }
+
+    w->value = s.p;
+    (void) apikey_scan_value(&s, 1);
+    w->value_len = s.p - w->value;
+
+    apikey_scan_blank(&s);
+    w->pos = s.p;
+
+    return true;
+}
+
+
+bool
+apikey_json_walk_named(const apikey_json_walk_t *w, const char *name)
+{
+    char    text[6 * 64];
+    size_t  len;
+
+    len = w->name_len;
+
+    if (w->name == NULL || len > sizeof(text)) {
+        return false;
+    }
+
+    len = apikey_scan_text(w->name, w->name + len, text);
+
+    return len == strlen(name) && memcmp(text, name, len) == 0;
+}
+
+
+size_t
+apikey_json_decode(const char *value, size_t len, char *out)
+{
+    if (len < 2 || *value != '"') {
+        return APIKEY_JSON_NONE;
+    }
+
+    return apikey_scan_text(value + 1, value + len - 1, out);
+}
+
+
 /* Behind the opening brace, to the end of the object. */
 
 static bool

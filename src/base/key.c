@@ -118,6 +118,32 @@ apikey_key_signed(const char *key, size_t len, const apikey_macs_t *macs)
 }
 
 
+bool
+apikey_key_last_digest(const char *key, size_t len, uint8_t digest[32])
+{
+    char    text[sizeof("last-segment:") - 1 + APIKEY_DIGEST_LEN];
+    size_t  start;
+
+    for (start = len; start; start--) {
+        if (key[start - 1] == '_') {
+            break;
+        }
+    }
+
+    if (start == 0 || start == len
+        || apikey_key_check(key, len, NULL, 0) == APIKEY_KEY_GOOD)
+    {
+        return false;
+    }
+
+    memcpy(text, "last-segment:", sizeof("last-segment:") - 1);
+
+    return apikey_sha256(key + start, len - start,
+                         (uint8_t *) text + sizeof("last-segment:") - 1)
+           && apikey_sha256(text, sizeof(text), digest);
+}
+
+
 size_t
 apikey_key_make(char *out, const char *prefix, size_t prefix_len,
     const apikey_macs_t *macs, int64_t now)

@@ -70,6 +70,14 @@ size_t apikey_key_make(char *out, const char *prefix, size_t prefix_len,
     const apikey_macs_t *macs, int64_t now);
 
 /*
+ * A key that was imported with the hash of what stands behind its last '_' is
+ * known by the SHA-256 of "last-segment:" and that hash, so that no other key
+ * is taken for it, nor that part alone.  False: the key has no such part, or
+ * is of our own form.
+ */
+bool apikey_key_last_digest(const char *key, size_t len, uint8_t digest[32]);
+
+/*
  * The file of apikey_mac_secret: lines "KID SECRET [until=TIME]", '#'
  * comments.  0, or the number of the first wrong line with *why set.
  */

@@ -21,7 +21,7 @@ static ngx_int_t ngx_http_apikey_access_start(ngx_http_request_t *r,
 static ngx_int_t ngx_http_apikey_access_identify(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_lookup(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx);
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
 static ngx_int_t ngx_http_apikey_access_ask(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
 static void ngx_http_apikey_access_uncharge(ngx_http_request_t *r,
@@ -187,7 +187,7 @@ ngx_http_apikey_access_identify(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    rc = ngx_http_apikey_access_lookup(r, ctx);
+    rc = ngx_http_apikey_access_lookup(r, ctx, &key);
 
     switch (rc) {
 
@@ -204,16 +204,31 @@ ngx_http_apikey_access_identify(ngx_http_request_t *r,
 }
 
 
+/* Once more, after Postgres was asked: without key. */
+
 static ngx_int_t
 ngx_http_apikey_access_lookup(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx)
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
 {
+    ngx_int_t                     rc;
     ngx_http_apikey_main_conf_t  *amcf;
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
-    return ngx_http_apikey_keyring_lookup(amcf->sh->keyring, amcf->shpool,
-                                          ctx->digest, ctx->pool, &ctx->key);
+    rc = ngx_http_apikey_lookup(amcf, ctx->digest,
+                                ctx->has_last ? ctx->last : NULL, ctx->pool,
+                                &ctx->key);
+
+    if (key == NULL || (rc != NGX_DECLINED && rc != NGX_AGAIN)
+        || !apikey_key_last_digest((char *) key->data, key->len, ctx->last))
+    {
+        return rc;
+    }
+
+    ctx->has_last = 1;
+
+    return ngx_http_apikey_lookup(amcf, ctx->digest, ctx->last, ctx->pool,
+                                  &ctx->key);
 }
 
 
@@ -295,7 +310,7 @@ ngx_http_apikey_access_asked(ngx_http_request_t *r,
     }
 
     if (rc == NGX_OK) {
-        rc = ngx_http_apikey_access_lookup(r, ctx);
+        rc = ngx_http_apikey_access_lookup(r, ctx, NULL);
     }
 
     switch (rc) {

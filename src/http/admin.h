@@ -135,6 +135,7 @@ struct ngx_http_apikey_admin_s {
     ngx_str_t                             name;      /* operator, or named */
     ngx_http_apikey_key_t                 key;       /* owner, key */
     uint8_t                               digest[APIKEY_DIGEST_LEN];
+    uint8_t                               last[APIKEY_DIGEST_LEN];
     ngx_int_t                             find_rc;
 
     ngx_array_t                          *query;     /* ngx_keyval_t */
@@ -172,6 +173,7 @@ struct ngx_http_apikey_admin_s {
     unsigned                              refreshed:1;
     unsigned                              failed:1;     /* see problem */
     unsigned                              waiting:1;    /* is counted so */
+    unsigned                              has_last:1;   /* last is set */
 };
 
 

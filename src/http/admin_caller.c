@@ -296,8 +296,16 @@ ngx_http_apikey_admin_key(ngx_http_apikey_admin_t *a, ngx_str_t *value)
         return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_LENGTH);
     }
 
-    rc = ngx_http_apikey_keyring_lookup(a->amcf->sh->keyring, a->amcf->shpool,
-                                        a->digest, a->request->pool, &a->key);
+    rc = ngx_http_apikey_lookup(a->amcf, a->digest, NULL, a->request->pool,
+                                &a->key);
+
+    if ((rc == NGX_DECLINED || rc == NGX_AGAIN)
+        && apikey_key_last_digest((char *) value->data, value->len, a->last))
+    {
+        a->has_last = 1;
+        rc = ngx_http_apikey_lookup(a->amcf, a->digest, a->last,
+                                    a->request->pool, &a->key);
+    }
 
     if (rc == NGX_OK) {
         return ngx_http_apikey_admin_key_state(a);
@@ -347,6 +355,7 @@ ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a, ngx_str_t *value)
         a->wait.data = a;
 
         if (ngx_http_apikey_keyring_find(a->amcf->keyring, a->digest,
+                                         a->has_last ? a->last : NULL,
                                          &a->wait)
             == NGX_OK)
         {

@@ -183,12 +183,14 @@ typedef struct {
     unsigned                         answered:1; /* headers of a refusal */
     unsigned                         named:1;    /* request id is set */
     unsigned                         charged:1;  /* for a look-up */
+    unsigned                         has_last:1; /* last is set */
 
     ngx_http_apikey_decision_t       decision;
 
     /* not zeroed: only read where what is above says that they are set */
 
     uint8_t                          digest[APIKEY_DIGEST_LEN];
+    uint8_t                          last[APIKEY_DIGEST_LEN];
     ngx_http_apikey_key_t            key;
     ngx_http_apikey_keyring_wait_t   wait;
     ngx_event_t                      resume;
@@ -297,6 +299,14 @@ ngx_http_apikey_ctx_t *ngx_http_apikey_get_ctx(ngx_http_request_t *r);
 /* credential.c: NGX_OK value set, NGX_DECLINED none, NGX_ABORT duplicate */
 ngx_int_t ngx_http_apikey_credential(ngx_http_request_t *r,
     ngx_array_t *sources, ngx_str_t *value);
+
+/*
+ * lookup.c: as ngx_http_apikey_keyring_lookup(); last: what a key imported by
+ * the hash of its last segment is known by, NULL none.
+ */
+ngx_int_t ngx_http_apikey_lookup(ngx_http_apikey_main_conf_t *amcf,
+    const u_char *digest, const u_char *last, ngx_pool_t *pool,
+    ngx_http_apikey_key_t *key);
 
 /* hide.c */
 ngx_int_t ngx_http_apikey_credential_hide(ngx_http_request_t *r,

@@ -35,7 +35,9 @@ ngx_http_apikey_suspend_lookup(ngx_http_request_t *r,
     ctx->wait.handler = ngx_http_apikey_suspend_looked_up;
     ctx->wait.data = ctx;
 
-    rc = ngx_http_apikey_keyring_find(amcf->keyring, ctx->digest, &ctx->wait);
+    rc = ngx_http_apikey_keyring_find(amcf->keyring, ctx->digest,
+                                      ctx->has_last ? ctx->last : NULL,
+                                      &ctx->wait);
 
     if (rc != NGX_OK) {
         return NGX_ERROR;

@@ -311,3 +311,57 @@ ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
     ngx_http_apikey_sync_next(s);
 }
+
+
+/* NGX_ERROR: they are more than NGX_HTTP_APIKEY_IDS, or no ids. */
+
+ngx_int_t
+ngx_http_apikey_changes_ids(ngx_http_apikey_ids_t *list, ngx_str_t *ids)
+{
+    u_char      *p, *end, *lf;
+    u_char       uuid[16];
+    char        *keys, *owners, **to;
+    ngx_uint_t   n;
+
+    keys = list->keys;
+    owners = list->owners;
+    *keys++ = '{';
+    *owners++ = '{';
+
+    end = ids->data + ids->len;
+    n = 0;
+
+    for (p = ids->data; p < end; p = lf + 1) {
+        lf = ngx_strlchr(p, end, '\n');
+
+        if (lf == NULL) {
+            lf = end;
+        }
+
+        to = (*p == 'k') ? &keys : &owners;
+        p += (*p == 'k') ? sizeof("key ") - 1 : sizeof("owner ") - 1;
+
+        if (lf < p || !apikey_uuid_parse(uuid, (char *) p, lf - p)
+            || n++ == NGX_HTTP_APIKEY_IDS)
+        {
+            return NGX_ERROR;
+        }
+
+        if ((*to)[-1] != '{') {
+            *(*to)++ = ',';
+        }
+
+        apikey_uuid_format(*to, uuid);
+        *to += APIKEY_UUID_TEXT_LEN;
+    }
+
+    *keys++ = '}';
+    *owners++ = '}';
+    *keys = '\0';
+    *owners = '\0';
+
+    list->values[0] = list->keys;
+    list->values[1] = list->owners;
+
+    return NGX_OK;
+}

@@ -12,7 +12,6 @@
 #include "keyring/worker.h"
 
 #include "base/digest.h"
-#include "base/uuid.h"
 
 
 #define NGX_HTTP_APIKEY_FIND_TIMEOUT      2000
@@ -28,9 +27,11 @@ typedef struct {
     uint32_t                    epoch;       /* before the query */
     uint64_t                    created;
     u_char                      digest[32];
+    u_char                      other[32];
     const char                 *values[1];
     int                         lengths[1];
     int                         formats[1];
+    unsigned                    two:1;       /* other is to be asked for */
 } ngx_http_apikey_query_t;
 
 
@@ -42,6 +43,8 @@ typedef struct {
 
 static ngx_http_apikey_query_t *ngx_http_apikey_find_query(
     ngx_http_apikey_keyring_t *kr, const u_char *digest);
+static ngx_http_apikey_query_t *ngx_http_apikey_find_ask(
+    ngx_http_apikey_keyring_t *kr, const u_char *digest, const u_char *other);
 static ngx_uint_t ngx_http_apikey_find_negative(ngx_http_apikey_keyring_t *kr,
     const u_char *digest);
 static void ngx_http_apikey_find_epoch(ngx_http_apikey_query_t *query);
@@ -53,8 +56,6 @@ static void ngx_http_apikey_find_forget(ngx_http_apikey_query_t *query);
 static void ngx_http_apikey_find_answer(ngx_http_apikey_query_t *query,
     ngx_int_t rc);
 static void ngx_http_apikey_find_wake(ngx_event_t *ev);
-static ngx_int_t ngx_http_apikey_refresh_ids(ngx_http_apikey_ids_t *list,
-    ngx_str_t *ids);
 static void ngx_http_apikey_refresh_done(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 
@@ -102,7 +103,18 @@ ngx_http_apikey_find_start(ngx_http_apikey_keyring_t *kr)
     kr->admin = ngx_http_apikey_pg_create(kr->pool, &conf, kr->conf.stats,
                                           kr->conf.log);
 
-    return kr->admin ? NGX_OK : NGX_ERROR;
+    if (kr->admin == NULL) {
+        return NGX_ERROR;
+    }
+
+    /* connects when it is used */
+
+    conf.name = "apikey import";
+
+    kr->bulk = ngx_http_apikey_pg_create(kr->pool, &conf, kr->conf.stats,
+                                         kr->conf.log);
+
+    return kr->bulk ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -118,6 +130,7 @@ ngx_http_apikey_find_stop(ngx_http_apikey_keyring_t *kr)
 
     ngx_http_apikey_pg_close(kr->pg);
     ngx_http_apikey_pg_close(kr->admin);
+    ngx_http_apikey_pg_close(kr->bulk);
 
     for (i = 0; i <= NGX_HTTP_APIKEY_FINDS; i++) {
         q = (i < NGX_HTTP_APIKEY_FINDS) ? &kr->finds[i] : &kr->refreshes;
@@ -137,9 +150,17 @@ ngx_http_apikey_keyring_pg(ngx_http_apikey_keyring_t *kr)
 }
 
 
+ngx_http_apikey_pg_t *
+ngx_http_apikey_keyring_bulk(ngx_http_apikey_keyring_t *kr)
+{
+    return kr->bulk;
+}
+
+
 ngx_int_t
 ngx_http_apikey_keyring_find(ngx_http_apikey_keyring_t *kr,
-    const u_char digest[32], ngx_http_apikey_keyring_wait_t *wait)
+    const u_char digest[32], const u_char other[32],
+    ngx_http_apikey_keyring_wait_t *wait)
 {
     ngx_http_apikey_query_t  *query;
 
@@ -160,19 +181,44 @@ ngx_http_apikey_keyring_find(ngx_http_apikey_keyring_t *kr,
         return NGX_OK;
     }
 
-    if (kr->nfinds >= NGX_HTTP_APIKEY_FINDS_MAX) {
+    query = ngx_http_apikey_find_ask(kr, digest, other);
+
+    if (query == NULL) {
         return NGX_ERROR;
+    }
+
+    ngx_http_apikey_find_wait(query, wait);
+
+    return NGX_OK;
+}
+
+
+/* NULL: it cannot be asked for. */
+
+static ngx_http_apikey_query_t *
+ngx_http_apikey_find_ask(ngx_http_apikey_keyring_t *kr, const u_char *digest,
+    const u_char *other)
+{
+    ngx_http_apikey_query_t  *query;
+
+    if (kr->nfinds >= NGX_HTTP_APIKEY_FINDS_MAX) {
+        return NULL;
     }
 
     query = ngx_calloc(sizeof(ngx_http_apikey_query_t), kr->conf.log);
     if (query == NULL) {
-        return NGX_ERROR;
+        return NULL;
     }
 
     query->kr = kr;
     ngx_queue_init(&query->waits);
     ngx_memcpy(query->digest, digest, 32);
     ngx_http_apikey_find_epoch(query);
+
+    if (other) {
+        query->two = 1;
+        ngx_memcpy(query->other, other, 32);
+    }
 
     query->values[0] = (char *) query->digest;
     query->lengths[0] = 32;
@@ -189,15 +235,13 @@ ngx_http_apikey_keyring_find(ngx_http_apikey_keyring_t *kr,
 
     if (ngx_http_apikey_pg_query(kr->pg, &query->op) != NGX_OK) {
         ngx_free(query);
-        return NGX_ERROR;
+        return NULL;
     }
 
     ngx_queue_insert_tail(&kr->finds[digest[0]], &query->queue);
     kr->nfinds++;
 
-    ngx_http_apikey_find_wait(query, wait);
-
-    return NGX_OK;
+    return query;
 }
 
 
@@ -314,6 +358,16 @@ ngx_http_apikey_find_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
         ngx_log_error(NGX_LOG_ERR, kr->conf.log, 0,
                       "apikey: looking up a key: %s",
                       PQresultErrorMessage(res));
+        rc = NGX_ERROR;
+
+    } else if (PQntuples(res) == 0 && query->two) {
+        query->two = 0;
+        query->values[0] = (char *) query->other;
+
+        if (ngx_http_apikey_pg_query(kr->pg, op) == NGX_OK) {
+            return;
+        }
+
         rc = NGX_ERROR;
 
     } else if (PQntuples(res) == 0) {
@@ -444,7 +498,7 @@ ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr, ngx_str_t *ids,
     query->kr = kr;
     ngx_queue_init(&query->waits);
 
-    if (ngx_http_apikey_refresh_ids(&refresh->ids, ids) != NGX_OK) {
+    if (ngx_http_apikey_changes_ids(&refresh->ids, ids) != NGX_OK) {
         ngx_free(refresh);
         return NGX_ERROR;
     }
@@ -465,58 +519,6 @@ ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr, ngx_str_t *ids,
 
     ngx_queue_insert_tail(&kr->refreshes, &query->queue);
     ngx_http_apikey_find_wait(query, wait);
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_apikey_refresh_ids(ngx_http_apikey_ids_t *list, ngx_str_t *ids)
-{
-    u_char      *p, *end, *lf;
-    u_char       uuid[16];
-    char        *keys, *owners, **to;
-    ngx_uint_t   n;
-
-    keys = list->keys;
-    owners = list->owners;
-    *keys++ = '{';
-    *owners++ = '{';
-
-    end = ids->data + ids->len;
-    n = 0;
-
-    for (p = ids->data; p < end; p = lf + 1) {
-        lf = ngx_strlchr(p, end, '\n');
-
-        if (lf == NULL) {
-            lf = end;
-        }
-
-        to = (*p == 'k') ? &keys : &owners;
-        p += (*p == 'k') ? sizeof("key ") - 1 : sizeof("owner ") - 1;
-
-        if (lf < p || !apikey_uuid_parse(uuid, (char *) p, lf - p)
-            || n++ == NGX_HTTP_APIKEY_IDS)
-        {
-            return NGX_ERROR;
-        }
-
-        if ((*to)[-1] != '{') {
-            *(*to)++ = ',';
-        }
-
-        apikey_uuid_format(*to, uuid);
-        *to += APIKEY_UUID_TEXT_LEN;
-    }
-
-    *keys++ = '}';
-    *owners++ = '}';
-    *keys = '\0';
-    *owners = '\0';
-
-    list->values[0] = list->keys;
-    list->values[1] = list->owners;
 
     return NGX_OK;
 }

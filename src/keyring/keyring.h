@@ -134,6 +134,8 @@ void ngx_http_apikey_keyring_stop(ngx_http_apikey_keyring_t *kr);
  * (never inside find()); rc: NGX_OK look it up again, NGX_DECLINED no such
  * key, NGX_ERROR Postgres cannot be asked (-> unavailable).  Many waiters for
  * one digest share one query; "no such key" is remembered for a moment.
+ *
+ * other: asked for where Postgres knows no such digest; NULL: none.
  */
 typedef struct ngx_http_apikey_keyring_wait_s  ngx_http_apikey_keyring_wait_t;
 
@@ -146,7 +148,8 @@ struct ngx_http_apikey_keyring_wait_s {
 };
 
 ngx_int_t ngx_http_apikey_keyring_find(ngx_http_apikey_keyring_t *kr,
-    const u_char digest[32], ngx_http_apikey_keyring_wait_t *wait);
+    const u_char digest[32], const u_char other[32],
+    ngx_http_apikey_keyring_wait_t *wait);
 
 /* find() asks nothing for this one: it is asked for, or known not to be. */
 ngx_uint_t ngx_http_apikey_keyring_asked(ngx_http_apikey_keyring_t *kr,
@@ -166,6 +169,10 @@ ngx_int_t ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr,
 
 /* A connection of the worker's for the admin API, not the look-ups'. */
 ngx_http_apikey_pg_t *ngx_http_apikey_keyring_pg(
+    ngx_http_apikey_keyring_t *kr);
+
+/* Another one, for many rows at once, that holds up nobody. */
+ngx_http_apikey_pg_t *ngx_http_apikey_keyring_bulk(
     ngx_http_apikey_keyring_t *kr);
 
 

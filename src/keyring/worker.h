@@ -109,6 +109,7 @@ struct ngx_http_apikey_keyring_s {
 
     ngx_http_apikey_pg_t         *pg;         /* look-ups */
     ngx_http_apikey_pg_t         *admin;
+    ngx_http_apikey_pg_t         *bulk;
     ngx_queue_t                   finds[NGX_HTTP_APIKEY_FINDS];
     ngx_queue_t                   refreshes;
     ngx_uint_t                    nfinds;
@@ -150,6 +151,10 @@ void ngx_http_apikey_changes_fetch(ngx_http_apikey_sync_t *s);
 void ngx_http_apikey_changes_notify(void *data, const char *payload);
 ngx_int_t ngx_http_apikey_changes_head(PGresult *res,
     ngx_http_apikey_position_t *position);
+
+/* From lines of "key UUID" and "owner UUID". */
+ngx_int_t ngx_http_apikey_changes_ids(ngx_http_apikey_ids_t *list,
+    ngx_str_t *ids);
 
 /* beat.c */
 void ngx_http_apikey_beat_node(ngx_http_apikey_sync_t *s);

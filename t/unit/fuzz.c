@@ -49,6 +49,11 @@
 #include "../fuzz/pattern.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput  fuzz_target_rows
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/rows.c"
+#undef LLVMFuzzerTestOneInput
+
 
 #define TEST_ROUNDS  20000
 #define TEST_SEEDS   8
@@ -214,6 +219,7 @@ main(void)
     test_target("scan", fuzz_target_scan);
     test_target("uuid", fuzz_target_uuid);
     test_target("pattern", fuzz_target_pattern);
+    test_target("rows", fuzz_target_rows);
 
     return unit_done();
 }

@@ -67,6 +67,78 @@ test_none(void)
 }
 
 
+/* What a walk finds: names and values in <>, '!' not to be walked. */
+
+static void
+test_walk(void)
+{
+    char                out[256], *p;
+    size_t              i;
+    apikey_json_walk_t  w;
+
+    static const char  *tests[][2] = {
+        { "{}", "" },
+        { " [ ] ", "" },
+        { "{\"a\" : 1 , \"b\\\"c\":[{}, 2]\n}",
+          "<a><1><b\\\"c><[{}, 2]>" },
+        { "[1,\"]\",{\"a\":2}]", "<1><\"]\"><{\"a\":2}>" },
+        { "[[],[]]", "<[]><[]>" },
+        { "5", "!" },
+        { "", "!" },
+        { "[1,]", "!" },
+        { "[1]]", "!" },
+        { "{\"a\":1", "!" },
+    };
+
+    for (i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
+        p = out;
+
+        if (!apikey_json_walk(&w, tests[i][0], strlen(tests[i][0]))) {
+            *p++ = '!';
+
+        } else {
+            while (apikey_json_walk_next(&w)) {
+                if (w.name) {
+                    p += sprintf(p, "<%.*s>", (int) w.name_len, w.name);
+                }
+
+                p += sprintf(p, "<%.*s>", (int) w.value_len, w.value);
+            }
+        }
+
+        is_text(out, (size_t) (p - out), tests[i][1], "what is walked over");
+    }
+}
+
+
+static void
+test_item(void)
+{
+    char                out[64];
+    const char         *json;
+    apikey_json_walk_t  w;
+
+    json = "{\"k\\u0065y\":\"a\\nb\",\"n\":5}";
+
+    ok(apikey_json_walk(&w, json, strlen(json)) && apikey_json_walk_next(&w),
+       "an object");
+    ok(apikey_json_walk_named(&w, "key"), "a name with an escape");
+    ok(!apikey_json_walk_named(&w, "ke"), "not a part of it");
+    is_text(out, apikey_json_decode(w.value, w.value_len, out), "a\nb",
+            "a string decoded");
+
+    ok(apikey_json_walk_next(&w) && apikey_json_walk_named(&w, "n"),
+       "the next member");
+    ok(apikey_json_decode(w.value, w.value_len, out) == APIKEY_JSON_NONE,
+       "a number is no string");
+    ok(!apikey_json_walk_next(&w), "and no other");
+
+    ok(apikey_json_valid(" null ", 6), "null is a value");
+    ok(!apikey_json_valid("1 2", 3), "two are none");
+    ok(!apikey_json_valid("", 0), "none is none");
+}
+
+
 static void
 test_deep(void)
 {
@@ -96,6 +168,8 @@ main(void)
 {
     test_found();
     test_none();
+    test_walk();
+    test_item();
     test_deep();
 
     return unit_done();

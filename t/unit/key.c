@@ -169,6 +169,34 @@ test_prefix(void)
 }
 
 
+/* SHA-256("last-segment:" + SHA-256("cret")) */
+
+static void
+test_last(void)
+{
+    char      hex[65], key[APIKEY_KEY_MADE_MAX];
+    size_t    i, len;
+    uint8_t   digest[32];
+
+    ok(apikey_key_last_digest("seam_a_cret", 11, digest), "a last segment");
+
+    for (i = 0; i < 32; i++) {
+        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    }
+
+    is_text(hex, 64, "4e78695ac8f5a3470aa07a4f2acafa51"
+            "b2535f3968a343981e28fe69463d8413", "its digest");
+
+    ok(!apikey_key_last_digest("abcdefgh", 8, digest), "no segment");
+    ok(!apikey_key_last_digest("abcdefg_", 8, digest), "an empty one");
+    ok(!apikey_key_last_digest("", 0, digest), "nothing");
+
+    len = apikey_key_make(key, "sk", 2, NULL, NOW);
+
+    ok(!apikey_key_last_digest(key, len, digest), "a key made here");
+}
+
+
 int
 main(void)
 {
@@ -177,6 +205,7 @@ main(void)
     test_foreign();
     test_make();
     test_prefix();
+    test_last();
 
     return unit_done();
 }
