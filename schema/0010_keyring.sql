@@ -2,8 +2,8 @@
 -- What the nodes' keyrings live on: the change log with its triggers, the two
 -- functions that hand keys to a node, and the nodes' heartbeat.
 --
--- A change of a key or owner row, its secrets or its limits gives the row a
--- new version, a line in the change log and a NOTIFY, all in its transaction.
+-- A transaction that changes a key or owner row, its secrets or its limits
+-- gives the row a new version, a line in the change log and a NOTIFY, once.
 -- A node refetches what it is notified of; the log, read in commit order,
 -- finds what a lost notice would have missed, and tells a restored database
 -- from the one the node knows.
@@ -63,7 +63,19 @@ COMMENT ON COLUMN node.seen_at IS 'Last heartbeat';
 GRANT SELECT, INSERT, UPDATE ON node TO apikey_gateway;
 
 
--- Version, log and notice.
+-- Version, log and notice.  A transaction takes one number and gives it to
+-- all that it writes, so that a row it writes again, with its secrets and its
+-- limits, is one change: one version, one line, one notice.
+
+CREATE OR REPLACE FUNCTION change_version()
+RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN nullif(current_setting('apikey.version', true), '')::bigint;
+
+COMMENT ON FUNCTION change_version() IS
+    'The version this transaction gives to rows; null before the first one';
+
 
 CREATE OR REPLACE FUNCTION row_version()
 RETURNS trigger
@@ -71,14 +83,27 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 BEGIN
-    NEW.version := nextval('apikey.version');
+    NEW.version := nullif(current_setting('apikey.version', true), '')::bigint;
+
+    -- somebody may have changed the row since this transaction took its
+    -- number: versions of a row must rise
+
+    IF NEW.version IS NULL OR TG_OP = 'UPDATE' AND OLD.version > NEW.version
+    THEN
+        NEW.version := nextval('apikey.version');
+        PERFORM set_config('apikey.version', NEW.version::text, true);
+    END IF;
+
     RETURN NEW;
 END
 $$;
 
 COMMENT ON FUNCTION row_version() IS
-    'Trigger: any write of a key or owner row takes a new version';
+    'Trigger: a key or owner row takes the version of the transaction that'
+    ' writes it';
 
+
+-- EXCEPT is a join that no cached plan makes a nested loop.
 
 CREATE OR REPLACE FUNCTION row_changed()
 RETURNS trigger
@@ -86,57 +111,86 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 BEGIN
-    INSERT INTO change (kind, id, version)
-    VALUES (TG_ARGV[0], NEW.id, NEW.version);
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO change (kind, id, version)
+        SELECT TG_ARGV[0], n.id, n.version FROM new_rows n;
 
-    PERFORM pg_notify('apikey', TG_ARGV[0] || ' ' || NEW.id);
+        PERFORM pg_notify('apikey', TG_ARGV[0] || ' ' || n.id)
+        FROM new_rows n;
+
+    ELSE
+        INSERT INTO change (kind, id, version)
+        SELECT TG_ARGV[0], x.id, x.version
+        FROM (SELECT n.id, n.version FROM new_rows n
+              EXCEPT SELECT o.id, o.version FROM old_rows o) AS x;
+
+        PERFORM pg_notify('apikey', TG_ARGV[0] || ' ' || x.id)
+        FROM (SELECT n.id, n.version FROM new_rows n
+              EXCEPT SELECT o.id, o.version FROM old_rows o) AS x;
+    END IF;
 
     RETURN NULL;
 END
 $$;
 
 COMMENT ON FUNCTION row_changed() IS
-    'Trigger: logs a change of a key or owner row and notifies the nodes';
+    'Trigger: logs the first change of each key or owner row in a transaction'
+    ' and notifies the nodes';
 
 
-CREATE OR REPLACE FUNCTION touch(kind text, holder uuid)
+DROP FUNCTION IF EXISTS touch(text, uuid);
+
+CREATE OR REPLACE FUNCTION touch(kind text, holders uuid[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    mine xid := pg_current_xact_id()::xid;
-    n    int;
+    wanted  uuid[] := ARRAY(SELECT DISTINCT h FROM unnest(holders) AS h
+                            WHERE h IS NOT NULL);
+    mine    bigint := coalesce(change_version(), -1);
+    done    bigint;
+    n       bigint;
 BEGIN
-    -- a row this transaction wrote has its new version already, and nobody
-    -- has seen it yet
+    IF cardinality(wanted) = 0 THEN
+        RETURN;
+    END IF;
+
+    -- what this transaction wrote has its version already, and nobody has
+    -- seen it yet
 
     IF kind = 'key' THEN
-        PERFORM 1 FROM key WHERE id = holder AND xmin = mine;
+        SELECT count(*) INTO done FROM key
+        WHERE id = ANY (wanted) AND version = mine;
 
-        IF NOT FOUND THEN
-            UPDATE key SET version = version WHERE id = holder;
+        IF done < cardinality(wanted) THEN
+            UPDATE key SET version = version
+            WHERE id = ANY (wanted) AND version <> mine;
             GET DIAGNOSTICS n = ROW_COUNT;
         END IF;
 
     ELSE
-        PERFORM 1 FROM owner WHERE id = holder AND xmin = mine;
+        SELECT count(*) INTO done FROM owner
+        WHERE id = ANY (wanted) AND version = mine;
 
-        IF NOT FOUND THEN
-            UPDATE owner SET version = version WHERE id = holder;
+        IF done < cardinality(wanted) THEN
+            UPDATE owner SET version = version
+            WHERE id = ANY (wanted) AND version <> mine;
             GET DIAGNOSTICS n = ROW_COUNT;
         END IF;
     END IF;
 
-    IF n = 0 THEN
-        RAISE EXCEPTION '% % cannot be given a new version', kind, holder
+    IF done + coalesce(n, 0) <> cardinality(wanted) THEN
+        RAISE EXCEPTION '% of % % rows cannot be given a new version',
+            cardinality(wanted) - done - coalesce(n, 0), cardinality(wanted),
+            kind
             USING ERRCODE = '42501';
     END IF;
 END
 $$;
 
-COMMENT ON FUNCTION touch(text, uuid) IS
-    'Gives a key or owner a new version because a secret or limit changed';
+COMMENT ON FUNCTION touch(text, uuid[]) IS
+    'Gives keys or owners a new version because what belongs to them changed';
 
 
 CREATE OR REPLACE FUNCTION part_changed()
@@ -145,37 +199,43 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    was  jsonb := CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END;
-    new_ jsonb := CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END;
-    col  text;
-    old_holder uuid;
-    new_holder uuid;
+    keys    uuid[] := '{}';
+    owners  uuid[] := '{}';
 BEGIN
-    FOREACH col IN ARRAY ARRAY['key_id', 'owner_id']
-    LOOP
-        old_holder := (was ->> col)::uuid;
-        new_holder := (new_ ->> col)::uuid;
+    IF TG_OP <> 'DELETE' THEN
+        keys := ARRAY(SELECT n.key_id FROM new_rows n);
 
-        IF new_holder IS NOT NULL THEN
-            PERFORM touch(split_part(col, '_', 1), new_holder);
+        IF TG_TABLE_NAME = 'limit_rule' THEN
+            owners := ARRAY(SELECT n.owner_id FROM new_rows n);
         END IF;
+    END IF;
 
-        IF old_holder IS NOT NULL AND old_holder IS DISTINCT FROM new_holder
-        THEN
-            PERFORM touch(split_part(col, '_', 1), old_holder);
+    IF TG_OP <> 'INSERT' THEN
+        keys := keys || ARRAY(SELECT o.key_id FROM old_rows o);
+
+        IF TG_TABLE_NAME = 'limit_rule' THEN
+            owners := owners || ARRAY(SELECT o.owner_id FROM old_rows o);
         END IF;
-    END LOOP;
+    END IF;
+
+    PERFORM touch('key', keys);
+    PERFORM touch('owner', owners);
 
     RETURN NULL;
 END
 $$;
 
 COMMENT ON FUNCTION part_changed() IS
-    'Trigger: a secret or limit changed, so its key or owner did';
+    'Trigger: secrets or limits changed, so their keys and owners did';
 
-GRANT EXECUTE ON FUNCTION row_version(), row_changed(), touch(text, uuid),
-    part_changed() TO apikey_gateway;
+GRANT EXECUTE ON FUNCTION change_version(), row_version(), row_changed(),
+    touch(text, uuid[]), part_changed() TO apikey_gateway;
 
+
+DROP TRIGGER IF EXISTS keyring_changed ON key;
+DROP TRIGGER IF EXISTS keyring_changed ON owner;
+DROP TRIGGER IF EXISTS keyring_changed ON secret;
+DROP TRIGGER IF EXISTS keyring_changed ON limit_rule;
 
 CREATE OR REPLACE TRIGGER keyring_version
     BEFORE INSERT OR UPDATE ON key
@@ -185,30 +245,34 @@ CREATE OR REPLACE TRIGGER keyring_version
     BEFORE INSERT OR UPDATE ON owner
     FOR EACH ROW EXECUTE FUNCTION row_version();
 
-CREATE OR REPLACE TRIGGER keyring_changed
-    AFTER INSERT OR UPDATE ON key
-    FOR EACH ROW EXECUTE FUNCTION row_changed('key');
-
-CREATE OR REPLACE TRIGGER keyring_changed
-    AFTER INSERT OR UPDATE ON owner
-    FOR EACH ROW EXECUTE FUNCTION row_changed('owner');
-
-CREATE OR REPLACE TRIGGER keyring_changed
-    AFTER INSERT OR UPDATE OR DELETE ON secret
-    FOR EACH ROW EXECUTE FUNCTION part_changed();
-
-CREATE OR REPLACE TRIGGER keyring_changed
-    AFTER INSERT OR UPDATE OR DELETE ON limit_rule
-    FOR EACH ROW EXECUTE FUNCTION part_changed();
-
-COMMENT ON TRIGGER keyring_version ON key IS 'A new version with every write';
+COMMENT ON TRIGGER keyring_version ON key IS
+    'The version of the transaction';
 COMMENT ON TRIGGER keyring_version ON owner IS
-    'A new version with every write';
-COMMENT ON TRIGGER keyring_changed ON key IS 'Change log and NOTIFY';
-COMMENT ON TRIGGER keyring_changed ON owner IS 'Change log and NOTIFY';
-COMMENT ON TRIGGER keyring_changed ON secret IS 'Its key changes with it';
-COMMENT ON TRIGGER keyring_changed ON limit_rule IS
-    'Its key or owner changes with it';
+    'The version of the transaction';
+
+DO $$
+DECLARE
+    x record;
+BEGIN
+    FOR x IN SELECT * FROM (VALUES
+            ('key', 'row_changed(''key'')', 'Change log and NOTIFY'),
+            ('owner', 'row_changed(''owner'')', 'Change log and NOTIFY'),
+            ('secret', 'part_changed()', 'Its key changes with it'),
+            ('limit_rule', 'part_changed()',
+                'Its key or owner changes with it')) AS t (name, call, job),
+        (VALUES ('insert', 'NEW TABLE AS new_rows'),
+            ('update', 'OLD TABLE AS old_rows NEW TABLE AS new_rows'),
+            ('delete', 'OLD TABLE AS old_rows')) AS e (event, tables)
+        WHERE e.event <> 'delete' OR t.call = 'part_changed()'
+    LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER keyring_%s AFTER %1$s ON %I'
+            ' REFERENCING %s FOR EACH STATEMENT EXECUTE FUNCTION %s',
+            x.event, x.name, x.tables, x.call);
+        EXECUTE format('COMMENT ON TRIGGER keyring_%s ON %I IS %L',
+            x.event, x.name, x.job);
+    END LOOP;
+END
+$$;
 
 
 -- Rows as a node reads them.  Nobody but the two functions below sees these
