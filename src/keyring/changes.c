@@ -2,8 +2,9 @@
 /*
  * What changed in Postgres: notices, the change log, and fetching the rows.
  *
- * Ids are collected and fetched many at a time.  The position in the log is
- * taken over only when every row it covers has been applied.
+ * Ids are collected and fetched many at a time, the latest first: a single
+ * change does not wait for the thousands of an import before it.  The position
+ * in the log is taken over only when every row it covers has been applied.
  */
 
 
@@ -253,8 +254,9 @@ ngx_http_apikey_changes_fetch(ngx_http_apikey_sync_t *s)
     *keys++ = '{';
     *owners++ = '{';
 
-    id = s->ids.elts;
     s->fetching = ngx_min(s->ids.nelts, NGX_HTTP_APIKEY_IDS);
+    s->fetched = s->ids.nelts - s->fetching;
+    id = (ngx_http_apikey_id_t *) s->ids.elts + s->fetched;
 
     for (i = 0; i < s->fetching; i++) {
         to = id[i].owner ? &owners : &keys;
@@ -295,7 +297,7 @@ ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op, PGresult *res)
     (void) ngx_http_apikey_keyring_apply(s->kr, res, s->kr->conf.sh->epoch,
                                          NGX_HTTP_APIKEY_APPLY_NOTICE);
 
-    id = s->ids.elts;
+    id = (ngx_http_apikey_id_t *) s->ids.elts + s->fetched;
 
     /*
      * The position must not stay behind what is held: a Postgres restored to
@@ -305,9 +307,11 @@ ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op, PGresult *res)
     s->changes |= s->notice;
     s->notice = 0;
 
+    /* those behind have come meanwhile */
+
     s->ids.nelts -= s->fetching;
     ngx_memmove(id, id + s->fetching,
-                s->ids.nelts * sizeof(ngx_http_apikey_id_t));
+                (s->ids.nelts - s->fetched) * sizeof(ngx_http_apikey_id_t));
 
     ngx_http_apikey_sync_next(s);
 }

@@ -68,7 +68,8 @@ typedef struct {
 
     ngx_array_t                   ids;        /* ngx_http_apikey_id_t */
     ngx_http_apikey_ids_t         fetch;
-    ngx_uint_t                    fetching;   /* the first of ids, in flight */
+    ngx_uint_t                    fetching;   /* so many ids are in flight, */
+    ngx_uint_t                    fetched;    /* from this one on */
 
     ngx_http_apikey_position_t    next;       /* once all of ids is applied */
     int64_t                       asked;      /* us: when it was read */
