@@ -173,6 +173,11 @@ CREATE TABLE IF NOT EXISTS owner (
     version     bigint       NOT NULL DEFAULT nextval('apikey.version')
 );
 
+ALTER TABLE owner
+    ADD COLUMN IF NOT EXISTS plan_next text,
+    ADD COLUMN IF NOT EXISTS plan_next_at timestamptz,
+    ADD COLUMN IF NOT EXISTS deleted_at timestamptz;
+
 COMMENT ON TABLE owner IS
     'Who holds keys: a customer of the API, known by the user''s own id';
 COMMENT ON COLUMN owner.external IS 'The user''s own id: "owner" in the API';
@@ -181,6 +186,16 @@ COMMENT ON COLUMN owner.anchor_day IS
     'Day of the month at which billing periods begin';
 COMMENT ON COLUMN owner.version IS
     'Number of the last change of the row or its limits; the ETag';
+COMMENT ON COLUMN owner.plan IS 'plan.external';
+COMMENT ON COLUMN owner.plan_next IS 'Becomes its plan at plan_next_at';
+COMMENT ON COLUMN owner.deleted_at IS
+    'Deleted in the API; the row stays for its usage, its use of limits and'
+    ' its revoked keys, and is taken up again when the name is made again';
+
+CREATE INDEX IF NOT EXISTS owner_created ON owner (created_at, id);
+CREATE INDEX IF NOT EXISTS owner_plan ON owner (plan) WHERE plan IS NOT NULL;
+CREATE INDEX IF NOT EXISTS owner_plan_next ON owner (plan_next_at)
+    WHERE plan_next_at IS NOT NULL;
 
 
 CREATE TABLE IF NOT EXISTS key (
@@ -224,6 +239,37 @@ CREATE INDEX IF NOT EXISTS key_name ON key (name, id);
 CREATE INDEX IF NOT EXISTS key_owner ON key (owner_id, created_at, id);
 CREATE INDEX IF NOT EXISTS key_expires
     ON key (coalesce(expires_at, 'infinity'), id);
+
+
+CREATE INDEX IF NOT EXISTS key_plan ON key (plan) WHERE plan IS NOT NULL;
+
+
+CREATE TABLE IF NOT EXISTS plan (
+    id              uuid         PRIMARY KEY DEFAULT uuid_v7(),
+    external        text         NOT NULL UNIQUE
+                                 CHECK (external ~ '^[a-z0-9_-]{1,64}$'),
+    name            text         NOT NULL
+                                 CHECK (char_length(name) BETWEEN 1 AND 255),
+    scopes          text[]       NOT NULL DEFAULT '{}',
+    allowed_models  text[],
+    monthly_price   bigint       CHECK (monthly_price >= 0),
+    upgrade_url     text,
+    created_at      timestamptz  NOT NULL DEFAULT now(),
+    updated_at      timestamptz  NOT NULL DEFAULT now(),
+    version         bigint       NOT NULL DEFAULT nextval('apikey.version')
+);
+
+COMMENT ON TABLE plan IS
+    'Templates of limits; an owner''s and a key''s column plan name one, not'
+    ' by a foreign key: what is revoked or deleted may name one that is gone';
+COMMENT ON COLUMN plan.external IS 'The user''s own id: "plan" in the API';
+COMMENT ON COLUMN plan.scopes IS 'For keys made without scopes';
+COMMENT ON COLUMN plan.allowed_models IS 'For keys made without any said';
+COMMENT ON COLUMN plan.monthly_price IS
+    'Nano-units of the currency; only shown';
+COMMENT ON COLUMN plan.upgrade_url IS 'Where to go for a larger plan';
+COMMENT ON COLUMN plan.version IS
+    'Number of the last change of the row or its limits; the ETag';
 
 
 CREATE TABLE IF NOT EXISTS secret (
@@ -272,15 +318,32 @@ CREATE TABLE IF NOT EXISTS limit_rule (
     refill       bigint   CHECK (refill >= 0),
     capacity     bigint   CHECK (capacity BETWEEN 0 AND 9007199254740991),
     tick         bigint   CHECK (tick IN (1, 1000, 1000000)),
-    CHECK (num_nonnulls(key_id, owner_id) = 1),
     UNIQUE (key_id, name),
     UNIQUE (owner_id, name)
 );
 
+ALTER TABLE limit_rule
+    ADD COLUMN IF NOT EXISTS plan_id uuid REFERENCES plan,
+    DROP CONSTRAINT IF EXISTS limit_rule_check;
+
+DO $$
+BEGIN
+    ALTER TABLE limit_rule ADD CONSTRAINT limit_rule_holder
+        CHECK (num_nonnulls(key_id, owner_id, plan_id) = 1);
+EXCEPTION WHEN duplicate_object THEN
+    NULL;
+END
+$$;
+
+CREATE UNIQUE INDEX IF NOT EXISTS limit_rule_plan
+    ON limit_rule (plan_id, name) WHERE plan_id IS NOT NULL;
+
 COMMENT ON TABLE limit_rule IS
-    'Limits of keys and owners; known by holder and name';
+    'Limits of keys, owners and plans; known by holder and name';
 COMMENT ON COLUMN limit_rule.key_id IS 'The holder is this key, or';
-COMMENT ON COLUMN limit_rule.owner_id IS 'the holder is this owner';
+COMMENT ON COLUMN limit_rule.owner_id IS 'the holder is this owner, or';
+COMMENT ON COLUMN limit_rule.plan_id IS
+    'a template: every owner and key with this plan holds it';
 COMMENT ON COLUMN limit_rule.position IS 'Order in the JSON array, from 0';
 COMMENT ON COLUMN limit_rule."limit" IS
     'How much a window, in units (cost: nano-units of the currency)';
@@ -314,10 +377,12 @@ COMMENT ON TABLE audit IS
     'One row for every change, in its transaction: no entry, no change';
 COMMENT ON COLUMN audit.actor IS
     'Name of the operator''s token, or the key''s id';
-COMMENT ON COLUMN audit.actor_kind IS 'operator, owner or key';
+COMMENT ON COLUMN audit.actor_kind IS
+    'operator, owner or key; node: what was due, as a plan_next';
 COMMENT ON COLUMN audit.address IS 'Client address of the admin request';
-COMMENT ON COLUMN audit.action IS 'create, update, revoke, rotate';
-COMMENT ON COLUMN audit.object_kind IS 'key or owner';
+COMMENT ON COLUMN audit.action IS
+    'create, update, revoke, rotate, delete';
+COMMENT ON COLUMN audit.object_kind IS 'key, owner or plan';
 COMMENT ON COLUMN audit.before IS
     'The object as the API shows it before the change; holds no secret';
 COMMENT ON COLUMN audit.after IS 'The same after the change';

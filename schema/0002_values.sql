@@ -30,6 +30,18 @@ COMMENT ON FUNCTION money_text(numeric) IS
     'Nano-units as decimal text with at least two decimals';
 
 
+CREATE OR REPLACE FUNCTION read_money(value text)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN value ~ '^(0|[1-9][0-9]{0,6})([.][0-9]{1,9})?$'
+        AND value::numeric <= 9000000
+    THEN (value::numeric * 1000000000)::bigint END;
+
+COMMENT ON FUNCTION read_money(text) IS
+    'Nano-units of decimal text up to 9,000,000, or null';
+
+
 CREATE OR REPLACE FUNCTION currency()
 RETURNS text
 LANGUAGE sql STABLE
@@ -116,6 +128,38 @@ $$;
 
 COMMENT ON FUNCTION read_time(text) IS
     'RFC 3339 with any offset, or a date (its midnight in UTC), or null';
+
+
+-- Day 31 is the last day of a shorter month.  Midnights are the zone's own:
+-- where a clock is put forward over one, its first minute after that.
+
+CREATE OR REPLACE FUNCTION period(zone text, anchor int, at timestamptz,
+    OUT start timestamptz, OUT "end" timestamptz)
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    month   timestamp := date_trunc('month', at AT TIME ZONE zone);
+    starts  timestamptz[];
+BEGIN
+    starts := ARRAY(SELECT least(m + (anchor - 1) * interval '1 day',
+            m + interval '1 month' - interval '1 day') AT TIME ZONE zone
+        FROM generate_series(month - interval '1 month',
+            month + interval '1 month', interval '1 month') AS m
+        ORDER BY m);
+
+    IF at < starts[2] THEN
+        start := starts[1];
+        "end" := starts[2];
+    ELSE
+        start := starts[2];
+        "end" := starts[3];
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION period(text, int, timestamptz) IS
+    'The billing period at this moment, in a time zone with this anchor day';
 
 
 -- Host bits are dropped, and an IPv4 network written inside IPv6 is IPv4:
@@ -220,6 +264,7 @@ GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
     currency(), url_text(text), pointer_text(text), read_uuid(text),
     read_duration(text), read_time(text), read_network(text),
     rate_form(bigint, bigint, bigint), pattern_covers(text, text),
-    scope_covers(text, text) TO apikey_gateway;
+    scope_covers(text, text), read_money(text),
+    period(text, int, timestamptz) TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric)
     TO apikey_reader;

@@ -111,6 +111,86 @@ COMMENT ON FUNCTION check_count(jsonb, text, text) IS
     ' message to say then';
 
 
+CREATE OR REPLACE FUNCTION check_money(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN value IS NULL OR jsonb_typeof(value) = 'null' THEN jsonb '[]'
+    WHEN jsonb_typeof(value) <> 'string'
+        THEN wrong(at, 'bad_type', 'money is text such as "49.00"')
+    WHEN value #>> '{}' ~ '^-?[0-9]{1,50}([.][0-9]{1,9})?$'
+        AND (value #>> '{}')::numeric NOT BETWEEN 0 AND 9000000
+        THEN wrong(at, 'out_of_range', '0.00 to 9000000.00')
+    WHEN read_money(value #>> '{}') IS NULL
+        THEN wrong(at, 'bad_value',
+            'write digits and at most nine decimals, such as 49.00')
+    ELSE '[]' END;
+
+COMMENT ON FUNCTION check_money(jsonb, text) IS
+    'Money as decimal text, absent or null';
+
+
+CREATE OR REPLACE FUNCTION check_url(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN check_text(value, at, 2048, NULL) <> '[]'
+        THEN check_text(value, at, 2048, NULL)
+    WHEN value #>> '{}' !~ '^https?://[^\s/?#]+([/?#]\S*)?$'
+        THEN wrong(at, 'bad_value', 'write a URL such as https://example.com/')
+    ELSE '[]' END;
+
+COMMENT ON FUNCTION check_url(jsonb, text) IS
+    'An http or https URL, absent or null';
+
+
+CREATE OR REPLACE FUNCTION check_zone(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    t     text := value #>> '{}';
+    near  text;
+BEGIN
+    IF t IS NULL OR t = 'UTC' THEN
+        RETURN '[]';
+    ELSIF jsonb_typeof(value) <> 'string' THEN
+        RETURN wrong(at, 'bad_type', 'a text is needed');
+    END IF;
+
+    SELECT z.name INTO near FROM pg_timezone_names AS z
+    WHERE lower(z.name) = lower(t) AND z.name !~ '^(posix|right)/|^posixrules$'
+    ORDER BY z.name <> t LIMIT 1;
+
+    RETURN CASE WHEN near = t THEN jsonb '[]'
+        ELSE wrong(at, 'bad_value', coalesce('write ' || near,
+            'write a name of the IANA time zone database such as'
+            ' Europe/Berlin')) END;
+END
+$$;
+
+COMMENT ON FUNCTION check_zone(jsonb, text) IS
+    'A time zone of the IANA database, absent or null';
+
+
+CREATE OR REPLACE FUNCTION check_anchor(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+    WHEN check_count(value, at, NULL) <> '[]'
+        THEN check_count(value, at, NULL)
+    WHEN value <> 'null' AND value::numeric NOT BETWEEN 1 AND 31
+        THEN wrong(at, 'out_of_range', '1 to 31')
+    ELSE '[]' END;
+
+COMMENT ON FUNCTION check_anchor(jsonb, text) IS
+    'A day of the month, absent or null';
+
+
 CREATE OR REPLACE FUNCTION check_absent(value jsonb, at text, default_ jsonb,
     what text)
 RETURNS jsonb
@@ -155,6 +235,32 @@ $$;
 
 COMMENT ON FUNCTION check_scopes(jsonb, text) IS
     'An array of at most 1000 texts of 1 to 128 characters without blanks';
+
+
+CREATE OR REPLACE FUNCTION check_models(value jsonb, at text)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF value IS NULL OR jsonb_typeof(value) = 'null' THEN
+        RETURN '[]';
+    ELSIF jsonb_typeof(value) <> 'array' THEN
+        RETURN wrong(at, 'bad_type', 'an array of text is needed');
+    ELSIF jsonb_array_length(value) > 1000 THEN
+        RETURN wrong(at, 'too_many', 'at most 1000 models');
+    END IF;
+
+    RETURN (SELECT coalesce(jsonb_agg(e -> 0 ORDER BY i), '[]')
+        FROM (SELECT i, check_text(v, at || '/' || (i - 1), 255,
+                  'a text is needed') AS e
+              FROM jsonb_array_elements(value) WITH ORDINALITY AS x (v, i)) y
+        WHERE e <> '[]');
+END
+$$;
+
+COMMENT ON FUNCTION check_models(jsonb, text) IS
+    'An array of at most 1000 patterns of models, or null';
 
 
 CREATE OR REPLACE FUNCTION check_networks(value jsonb, at text)
@@ -421,4 +527,7 @@ GRANT EXECUTE ON FUNCTION wrong(text, text, text),
     merge_metadata(jsonb, jsonb), check_metadata(jsonb, text, jsonb),
     check_future(jsonb, text), check_window(jsonb, text),
     check_limit(jsonb, text), check_rate(bigint, bigint, bigint, text),
-    check_limits(jsonb, text) TO apikey_gateway;
+    check_limits(jsonb, text), check_models(jsonb, text),
+    check_money(jsonb, text),
+    check_url(jsonb, text), check_zone(jsonb, text),
+    check_anchor(jsonb, text) TO apikey_gateway;

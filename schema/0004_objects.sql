@@ -117,6 +117,18 @@ RETURN CASE
 COMMENT ON FUNCTION check_limit_query(jsonb) IS 'The size of a page';
 
 
+CREATE OR REPLACE FUNCTION check_flag(req jsonb, name text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN coalesce(query_value(req, name), 'true') IN ('true', 'false')
+    THEN jsonb '[]'
+    ELSE wrong('query:' || name, 'bad_value', 'true or false') END;
+
+COMMENT ON FUNCTION check_flag(jsonb, text) IS
+    'A parameter of the query string that is true or false';
+
+
 CREATE OR REPLACE FUNCTION check_body(req jsonb)
 RETURNS void
 LANGUAGE plpgsql
@@ -242,7 +254,15 @@ COMMENT ON FUNCTION check_cursor(jsonb) IS 'The cursor of a page';
 
 -- Objects.
 
-CREATE OR REPLACE FUNCTION limits_json(holder_key uuid, holder_owner uuid)
+-- signatures of older versions
+
+DROP FUNCTION IF EXISTS owner_json(owner);
+DROP FUNCTION IF EXISTS limits_json(uuid, uuid);
+DROP FUNCTION IF EXISTS put_limits(uuid, uuid, jsonb);
+
+
+CREATE OR REPLACE FUNCTION limits_json(holder_key uuid, holder_owner uuid,
+    holder_plan uuid DEFAULT NULL)
 RETURNS json
 LANGUAGE sql STABLE
 SET search_path = apikey, pg_temp
@@ -252,7 +272,8 @@ RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x)
               l.name, l.unit, l.window_text, l.burst, l.rolling, l.model,
               l.service, l.mode, l."limit"
           FROM limit_rule l
-          WHERE l.key_id = holder_key OR l.owner_id = holder_owner) AS l,
+          WHERE l.key_id = holder_key OR l.owner_id = holder_owner
+              OR l.plan_id = holder_plan) AS l,
         LATERAL (SELECT l.name, l.unit,
               CASE l.unit WHEN 'cost'
                   THEN to_json(money_text(l."limit"))
@@ -260,8 +281,8 @@ RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x)
               l.window_text AS "window", l.burst, l.rolling, l.model,
               l.service, l.mode) AS x);
 
-COMMENT ON FUNCTION limits_json(uuid, uuid) IS
-    'Limits of a key or of an owner, as in the API';
+COMMENT ON FUNCTION limits_json(uuid, uuid, uuid) IS
+    'A key''s, an owner''s or a plan''s own limits, as in the API';
 
 
 CREATE OR REPLACE FUNCTION key_status(k key)
@@ -358,7 +379,7 @@ RETURNS json
 LANGUAGE sql STABLE
 SET search_path = apikey, pg_temp
 RETURN (SELECT row_to_json(x) FROM (SELECT (o).external AS id, (o).name,
-        (o).enabled, (o).plan, NULL::text AS plan_next,
+        (o).enabled, (o).plan, (o).plan_next,
         limits_json(NULL, (o).id) AS limits, NULL::json AS credits,
         (o).time_zone, (o).anchor_day, (o).metadata,
         time_text((o).created_at) AS created_at,
@@ -370,21 +391,23 @@ COMMENT ON FUNCTION owner_json(owner) IS 'The owner object';
 -- Writes.
 
 CREATE OR REPLACE FUNCTION put_limits(holder_key uuid, holder_owner uuid,
-    limits jsonb)
+    limits jsonb, holder_plan uuid DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 BEGIN
     DELETE FROM limit_rule l
-    WHERE l.key_id = holder_key OR l.owner_id = holder_owner;
+    WHERE l.key_id = holder_key OR l.owner_id = holder_owner
+        OR l.plan_id = holder_plan;
 
-    INSERT INTO limit_rule (key_id, owner_id, position, name, unit, "limit",
-        window_text, window_us, burst, rolling, service, token, refill,
-        capacity, tick)
-    SELECT holder_key, holder_owner, x.position - 1, x.v ->> 'name',
-        x.v ->> 'unit', x.amount, x.v ->> 'window', x.us, x.burst, false,
-        x.v ->> 'service', r.token, r.refill, r.capacity, r.tick
+    INSERT INTO limit_rule (key_id, owner_id, plan_id, position, name, unit,
+        "limit", window_text, window_us, burst, rolling, service, token,
+        refill, capacity, tick)
+    SELECT holder_key, holder_owner, holder_plan, x.position - 1,
+        x.v ->> 'name', x.v ->> 'unit', x.amount, x.v ->> 'window', x.us,
+        x.burst, false, x.v ->> 'service', r.token, r.refill, r.capacity,
+        r.tick
     FROM (SELECT e.v, e.position, (e.v -> 'limit')::bigint AS amount,
               read_duration(e.v ->> 'window')::bigint AS us,
               coalesce((e.v ->> 'burst')::numeric, (e.v ->> 'limit')::numeric)
@@ -396,8 +419,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION put_limits(uuid, uuid, jsonb) IS
-    'Replaces all limits of a key or of an owner by these, checked before';
+COMMENT ON FUNCTION put_limits(uuid, uuid, jsonb, uuid) IS
+    'Replaces all limits of a key, an owner or a plan by these, checked before';
 
 
 CREATE OR REPLACE FUNCTION write_audit(who jsonb, req jsonb, action text,
@@ -418,10 +441,10 @@ COMMENT ON FUNCTION write_audit(jsonb, jsonb, text, text, uuid, json, json) IS
 
 GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
     allow(text[]), check_request(jsonb, text[]), query_value(jsonb, text),
-    check_limit_query(jsonb), check_body(jsonb), check_match(jsonb, bigint),
-    etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
-    read_cursor(jsonb), check_cursor(jsonb), limits_json(uuid, uuid),
+    check_limit_query(jsonb), check_flag(jsonb, text), check_body(jsonb),
+    check_match(jsonb, bigint), etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
+    read_cursor(jsonb), check_cursor(jsonb), limits_json(uuid, uuid, uuid),
     key_status(key), secrets_json(uuid), key_json(key), with_secret(json),
-    owner_json(owner), put_limits(uuid, uuid, jsonb),
+    owner_json(owner), put_limits(uuid, uuid, jsonb, uuid),
     write_audit(jsonb, jsonb, text, text, uuid, json, json)
     TO apikey_gateway;

@@ -203,18 +203,16 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT x.id INTO id FROM owner x WHERE x.external = external_id;
+    SELECT x.id INTO id FROM owner x
+    WHERE x.external = external_id AND x.deleted_at IS NULL
+    FOR KEY SHARE;
 
     IF FOUND THEN
         RETURN;
     END IF;
 
-    INSERT INTO owner (external) VALUES (external_id)
-    ON CONFLICT (external) DO NOTHING;
-    made := FOUND;
-
-    SELECT * INTO STRICT o FROM owner x WHERE x.external = external_id;
-    id := o.id;
+    SELECT * INTO id, made FROM make_owner(who, req, external_id);
+    SELECT * INTO STRICT o FROM owner x WHERE x.id = need_owner.id;
 
     IF made THEN
         PERFORM write_audit(who, req, 'create', 'owner', o.id, NULL,
@@ -358,14 +356,34 @@ COMMENT ON FUNCTION api_key_update(jsonb, jsonb) IS
     'PATCH and PUT api-keys/{id}';
 
 
+CREATE OR REPLACE FUNCTION revoke_key(who jsonb, req jsonb, k key)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    before json := key_json(k);
+BEGIN
+    UPDATE key SET revoked_at = now(), updated_at = now() WHERE id = k.id;
+    UPDATE secret SET ended_at = now()
+    WHERE key_id = k.id AND ended_at IS NULL;
+
+    SELECT * INTO k FROM key WHERE id = k.id;
+    PERFORM write_audit(who, req, 'revoke', 'key', k.id, before, key_json(k));
+END
+$$;
+
+COMMENT ON FUNCTION revoke_key(jsonb, jsonb, key) IS
+    'Revokes this key, which is locked, and all its secrets';
+
+
 CREATE OR REPLACE FUNCTION api_key_revoke(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    k       key;
-    before  json;
+    k key;
 BEGIN
     PERFORM allow('operator');
     PERFORM fail_if(check_request(req));
@@ -379,14 +397,7 @@ BEGIN
     END IF;
 
     k := lock_key(req);
-    before := key_json(k);
-
-    UPDATE key SET revoked_at = now(), updated_at = now() WHERE id = k.id;
-    UPDATE secret SET ended_at = now()
-    WHERE key_id = k.id AND ended_at IS NULL;
-
-    SELECT * INTO k FROM key WHERE id = k.id;
-    PERFORM write_audit(who, req, 'revoke', 'key', k.id, before, key_json(k));
+    PERFORM revoke_key(who, req, k);
 
     refresh := 'key ' || k.id || E'\n';
 END
@@ -473,6 +484,7 @@ GRANT EXECUTE ON FUNCTION check_key(jsonb, boolean, jsonb),
     check_prefix(jsonb), merge_key(key, jsonb), find_key(jsonb),
     lock_key(jsonb), check_revoked(key), add_secret(key, jsonb),
     need_owner(jsonb, jsonb, text), check_grace(jsonb),
+    revoke_key(jsonb, jsonb, key),
     api_key_create(jsonb, jsonb), api_key_get(jsonb, jsonb),
     api_key_update(jsonb, jsonb), api_key_revoke(jsonb, jsonb),
     api_key_rotate(jsonb, jsonb) TO apikey_gateway;

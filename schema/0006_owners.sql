@@ -1,6 +1,8 @@
 --
--- The admin API's owners.  An owner is named by the user's own id; its rows
--- are never deleted.
+-- The admin API's owners.  An owner is named by the user's own id.  Its row
+-- is never deleted: a deleted one is hidden, and taken up again when an owner
+-- of that name is made again, so that neither its usage nor its use of limits
+-- starts anew.
 --
 
 SET LOCAL ROLE apikey_owner;
@@ -9,23 +11,75 @@ SET LOCAL search_path = apikey, pg_temp;
 
 CREATE OR REPLACE FUNCTION check_owner(body jsonb, metadata jsonb)
 RETURNS jsonb
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
-RETURN check_members(body, '', ARRAY['name', 'enabled', 'plan', 'plan_next',
-        'limits', 'credits', 'time_zone', 'anchor_day', 'metadata'],
-        ARRAY['id', 'created_at', 'updated_at'])
-    || check_text(body -> 'name', '/name', 255, NULL)
-    || check_boolean(body -> 'enabled', '/enabled')
-    || check_absent(body -> 'plan', '/plan', 'null', 'plan')
-    || check_absent(body -> 'plan_next', '/plan_next', 'null', 'plan_next')
-    || check_limits(body -> 'limits', '/limits')
-    || check_absent(body -> 'credits', '/credits', 'null', 'credits')
-    || check_absent(body -> 'time_zone', '/time_zone', '"UTC"', 'time_zone')
-    || check_absent(body -> 'anchor_day', '/anchor_day', '1', 'anchor_day')
-    || check_metadata(body -> 'metadata', '/metadata', metadata);
+AS $$
+BEGIN
+    RETURN check_members(body, '', ARRAY['name', 'enabled', 'plan',
+            'plan_next', 'limits', 'credits', 'time_zone', 'anchor_day',
+            'metadata'], ARRAY['id', 'created_at', 'updated_at'])
+        || check_text(body -> 'name', '/name', 255, NULL)
+        || check_boolean(body -> 'enabled', '/enabled')
+        || check_plan(body -> 'plan', '/plan')
+        || check_plan(body -> 'plan_next', '/plan_next')
+        || check_limits(body -> 'limits', '/limits')
+        || check_absent(body -> 'credits', '/credits', 'null', 'credits')
+        || check_zone(body -> 'time_zone', '/time_zone')
+        || check_anchor(body -> 'anchor_day', '/anchor_day')
+        || check_metadata(body -> 'metadata', '/metadata', metadata);
+END
+$$;
 
 COMMENT ON FUNCTION check_owner(jsonb, jsonb) IS
     'The body of a change of an owner with this metadata';
+
+
+-- A plan_next waits for the period that is next when it is said, or when what
+-- the period depends on is changed.
+
+CREATE OR REPLACE FUNCTION merge_owner(old owner, body jsonb)
+RETURNS owner
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    o owner := old;
+BEGIN
+    IF body ? 'name' THEN
+        o.name := body ->> 'name';
+    END IF;
+
+    o.enabled := coalesce((body -> 'enabled')::boolean, old.enabled);
+
+    IF body ? 'plan' THEN
+        o.plan := body ->> 'plan';
+    END IF;
+
+    IF body ? 'plan_next' THEN
+        o.plan_next := body ->> 'plan_next';
+    END IF;
+
+    IF body ? 'time_zone' THEN
+        o.time_zone := coalesce(body ->> 'time_zone', 'UTC');
+    END IF;
+
+    IF body ? 'anchor_day' THEN
+        o.anchor_day := coalesce((body ->> 'anchor_day')::numeric, 1);
+    END IF;
+
+    IF body ?| '{plan_next,time_zone,anchor_day}' THEN
+        o.plan_next_at := CASE WHEN o.plan_next IS NOT NULL
+            THEN (period(o.time_zone, o.anchor_day, now()))."end" END;
+    END IF;
+
+    o.metadata := merge_metadata(old.metadata, body -> 'metadata');
+
+    RETURN o;
+END
+$$;
+
+COMMENT ON FUNCTION merge_owner(owner, jsonb) IS
+    'The row after a checked change: absent keeps, null clears';
 
 
 CREATE OR REPLACE FUNCTION find_owner(req jsonb)
@@ -36,7 +90,8 @@ AS $$
 DECLARE
     o owner;
 BEGIN
-    SELECT * INTO o FROM owner WHERE external = req #>> '{path,id}';
+    SELECT * INTO o FROM owner
+    WHERE external = req #>> '{path,id}' AND deleted_at IS NULL;
 
     IF NOT FOUND THEN
         PERFORM fail(404, 'not_found', 'There is no such owner.');
@@ -50,6 +105,45 @@ COMMENT ON FUNCTION find_owner(jsonb) IS
     'The owner of the path; 404 also for one that the caller may not see';
 
 
+-- Made anew, or taken up again.  Its keys are revoked by then, but for one
+-- that was being made while the owner was deleted.
+
+CREATE OR REPLACE FUNCTION make_owner(who jsonb, req jsonb, external_id text,
+    OUT id uuid, OUT made boolean)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    INSERT INTO owner AS o (external) VALUES (external_id)
+    ON CONFLICT (external) DO NOTHING
+    RETURNING o.id INTO id;
+
+    made := FOUND;
+
+    IF NOT made THEN
+        UPDATE owner o SET deleted_at = NULL, enabled = true,
+            created_at = now(), updated_at = now()
+        WHERE o.external = external_id AND o.deleted_at IS NOT NULL
+        RETURNING o.id INTO id;
+
+        made := FOUND;
+
+        IF made THEN
+            PERFORM revoke_keys(who, req, id);
+        END IF;
+    END IF;
+
+    IF NOT made THEN
+        SELECT o.id INTO STRICT id FROM owner o
+        WHERE o.external = external_id;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION make_owner(jsonb, jsonb, text) IS
+    'The owner of this name; made says whether there was none before';
+
+
 CREATE OR REPLACE FUNCTION api_owner_get(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
@@ -58,7 +152,7 @@ AS $$
 DECLARE
     o owner;
 BEGIN
-    PERFORM allow('operator', 'operator_read');
+    PERFORM allow('operator', 'operator_read', 'owner');
     o := find_owner(req);
     PERFORM fail_if(check_request(req));
 
@@ -90,17 +184,7 @@ BEGIN
     END IF;
 
     IF b <> '{}' THEN
-        UPDATE owner SET
-            name = CASE WHEN b ? 'name' THEN b ->> 'name' ELSE o.name END,
-            enabled = coalesce((b -> 'enabled')::boolean, o.enabled),
-            metadata = merge_metadata(o.metadata, b -> 'metadata'),
-            updated_at = now()
-        WHERE id = o.id;
-
-        IF b ? 'limits' THEN
-            PERFORM put_limits(NULL, o.id, b -> 'limits');
-        END IF;
-
+        PERFORM put_owner(o, b);
         SELECT * INTO o FROM owner WHERE id = o.id;
     END IF;
 
@@ -121,6 +205,30 @@ $$;
 
 COMMENT ON FUNCTION write_owner(jsonb, jsonb, owner, boolean) IS
     'Writes a checked body into an owner and answers with it';
+
+
+CREATE OR REPLACE FUNCTION put_owner(old owner, body jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    o owner := merge_owner(old, body);
+BEGIN
+    UPDATE owner SET name = o.name, enabled = o.enabled, plan = o.plan,
+        plan_next = o.plan_next, plan_next_at = o.plan_next_at,
+        time_zone = o.time_zone, anchor_day = o.anchor_day,
+        metadata = o.metadata, updated_at = now()
+    WHERE id = o.id;
+
+    IF body ? 'limits' THEN
+        PERFORM put_limits(NULL, o.id, body -> 'limits');
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION put_owner(owner, jsonb) IS
+    'Writes a checked body into this owner';
 
 
 CREATE OR REPLACE FUNCTION api_owner_update(who jsonb, req jsonb,
@@ -154,11 +262,12 @@ SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     o     owner;
-    made  boolean := false;
+    mine  record;
 BEGIN
     PERFORM allow('operator');
 
-    SELECT * INTO o FROM owner WHERE external = req #>> '{path,id}'
+    SELECT * INTO o FROM owner
+    WHERE external = req #>> '{path,id}' AND deleted_at IS NULL
     FOR UPDATE;
 
     PERFORM check_body(req);
@@ -167,23 +276,138 @@ BEGIN
         || check_owner(req -> 'body', coalesce(o.metadata, '{}')));
 
     IF o.id IS NULL AND req ->> 'if_match' IS NULL THEN
-        INSERT INTO owner (external) VALUES (req #>> '{path,id}')
-        ON CONFLICT (external) DO NOTHING;
+        mine := make_owner(who, req, req #>> '{path,id}');
+        SELECT * INTO STRICT o FROM owner WHERE id = mine.id FOR UPDATE;
 
-        made := FOUND;
-
-        SELECT * INTO STRICT o FROM owner WHERE external = req #>> '{path,id}'
-        FOR UPDATE;
+        SELECT * INTO status, headers, body, refresh
+        FROM write_owner(who, req, o, mine.made);
+        RETURN;
     END IF;
 
     PERFORM check_match(req, coalesce(o.version, -1));
 
     SELECT * INTO status, headers, body, refresh
-    FROM write_owner(who, req, o, made);
+    FROM write_owner(who, req, o, false);
 END
 $$;
 
 COMMENT ON FUNCTION api_owner_put(jsonb, jsonb) IS 'PUT owners/{id}';
+
+
+CREATE OR REPLACE FUNCTION revoke_keys(who jsonb, req jsonb, owner uuid)
+RETURNS text
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k        key;
+    refresh  text[] := '{}';
+BEGIN
+    FOR k IN SELECT * FROM key
+        WHERE owner_id = owner AND revoked_at IS NULL
+        ORDER BY id FOR UPDATE
+    LOOP
+        PERFORM revoke_key(who, req, k);
+        refresh := refresh || ('key ' || k.id || E'\n');
+    END LOOP;
+
+    RETURN array_to_string(refresh, '');
+END
+$$;
+
+COMMENT ON FUNCTION revoke_keys(jsonb, jsonb, uuid) IS
+    'Revokes all keys of an owner; returns what is to be refreshed';
+
+
+CREATE OR REPLACE FUNCTION api_owner_delete(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    o       owner;
+    n       bigint;
+    before  json;
+BEGIN
+    PERFORM allow('operator');
+    PERFORM fail_if(check_request(req, 'revoke_keys')
+        || check_flag(req, 'revoke_keys'));
+
+    SELECT * INTO o FROM owner WHERE external = req #>> '{path,id}'
+    FOR UPDATE;
+
+    IF o.deleted_at IS NOT NULL THEN
+        status := 204;
+        RETURN;
+    END IF;
+
+    o := find_owner(req);
+    PERFORM check_match(req, o.version);
+
+    SELECT count(*) INTO n FROM key
+    WHERE owner_id = o.id AND revoked_at IS NULL;
+
+    IF n > 0 AND query_value(req, 'revoke_keys') IS DISTINCT FROM 'true' THEN
+        PERFORM fail(409, 'conflict', CASE n
+            WHEN 1 THEN 'It has a key: revoke_keys=true revokes that, too.'
+            ELSE format('It has %s keys: revoke_keys=true revokes them, too.',
+                        n) END);
+    END IF;
+
+    before := owner_json(o);
+    refresh := revoke_keys(who, req, o.id) || 'owner ' || o.id || E'\n';
+
+    UPDATE owner SET deleted_at = now(), updated_at = now(), enabled = false,
+        name = DEFAULT, plan = DEFAULT, plan_next = DEFAULT,
+        plan_next_at = DEFAULT, time_zone = DEFAULT, anchor_day = DEFAULT,
+        metadata = DEFAULT
+    WHERE id = o.id;
+
+    PERFORM put_limits(NULL, o.id, NULL);
+    PERFORM write_audit(who, req, 'delete', 'owner', o.id, before, NULL);
+
+    status := 204;
+END
+$$;
+
+COMMENT ON FUNCTION api_owner_delete(jsonb, jsonb) IS 'DELETE owners/{id}';
+
+
+-- Lists, and many at once.  "plan=" with nothing behind it: without a plan.
+
+CREATE OR REPLACE FUNCTION owner_where(req jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN concat_ws(' AND ', 'o.deleted_at IS NULL',
+    CASE WHEN req -> 'query' ? 'plan' THEN
+        coalesce('o.plan = ' || quote_literal(query_value(req, 'plan')),
+                 'o.plan IS NULL') END,
+    'o.enabled = ' || quote_literal(query_value(req, 'enabled')),
+    CASE WHEN query_value(req, 'q') IS NOT NULL THEN
+        format('(strpos(lower(o.external), %1$L) > 0'
+               ' OR strpos(lower(o.name), %1$L) > 0)',
+               lower(query_value(req, 'q'))) END);
+
+COMMENT ON FUNCTION owner_where(jsonb) IS
+    'SQL condition for the owners that a query string asks for';
+
+
+CREATE OR REPLACE FUNCTION owner_order(sort text, OUT expr text, OUT kind text)
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    SELECT c.expr, c.kind FROM (VALUES
+        ('created_at', 'o.created_at', 'timestamptz'),
+        ('updated_at', 'o.updated_at', 'timestamptz'),
+        ('id', 'o.external', 'text'),
+        ('name', 'coalesce(o.name, '''')', 'text'))
+        AS c (name, expr, kind)
+    WHERE c.name = ltrim(sort, '-') AND sort !~ '^--';
+END;
+
+COMMENT ON FUNCTION owner_order(text) IS
+    'SQL of what a list of owners is sorted by, and its type; null: unknown';
 
 
 CREATE OR REPLACE FUNCTION api_owner_list(who jsonb, req jsonb,
@@ -193,50 +417,142 @@ SET search_path = apikey, pg_temp
 SET TimeZone = 'UTC'
 AS $$
 DECLARE
-    q      text := lower(query_value(req, 'q'));
+    sort   text := coalesce(query_value(req, 'sort'), '-created_at');
+    ord    record;
     size   int;
     after  jsonb;
-    page   owner[];
+    ids    uuid[];
+    sorts  text[];
     more   boolean;
 BEGIN
     PERFORM allow('operator', 'operator_read');
-    PERFORM fail_if(check_request(req, 'q', 'limit', 'cursor')
-        || check_limit_query(req) || check_cursor(req));
+    PERFORM fail_if(check_request(req, 'q', 'plan', 'enabled', 'sort',
+            'limit', 'cursor')
+        || check_flag(req, 'enabled') || check_limit_query(req)
+        || check_cursor(req)
+        || CASE WHEN (owner_order(sort)).expr IS NULL
+            THEN wrong('query:sort', 'bad_value',
+                'created_at, updated_at, id or name, "-" before it for'
+                ' descending') ELSE '[]' END);
 
     size := coalesce(query_value(req, 'limit'), '50')::int;
+    ord := owner_order(sort);
 
     IF query_value(req, 'cursor') IS NOT NULL THEN
         after := read_cursor(req);
     END IF;
 
-    SELECT array_agg(o ORDER BY o.created_at DESC, o.id DESC) INTO page
-    FROM (SELECT * FROM owner o
-          WHERE (q IS NULL OR strpos(lower(o.external), q) > 0
-                 OR strpos(lower(o.name), q) > 0)
-              AND (after IS NULL OR (o.created_at, o.id)
-                   < ((after ->> 'k')::timestamptz, (after ->> 'i')::uuid))
-          ORDER BY o.created_at DESC, o.id DESC
-          LIMIT size + 1) AS o;
+    EXECUTE format($q$
+        SELECT array_agg(id), array_agg(sort_value) FROM (
+            SELECT o.id, (%1$s)::text AS sort_value FROM owner o
+            WHERE %3$s AND %4$s
+            ORDER BY %1$s %2$s, o.id %2$s
+            LIMIT $3 + 1) AS page
+        $q$,
+        ord.expr, CASE WHEN sort ^@ '-' THEN 'DESC' ELSE 'ASC' END,
+        owner_where(req),
+        CASE WHEN after IS NULL THEN 'true'
+            ELSE format('(%s, o.id) %s ($1::%s, $2)', ord.expr,
+                CASE WHEN sort ^@ '-' THEN '<' ELSE '>' END, ord.kind) END)
+    INTO ids, sorts
+    USING after ->> 'k', (after ->> 'i')::uuid, size;
 
-    more := coalesce(cardinality(page) > size, false);
+    more := coalesce(cardinality(ids) > size, false);
 
     status := 200;
     headers := '';
     body := (SELECT row_to_json(x) FROM (SELECT
-            coalesce((SELECT array_to_json(array_agg(
-                    owner_json(ROW(o.*)::owner)
-                    ORDER BY o.created_at DESC, o.id DESC))
-                FROM unnest(page[:size]) AS o), '[]') AS data,
+            coalesce((SELECT array_to_json(array_agg(owner_json(o)
+                    ORDER BY i.n))
+                FROM unnest(ids[:size]) WITH ORDINALITY AS i (id, n)
+                    JOIN owner o ON o.id = i.id), '[]') AS data,
             more AS has_more,
-            CASE WHEN more THEN write_cursor(req,
-                page[size].created_at::text, page[size].id) END
+            CASE WHEN more THEN write_cursor(req, sorts[size], ids[size]) END
                 AS next_cursor) AS x);
 END
 $$;
 
 COMMENT ON FUNCTION api_owner_list(jsonb, jsonb) IS 'GET owners';
 
-GRANT EXECUTE ON FUNCTION check_owner(jsonb, jsonb), find_owner(jsonb),
-    write_owner(jsonb, jsonb, owner, boolean), api_owner_get(jsonb, jsonb),
+
+CREATE OR REPLACE FUNCTION check_owners(req jsonb)
+RETURNS jsonb
+LANGUAGE sql
+SET search_path = apikey, pg_temp
+RETURN check_request(req, 'q', 'plan', 'enabled', 'dry_run')
+    || check_flag(req, 'enabled') || check_flag(req, 'dry_run')
+    || CASE WHEN req -> 'query' ?| '{q,plan,enabled}' THEN jsonb '[]'
+        ELSE wrong('query:plan', 'required',
+            'say which owners: plan, enabled or q') END
+    || CASE WHEN req ->> 'if_match' IS NULL THEN jsonb '[]'
+        ELSE wrong('header:If-Match', 'not_supported',
+            'many owners have no ETag') END
+    || CASE WHEN req -> 'body' ? 'name' THEN wrong('/name', 'read_only',
+        'many owners have no one name') ELSE '[]' END
+    || check_owner(req -> 'body', '{}');
+
+COMMENT ON FUNCTION check_owners(jsonb) IS
+    'A change of many owners at once';
+
+
+CREATE OR REPLACE FUNCTION api_owners_update(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    b        jsonb := req -> 'body';
+    dry      boolean;
+    o        owner;
+    n        owner;
+    before   json;
+    matched  bigint := 0;
+    changed  uuid[] := '{}';
+BEGIN
+    PERFORM allow('operator');
+    PERFORM check_body(req);
+    PERFORM fail_if(check_owners(req));
+
+    dry := coalesce(query_value(req, 'dry_run') = 'true', false);
+
+    FOR o IN EXECUTE format('SELECT o.* FROM owner o WHERE %s ORDER BY o.id',
+        owner_where(req)) || CASE WHEN dry THEN '' ELSE ' FOR UPDATE' END
+    LOOP
+        matched := matched + 1;
+        n := merge_owner(o, b);
+
+        IF octet_length(n.metadata::text) > 8192 THEN
+            PERFORM fail_if(wrong('/metadata', 'bad_length', format(
+                'at most 8 KiB, and owner "%s" has some', o.external)));
+        END IF;
+
+        CONTINUE WHEN dry OR n IS NOT DISTINCT FROM o AND NOT b ? 'limits';
+
+        before := owner_json(o);
+        PERFORM put_owner(o, b);
+        SELECT * INTO n FROM owner WHERE id = o.id;
+        PERFORM write_audit(who, req, 'update', 'owner', o.id, before,
+            owner_json(n));
+
+        changed := changed || o.id;
+    END LOOP;
+
+    status := 200;
+    body := (SELECT row_to_json(x) FROM (SELECT matched,
+        cardinality(changed) AS changed, dry AS dry_run) AS x);
+    refresh := (SELECT string_agg('owner ' || c || E'\n', '')
+                FROM unnest(changed) AS c);
+END
+$$;
+
+COMMENT ON FUNCTION api_owners_update(jsonb, jsonb) IS
+    'PATCH owners?plan=: many at once';
+
+GRANT EXECUTE ON FUNCTION check_owner(jsonb, jsonb), merge_owner(owner, jsonb),
+    find_owner(jsonb), make_owner(jsonb, jsonb, text),
+    write_owner(jsonb, jsonb, owner, boolean), put_owner(owner, jsonb),
+    revoke_keys(jsonb, jsonb, uuid), owner_where(jsonb), owner_order(text),
+    check_owners(jsonb), api_owner_get(jsonb, jsonb),
     api_owner_update(jsonb, jsonb), api_owner_put(jsonb, jsonb),
-    api_owner_list(jsonb, jsonb) TO apikey_gateway;
+    api_owner_delete(jsonb, jsonb), api_owner_list(jsonb, jsonb),
+    api_owners_update(jsonb, jsonb) TO apikey_gateway;

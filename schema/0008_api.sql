@@ -151,6 +151,8 @@ BEGIN
         RAISE undefined_function;
     END IF;
 
+    PERFORM plans_due();
+
     EXECUTE format('SELECT * FROM %I($1, $2)', 'api_' || fn)
     INTO status, headers, body, refresh
     USING who, raw::jsonb

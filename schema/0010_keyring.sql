@@ -290,6 +290,35 @@ RETURN CASE WHEN at < '9999-01-01+00'
 COMMENT ON FUNCTION micros(timestamptz) IS
     'Microseconds since 1970, at least 1; null for what is never reached';
 
+CREATE OR REPLACE VIEW limit_held AS
+SELECT l.key_id, l.owner_id, false AS inherited, l.position, l.name, l.unit,
+    l."limit", l.window_text, l.window_us, l.burst, l.rolling, l.model,
+    l.service, l.mode, l.token, l.refill, l.capacity, l.tick
+FROM limit_rule l
+WHERE l.plan_id IS NULL
+UNION ALL
+SELECT k.id, NULL, true, l.position, l.name, l.unit,
+    l."limit", l.window_text, l.window_us, l.burst, l.rolling, l.model,
+    l.service, l.mode, l.token, l.refill, l.capacity, l.tick
+FROM key k
+    JOIN plan p ON p.external = k.plan
+    JOIN limit_rule l ON l.plan_id = p.id
+WHERE NOT EXISTS (SELECT FROM limit_rule o
+                  WHERE o.key_id = k.id AND o.name = l.name)
+UNION ALL
+SELECT NULL, w.id, true, l.position, l.name, l.unit,
+    l."limit", l.window_text, l.window_us, l.burst, l.rolling, l.model,
+    l.service, l.mode, l.token, l.refill, l.capacity, l.tick
+FROM owner w
+    JOIN plan p ON p.external = w.plan
+    JOIN limit_rule l ON l.plan_id = p.id
+WHERE NOT EXISTS (SELECT FROM limit_rule o
+                  WHERE o.owner_id = w.id AND o.name = l.name);
+
+COMMENT ON VIEW limit_held IS
+    'All limits that keys and owners hold: their own, and those of their plan'
+    ' (inherited) that they have none of the same name for';
+
 CREATE OR REPLACE VIEW keyring_owner AS
 SELECT 'owner'::text AS kind, o.id, o.version, o.enabled,
     NULL::uuid AS owner_id, o.external AS name, NULL::text AS prefix,
@@ -300,8 +329,9 @@ SELECT 'owner'::text AS kind, o.id, o.version, o.enabled,
             coalesce(l.window_us::text, ''), coalesce(l.burst::text, ''),
             coalesce(l.token::text, ''), coalesce(l.refill::text, ''),
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
-            coalesce(l.model, '')) || E'\n', '' ORDER BY l.position, l.name)
-        FROM limit_rule l WHERE l.owner_id = o.id) AS limits
+            coalesce(l.model, '')) || E'\n', ''
+            ORDER BY l.inherited, l.position, l.name)
+        FROM limit_held l WHERE l.owner_id = o.id) AS limits
 FROM owner o;
 
 COMMENT ON VIEW keyring_owner IS
@@ -325,15 +355,16 @@ SELECT 'key'::text AS kind, k.id, k.version, k.enabled,
             coalesce(l.window_us::text, ''), coalesce(l.burst::text, ''),
             coalesce(l.token::text, ''), coalesce(l.refill::text, ''),
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
-            coalesce(l.model, '')) || E'\n', '' ORDER BY l.position, l.name)
-        FROM limit_rule l WHERE l.key_id = k.id) AS limits
+            coalesce(l.model, '')) || E'\n', ''
+            ORDER BY l.inherited, l.position, l.name)
+        FROM limit_held l WHERE l.key_id = k.id) AS limits
 FROM key k;
 
 COMMENT ON VIEW keyring_key IS
     'Keys as nodes read them, with all secrets that work and the last ended';
 
-REVOKE ALL ON keyring_owner, keyring_key FROM PUBLIC, apikey_gateway,
-    apikey_reader;
+REVOKE ALL ON limit_held, keyring_owner, keyring_key FROM PUBLIC,
+    apikey_gateway, apikey_reader;
 
 
 CREATE OR REPLACE FUNCTION keyring_rows(keys uuid[], owners uuid[],
@@ -421,7 +452,7 @@ CREATE OR REPLACE FUNCTION keyring_changes(since text, last_seq bigint,
     last_mark uuid)
 RETURNS TABLE (kind text, id uuid, version bigint, seq bigint, mark uuid,
     origin text, horizon text, known boolean)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 #variable_conflict use_column
@@ -454,6 +485,10 @@ BEGIN
         WHERE c.xid >= low
         GROUP BY c.kind, c.id;
     END IF;
+
+    -- last: what it changes comes back as notices once it is committed
+
+    PERFORM plans_due();
 END
 $$;
 

@@ -429,8 +429,7 @@ problem($api->call('owner_put', id => 'nobody', body => {}, match => '"1"'),
 wrong($api->call('owner_put', id => 'x' x 256, body => {
     time_zone => 'Europe/Berlin', anchor_day => 15, plan => 'pro',
     credits => {}, id => 'x', name => 7 }),
-    [ '/id bad_length', '/id read_only', '/time_zone not_supported',
-      '/anchor_day not_supported', '/plan not_supported',
+    [ '/id bad_length', '/id read_only', '/plan not_found',
       '/credits not_supported', '/name bad_type' ], 'a wrong owner');
 is($api->call('owner_list', query => { q => 'LTD' })->{json}{data}[0]{id},
    'Ada / Ltd é', 'found by what is in its id');

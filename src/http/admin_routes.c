@@ -41,9 +41,17 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}/usage", "key_usage"),
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "owners", "owner_list"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "owners", "owners_update"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "owners/{id}", "owner_get"),
     ngx_http_apikey_sql_body(NGX_HTTP_PUT, "owners/{id}", "owner_put"),
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "owners/{id}", "owner_update"),
+    ngx_http_apikey_sql(NGX_HTTP_DELETE, "owners/{id}", "owner_delete"),
+
+    ngx_http_apikey_sql(NGX_HTTP_GET, "plans", "plan_list"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "plans/{id}", "plan_get"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PUT, "plans/{id}", "plan_put"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "plans/{id}", "plan_update"),
+    ngx_http_apikey_sql(NGX_HTTP_DELETE, "plans/{id}", "plan_delete"),
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "whoami", "whoami"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
