@@ -47,6 +47,11 @@ test_vector(void)
     is_uint(test_check(KEY, &macs), APIKEY_KEY_GOOD, "the vector is good");
     is_uint(test_check(KEY, NULL), APIKEY_KEY_GOOD, "without secrets too");
 
+    ok(apikey_key_signed(KEY, strlen(KEY), &macs), "nobody guesses it");
+    ok(!apikey_key_signed(KEY, strlen(KEY), NULL), "... without secrets");
+    ok(!apikey_key_signed("sk_0123456789ABCDEFGHIJKLMNOPQRSTUV0HrBjqG09a8iM",
+                          strlen(KEY), &macs), "... or with kid 0");
+
     ok(apikey_sha256(KEY, strlen(KEY), digest), "it is hashed");
 
     for (i = 0; i < APIKEY_DIGEST_LEN; i++) {

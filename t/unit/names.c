@@ -42,6 +42,10 @@ test_names(void)
     is_name(apikey_fail_name(APIKEY_FAIL_MISSING), "missing");
     is_name(apikey_fail_name(APIKEY_FAIL_OPERATOR), "operator");
     is_name(apikey_fail_name(APIKEY_FAILS), "other");
+
+    is_name(apikey_limited_name(APIKEY_LIMITED_CALLER), "caller");
+    is_name(apikey_limited_name(APIKEY_LIMITED_LOOKUP), "lookup");
+    is_name(apikey_limited_name(APIKEY_LIMITEDS), "other");
 }
 
 
