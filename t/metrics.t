@@ -30,6 +30,7 @@ my %type = (
     apikey_requests_total            => 'counter',
     apikey_decisions_total           => 'counter',
     apikey_credential_failures_total => 'counter',
+    apikey_limited_total             => 'counter',
     apikey_dropped_total             => 'counter',
     apikey_redis_seconds             => 'histogram',
     apikey_postgres_seconds          => 'histogram',
