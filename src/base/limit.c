@@ -45,6 +45,8 @@ static const char *apikey_limit_split(const char *text, const char *end,
     apikey_limit_field_t *fields);
 static bool apikey_limit_read(apikey_limit_t *limit,
     const apikey_limit_field_t *fields);
+static bool apikey_limit_read_rate(apikey_limit_t *limit,
+    const apikey_limit_field_t *fields);
 static bool apikey_limit_number(const apikey_limit_field_t *field,
     uint64_t *n);
 static bool apikey_limit_name_check(const apikey_limit_field_t *field);
@@ -176,6 +178,34 @@ apikey_limit_read(apikey_limit_t *limit, const apikey_limit_field_t *fields)
         return false;
     }
 
+    if (!apikey_limit_read_rate(limit, fields)) {
+        return false;
+    }
+
+    size = offsetof(apikey_limit_t, text) + name->len + service->len
+           + model->len;
+
+    if (size < sizeof(apikey_limit_t)) {
+        size = sizeof(apikey_limit_t);
+    }
+
+    limit->unit = APIKEY_UNIT_REQUESTS;
+    limit->id = apikey_limit_hash(APIKEY_FNV_START, name->start, name->len);
+    limit->scope = apikey_limit_scope(service->start, service->len,
+                                      model->start, model->len);
+    limit->name_len = (uint16_t) name->len;
+    limit->service_len = (uint16_t) service->len;
+    limit->model_len = (uint16_t) model->len;
+    limit->size = (uint16_t) ((size + 7) & ~(size_t) 7);
+
+    return true;
+}
+
+
+static bool
+apikey_limit_read_rate(apikey_limit_t *limit,
+    const apikey_limit_field_t *fields)
+{
     if (!apikey_limit_number(&fields[APIKEY_LIMIT_LIMIT], &limit->limit)
         || !apikey_limit_number(&fields[APIKEY_LIMIT_WINDOW], &limit->window)
         || !apikey_limit_number(&fields[APIKEY_LIMIT_BURST], &limit->burst)
@@ -197,21 +227,12 @@ apikey_limit_read(apikey_limit_t *limit, const apikey_limit_field_t *fields)
         return false;
     }
 
-    size = offsetof(apikey_limit_t, text) + name->len + service->len
-           + model->len;
+    /* 0 means none, whatever is said of a burst */
 
-    if (size < sizeof(apikey_limit_t)) {
-        size = sizeof(apikey_limit_t);
+    if (limit->limit == 0) {
+        limit->burst = 0;
+        limit->rate.capacity = 0;
     }
-
-    limit->unit = APIKEY_UNIT_REQUESTS;
-    limit->id = apikey_limit_hash(APIKEY_FNV_START, name->start, name->len);
-    limit->scope = apikey_limit_scope(service->start, service->len,
-                                      model->start, model->len);
-    limit->name_len = (uint16_t) name->len;
-    limit->service_len = (uint16_t) service->len;
-    limit->model_len = (uint16_t) model->len;
-    limit->size = (uint16_t) ((size + 7) & ~(size_t) 7);
 
     return true;
 }

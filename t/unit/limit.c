@@ -13,6 +13,7 @@
 #define BURST                                                                 \
     "burst & co \xc3\xa4\trequests\t50\t1000000\t100\t20000\t1\t1"            \
     "\tchat\tgpt-*\n"
+#define NONE    "none\trequests\t0\t3600000000\t5\t1\t0\t1\t\t\n"
 
 
 static size_t
@@ -66,6 +67,13 @@ test_good(void)
 
     ok(test_parse("none\trequests\t0\t3600000000\t0\t1\t0\t1\t\t\n", 4096,
                   &count) > 0 && count == 1, "limit 0");
+
+    (void) apikey_limit_parse(NONE, strlen(NONE), buf, sizeof(buf), &count);
+    l = (const apikey_limit_t *) buf;
+
+    is_uint(count, 1, "limit 0 with a burst");
+    is_uint(l->burst, 0, "... has none");
+    is_uint(l->rate.capacity, 0, "... and holds nothing");
 }
 
 
