@@ -27,7 +27,10 @@ static ngx_chain_t *ngx_http_apikey_admin_link(ngx_pool_t *pool,
     ngx_chain_t ***last, u_char *start, u_char *end);
 
 
-#define NGX_HTTP_APIKEY_ADMIN_MARK  "@SECRET@"
+/* no text of a client's can look like this member in an answer */
+
+#define NGX_HTTP_APIKEY_ADMIN_MEMBER  "\"key\":\""
+#define NGX_HTTP_APIKEY_ADMIN_MARK    "@SECRET@"
 
 
 static const struct {
@@ -345,11 +348,15 @@ ngx_http_apikey_admin_chain(ngx_http_apikey_admin_t *a, ngx_str_t *body,
 
     if (a->secret_len && body == &a->answer) {
         mark = ngx_strlcasestrn(p, last,
-                                (u_char *) NGX_HTTP_APIKEY_ADMIN_MARK,
-                                sizeof(NGX_HTTP_APIKEY_ADMIN_MARK) - 2);
+                                (u_char *) NGX_HTTP_APIKEY_ADMIN_MEMBER
+                                           NGX_HTTP_APIKEY_ADMIN_MARK "\"",
+                                sizeof(NGX_HTTP_APIKEY_ADMIN_MEMBER
+                                       NGX_HTTP_APIKEY_ADMIN_MARK "\"") - 2);
     }
 
     if (mark) {
+        mark += sizeof(NGX_HTTP_APIKEY_ADMIN_MEMBER) - 1;
+
         *len += a->secret_len;
         *len -= sizeof(NGX_HTTP_APIKEY_ADMIN_MARK) - 1;
 
