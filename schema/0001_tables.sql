@@ -10,9 +10,9 @@
 -- EXECUTE is not given to PUBLIC (see the default privileges below): each
 -- function is granted by name.
 --
--- Tenant tables carry row-level security for apikey_gateway on three
--- transaction-local settings, apikey.caller, apikey.key and apikey.owner; not
--- set means no rows.  The owner of the tables is not bound by it, so views for
+-- Tenant tables carry row-level security for apikey_gateway on transaction-local
+-- settings, apikey.caller, apikey.key, apikey.owner, apikey.identity and
+-- apikey.actor; not set means no rows.  The owner of the tables is not bound by it, so views for
 -- apikey_reader and SECURITY DEFINER functions see everything.
 --
 
@@ -106,15 +106,34 @@ LANGUAGE sql STABLE
 SET search_path = apikey, pg_temp
 RETURN nullif(current_setting('apikey.owner', true), '')::uuid;
 
+CREATE OR REPLACE FUNCTION caller_identity()
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN nullif(current_setting('apikey.identity', true), '');
+
+CREATE OR REPLACE FUNCTION caller_actor()
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN nullif(current_setting('apikey.actor', true), '');
+
 COMMENT ON FUNCTION caller() IS
     'apikey.caller of this transaction: operator, operator_read, owner, key,'
     ' node; null when not set';
-COMMENT ON FUNCTION caller_key() IS 'apikey.key of this transaction';
+COMMENT ON FUNCTION caller_key() IS
+    'apikey.key of this transaction: the key that calls';
 COMMENT ON FUNCTION caller_owner() IS
     'apikey.owner of this transaction: the UUID of an owner''s row';
+COMMENT ON FUNCTION caller_identity() IS
+    'apikey.identity of this transaction: the owner''s own id, as nginx knows'
+    ' who was logged in';
+COMMENT ON FUNCTION caller_actor() IS
+    'apikey.actor of this transaction: who asks, in one text, to tell callers'
+    ' apart';
 
-GRANT EXECUTE ON FUNCTION caller(), caller_key(), caller_owner()
-    TO apikey_gateway;
+GRANT EXECUTE ON FUNCTION caller(), caller_key(), caller_owner(),
+    caller_identity(), caller_actor() TO apikey_gateway;
 
 
 -- Time-ordered ids (RFC 9562, version 7).
@@ -220,6 +239,11 @@ CREATE TABLE IF NOT EXISTS key (
     version         bigint       NOT NULL DEFAULT nextval('apikey.version')
 );
 
+ALTER TABLE key ADD COLUMN IF NOT EXISTS made_by text NOT NULL
+    DEFAULT 'operator' CHECK (made_by IN ('operator', 'owner'));
+ALTER TABLE key ADD COLUMN IF NOT EXISTS disabled_by_owner boolean NOT NULL
+    DEFAULT false;
+
 COMMENT ON TABLE key IS
     'Keys, without their secrets; never deleted, only revoked';
 COMMENT ON COLUMN key.owner_id IS 'Fixed when the key is made';
@@ -231,6 +255,11 @@ COMMENT ON COLUMN key.allowed_models IS 'Model patterns; null any, {} none';
 COMMENT ON COLUMN key.allowed_ips IS
     'Networks in canonical CIDR text; null any, {} none';
 COMMENT ON COLUMN key.revoked_at IS 'Set once; a revoked key never changes';
+COMMENT ON COLUMN key.made_by IS
+    'operator, or its owner, who then may set its limits';
+COMMENT ON COLUMN key.disabled_by_owner IS
+    'Its owner disabled it and may enable it again; what others disable, only'
+    ' an operator enables';
 COMMENT ON COLUMN key.version IS
     'Number of the last change of the row, its secrets or limits; the ETag';
 
@@ -373,32 +402,80 @@ CREATE TABLE IF NOT EXISTS audit (
     request_id   uuid
 );
 
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+                   WHERE attrelid = 'apikey.audit'::regclass
+                       AND attname = 'owner_id' AND NOT attisdropped)
+    THEN
+        ALTER TABLE audit ADD COLUMN owner_id uuid;
+
+        UPDATE audit a SET owner_id = CASE a.object_kind
+            WHEN 'owner' THEN a.object_id
+            ELSE (SELECT k.owner_id FROM key k WHERE k.id = a.object_id) END
+        WHERE a.object_kind IN ('owner', 'key');
+    END IF;
+END
+$$;
+
 COMMENT ON TABLE audit IS
     'One row for every change, in its transaction: no entry, no change';
 COMMENT ON COLUMN audit.actor IS
-    'Name of the operator''s token, or the key''s id';
+    'Name of the operator, id of the key, or the owner''s own id';
 COMMENT ON COLUMN audit.actor_kind IS
     'operator, owner or key; node: what was due, as a plan_next';
 COMMENT ON COLUMN audit.address IS 'Client address of the admin request';
 COMMENT ON COLUMN audit.action IS
-    'create, update, revoke, rotate, delete';
+    'create, update, revoke, rotate, end_secret, delete';
 COMMENT ON COLUMN audit.object_kind IS 'key, owner or plan';
 COMMENT ON COLUMN audit.before IS
     'The object as the API shows it before the change; holds no secret';
 COMMENT ON COLUMN audit.after IS 'The same after the change';
+COMMENT ON COLUMN audit.owner_id IS
+    'Who owns the object, and so may see the entry; null: only operators';
 
 CREATE INDEX IF NOT EXISTS audit_at ON audit (at, id);
 CREATE INDEX IF NOT EXISTS audit_object ON audit (object_kind, object_id, id);
+CREATE INDEX IF NOT EXISTS audit_owner ON audit (owner_id, at, id);
+
+
+CREATE TABLE IF NOT EXISTS idempotency (
+    actor    text         NOT NULL,
+    key      text         NOT NULL,
+    digest   bytea        NOT NULL,
+    status   int          NOT NULL,
+    headers  text         NOT NULL,
+    body     text         NOT NULL,
+    refresh  text         NOT NULL,
+    at       timestamptz  NOT NULL DEFAULT now(),
+    PRIMARY KEY (actor, key)
+);
+
+COMMENT ON TABLE idempotency IS
+    'Answers to POST with an Idempotency-Key, for 24 hours';
+COMMENT ON COLUMN idempotency.actor IS 'Who asked: apikey.actor';
+COMMENT ON COLUMN idempotency.key IS 'The Idempotency-Key as sent';
+COMMENT ON COLUMN idempotency.digest IS
+    'SHA-256 of function, path, query and body: the same key with another'
+    ' request is a mistake';
+COMMENT ON COLUMN idempotency.body IS
+    'The answer, with null where a new key''s plaintext stood';
+COMMENT ON COLUMN idempotency.refresh IS
+    'What a node that repeats the answer must know first';
+
+CREATE INDEX IF NOT EXISTS idempotency_at ON idempotency (at);
 
 
 -- Row-level security for the gateway.  A plain key sees itself and, to know
--- its limits, its owner; operators see all, and one with role=read only reads.
+-- its limits, its owner.  An owner sees and writes its own keys, and limits
+-- of those it made.  Operators see all, and one with role=read only reads.
 
 ALTER TABLE owner ENABLE ROW LEVEL SECURITY;
 ALTER TABLE key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
 ALTER TABLE limit_rule ENABLE ROW LEVEL SECURITY;
 ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
+ALTER TABLE idempotency ENABLE ROW LEVEL SECURITY;
 
 DROP POLICY IF EXISTS operator_all ON owner;
 DROP POLICY IF EXISTS operator_all ON key;
@@ -414,6 +491,17 @@ DROP POLICY IF EXISTS key_see ON owner;
 DROP POLICY IF EXISTS key_see ON key;
 DROP POLICY IF EXISTS key_see ON secret;
 DROP POLICY IF EXISTS key_see ON limit_rule;
+DROP POLICY IF EXISTS owner_see ON owner;
+DROP POLICY IF EXISTS owner_see ON key;
+DROP POLICY IF EXISTS owner_add ON key;
+DROP POLICY IF EXISTS owner_change ON key;
+DROP POLICY IF EXISTS owner_all ON secret;
+DROP POLICY IF EXISTS owner_see ON limit_rule;
+DROP POLICY IF EXISTS owner_all ON limit_rule;
+DROP POLICY IF EXISTS owner_see ON audit;
+DROP POLICY IF EXISTS owner_add ON audit;
+DROP POLICY IF EXISTS own_all ON idempotency;
+DROP POLICY IF EXISTS node_drop ON idempotency;
 
 CREATE POLICY operator_all ON owner TO apikey_gateway
     USING ((SELECT caller()) = 'operator');
@@ -448,6 +536,50 @@ CREATE POLICY key_see ON limit_rule FOR SELECT TO apikey_gateway
         AND (key_id = (SELECT caller_key())
              OR owner_id = (SELECT caller_owner())));
 
+-- caller_identity() is how enter() finds the owner of who is logged in
+
+CREATE POLICY owner_see ON owner FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND (id = (SELECT caller_owner())
+             OR external = (SELECT caller_identity())));
+CREATE POLICY owner_see ON key FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND owner_id = (SELECT caller_owner()));
+CREATE POLICY owner_add ON key FOR INSERT TO apikey_gateway
+    WITH CHECK ((SELECT caller()) = 'owner'
+        AND owner_id = (SELECT caller_owner())
+        AND made_by = 'owner' AND plan IS NULL);
+CREATE POLICY owner_change ON key FOR UPDATE TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND owner_id = (SELECT caller_owner()));
+CREATE POLICY owner_all ON secret TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND EXISTS (SELECT FROM key k
+                    WHERE k.id = key_id
+                        AND k.owner_id = (SELECT caller_owner())));
+CREATE POLICY owner_see ON limit_rule FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND (owner_id = (SELECT caller_owner())
+             OR EXISTS (SELECT FROM key k
+                        WHERE k.id = key_id
+                            AND k.owner_id = (SELECT caller_owner()))));
+CREATE POLICY owner_all ON limit_rule TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND EXISTS (SELECT FROM key k
+                    WHERE k.id = key_id AND k.made_by = 'owner'
+                        AND k.owner_id = (SELECT caller_owner())));
+CREATE POLICY owner_see ON audit FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND owner_id = (SELECT caller_owner()));
+CREATE POLICY owner_add ON audit FOR INSERT TO apikey_gateway
+    WITH CHECK ((SELECT caller()) = 'owner' AND actor_kind = 'owner'
+        AND owner_id = (SELECT caller_owner()));
+
+CREATE POLICY own_all ON idempotency TO apikey_gateway
+    USING (actor = (SELECT caller_actor()));
+CREATE POLICY node_drop ON idempotency TO apikey_gateway
+    USING ((SELECT caller()) = 'node' AND at <= now() - interval '24 hours');
+
 GRANT SELECT, INSERT, UPDATE ON owner, key TO apikey_gateway;
 GRANT SELECT (id, key_id, start, last4, created_at, expires_at, ended_at)
     ON secret TO apikey_gateway;
@@ -455,3 +587,42 @@ GRANT INSERT ON secret TO apikey_gateway;
 GRANT UPDATE (expires_at, ended_at) ON secret TO apikey_gateway;
 GRANT SELECT, INSERT, DELETE ON limit_rule TO apikey_gateway;
 GRANT SELECT, INSERT ON audit TO apikey_gateway;
+GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO apikey_gateway;
+
+
+-- What an owner may never change of its keys: policies see one version of a
+-- row only.
+
+CREATE OR REPLACE FUNCTION key_guard()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF (NEW.id, NEW.owner_id, NEW.plan, NEW.prefix, NEW.made_by,
+            NEW.created_at)
+        IS DISTINCT FROM (OLD.id, OLD.owner_id, OLD.plan, OLD.prefix,
+            OLD.made_by, OLD.created_at)
+        OR (NOT OLD.enabled AND NOT OLD.disabled_by_owner
+            AND (NEW.enabled OR NEW.disabled_by_owner))
+    THEN
+        RAISE EXCEPTION 'an owner may not change this of key %', OLD.id
+            USING ERRCODE = '42501';
+    END IF;
+
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION key_guard() IS
+    'Trigger: refuses an owner what only an operator may change of a key';
+
+GRANT EXECUTE ON FUNCTION key_guard() TO apikey_gateway;
+
+CREATE OR REPLACE TRIGGER guard
+    BEFORE UPDATE OF id, owner_id, plan, prefix, made_by, created_at, enabled,
+        disabled_by_owner ON key
+    FOR EACH ROW WHEN (current_setting('apikey.caller', true) = 'owner')
+    EXECUTE FUNCTION key_guard();
+
+COMMENT ON TRIGGER guard ON key IS 'What an owner may never change';

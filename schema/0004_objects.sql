@@ -33,24 +33,26 @@ SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     n      int := jsonb_array_length(errors);
-    other  boolean;
+    codes  text[];
 BEGIN
     IF n = 0 THEN
         RETURN;
     END IF;
 
-    other := EXISTS (SELECT FROM jsonb_array_elements(errors) AS e
-                     WHERE e ->> 'code' <> 'not_supported');
+    codes := ARRAY(SELECT DISTINCT e ->> 'code'
+                   FROM jsonb_array_elements(errors) AS e);
 
-    PERFORM fail(400,
-        CASE WHEN other THEN 'invalid_request' ELSE 'not_supported' END,
+    PERFORM fail(CASE WHEN codes = '{forbidden}' THEN 403 ELSE 400 END,
+        CASE WHEN codes IN ('{forbidden}', '{not_supported}') THEN codes[1]
+             ELSE 'invalid_request' END,
         CASE WHEN n = 1 THEN '1 member is wrong.'
              ELSE format('%s members are wrong.', n) END, errors);
 END
 $$;
 
 COMMENT ON FUNCTION fail_if(jsonb) IS
-    'Ends the call with 400 when the array of errors is not empty';
+    'Ends the call with 400 when the array of errors is not empty, with 403'
+    ' when all that is wrong is forbidden to the caller';
 
 
 CREATE OR REPLACE FUNCTION allow(VARIADIC callers text[])
@@ -72,6 +74,30 @@ COMMENT ON FUNCTION allow(text[]) IS
     'Ends the call with 403 unless apikey.caller is one of these';
 
 
+CREATE OR REPLACE FUNCTION allow_change()
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM allow('operator', 'owner');
+
+    IF caller() = 'owner' AND NOT EXISTS (SELECT FROM owner
+        WHERE id = caller_owner() AND enabled)
+    THEN
+        PERFORM fail(403, 'forbidden', CASE
+            WHEN caller_owner() IS NULL
+                THEN 'There is no such owner yet: an operator makes it.'
+            ELSE 'This owner is disabled.' END);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION allow_change() IS
+    'Ends the call with 403 unless an operator, or an owner that exists and is'
+    ' enabled, calls';
+
+
 CREATE OR REPLACE FUNCTION check_request(req jsonb,
     VARIADIC known text[] DEFAULT '{}')
 RETURNS jsonb
@@ -84,9 +110,11 @@ RETURN (SELECT coalesce(jsonb_agg(CASE WHEN q.key <> ALL (known)
             ORDER BY q.key), '[]')
         FROM jsonb_each(coalesce(nullif(req -> 'query', 'null'), '{}')) AS q
         WHERE q.key <> ALL (known) OR jsonb_array_length(q.value) > 1)
-    || CASE WHEN req ->> 'idempotency_key' IS NULL THEN jsonb '[]'
-        ELSE wrong('header:Idempotency-Key', 'not_supported',
-            'Idempotency-Key cannot be used yet') END;
+    || CASE WHEN req ->> 'method' = 'POST'
+            AND char_length(req ->> 'idempotency_key') NOT BETWEEN 1 AND 255
+        THEN wrong('header:Idempotency-Key', 'bad_length',
+            '1 to 255 characters')
+        ELSE jsonb '[]' END;
 
 COMMENT ON FUNCTION check_request(jsonb, text[]) IS
     'What is wrong outside the body: query string and headers';
@@ -157,9 +185,12 @@ AS $$
 DECLARE
     want text := req ->> 'if_match';
 BEGIN
-    IF want IS NULL OR btrim(want) = '*'
-        OR EXISTS (SELECT FROM regexp_matches(want, '"([^"]*)"', 'g') AS m
-                   WHERE m[1] = version::text)
+    IF want IS NULL OR btrim(want, E' \t') = '*'
+        OR (want ~ ('^[ \t,]*(W/)?"[^"]*"'
+                    '([ \t]*,([ \t,]*(W/)?"[^"]*")?)*[ \t]*$')
+            AND EXISTS (SELECT FROM regexp_matches(want, '"([^"]*)"', 'g')
+                            AS m
+                        WHERE m[1] = version::text))
     THEN
         RETURN;
     END IF;
@@ -430,9 +461,14 @@ LANGUAGE sql VOLATILE
 SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     INSERT INTO audit (actor, actor_kind, address, action, object_kind,
-        object_id, before, after, request_id)
-    VALUES (coalesce(who ->> 'name', who ->> 'key', ''), who ->> 'kind',
-        who ->> 'address', action, object_kind, object_id,
+        object_id, owner_id, before, after, request_id)
+    VALUES (coalesce(CASE WHEN who ->> 'kind' IN ('owner', 'key')
+            THEN coalesce(who ->> 'key', who ->> 'external')
+            ELSE who ->> 'name' END, ''),
+        who ->> 'kind', who ->> 'address', action, object_kind, object_id,
+        CASE object_kind WHEN 'owner' THEN object_id
+            WHEN 'key' THEN (SELECT k.owner_id FROM key k
+                             WHERE k.id = object_id) END,
         before::jsonb, after::jsonb, read_uuid(req ->> 'request_id'));
 END;
 
@@ -440,9 +476,10 @@ COMMENT ON FUNCTION write_audit(jsonb, jsonb, text, text, uuid, json, json) IS
     'The audit entry of a change';
 
 GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
-    allow(text[]), check_request(jsonb, text[]), query_value(jsonb, text),
-    check_limit_query(jsonb), check_flag(jsonb, text), check_body(jsonb),
-    check_match(jsonb, bigint), etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
+    allow(text[]), allow_change(), check_request(jsonb, text[]),
+    query_value(jsonb, text), check_limit_query(jsonb),
+    check_flag(jsonb, text), check_body(jsonb), check_match(jsonb, bigint),
+    etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
     read_cursor(jsonb), check_cursor(jsonb), limits_json(uuid, uuid, uuid),
     key_status(key), secrets_json(uuid), key_json(key), with_secret(json),
     owner_json(owner), put_limits(uuid, uuid, jsonb, uuid),

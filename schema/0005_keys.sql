@@ -12,7 +12,7 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION check_key(body jsonb, creating boolean,
     metadata jsonb)
 RETURNS jsonb
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
@@ -38,10 +38,9 @@ BEGIN
                 || check_prefix(body -> 'prefix')
             ELSE '[]' END
         || check_text(body -> 'customer', '/customer', 255, NULL)
-        || check_absent(body -> 'plan', '/plan', 'null', 'plan')
+        || check_plan(body -> 'plan', '/plan')
         || check_scopes(body -> 'scopes', '/scopes')
-        || check_absent(body -> 'allowed_models', '/allowed_models', 'null',
-            'allowed_models')
+        || check_models(body -> 'allowed_models', '/allowed_models')
         || check_networks(body -> 'allowed_ips', '/allowed_ips')
         || check_limits(body -> 'limits', '/limits')
         || check_absent(body -> 'credits', '/credits', 'null', 'credits')
@@ -54,6 +53,29 @@ $$;
 COMMENT ON FUNCTION check_key(jsonb, boolean, jsonb) IS
     'The body of a create (creating) or of a change of a key with this'
     ' metadata';
+
+
+-- A member that an owner may not write is forbidden, whatever stands in it.
+
+CREATE OR REPLACE FUNCTION check_key_for(body jsonb, old key)
+RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF caller() = 'owner' THEN
+        RETURN check_key(body - owned_by_operator(body, old), old.id IS NULL,
+                coalesce(old.metadata, '{}'))
+            || check_owned(body, old);
+    END IF;
+
+    RETURN check_key(body, old.id IS NULL, coalesce(old.metadata, '{}'));
+END
+$$;
+
+COMMENT ON FUNCTION check_key_for(jsonb, key) IS
+    'The body of a change of this key by this caller; old without id: of a'
+    ' create';
 
 
 CREATE OR REPLACE FUNCTION check_prefix(value jsonb)
@@ -89,9 +111,19 @@ BEGIN
         k.customer := body ->> 'customer';
     END IF;
 
+    IF body ? 'plan' THEN
+        k.plan := body ->> 'plan';
+    END IF;
+
     IF body ? 'scopes' THEN
         k.scopes := ARRAY(SELECT jsonb_array_elements_text(
             coalesce(nullif(body -> 'scopes', 'null'), '[]')));
+    END IF;
+
+    IF body ? 'allowed_models' THEN
+        k.allowed_models := CASE WHEN body -> 'allowed_models' <> 'null' THEN
+            ARRAY(SELECT jsonb_array_elements_text(body -> 'allowed_models'))
+            END;
     END IF;
 
     IF body ? 'allowed_ips' THEN
@@ -106,7 +138,11 @@ BEGIN
         k.expires_at := read_time(body ->> 'expires_at');
     END IF;
 
-    k.enabled := coalesce((body -> 'enabled')::boolean, old.enabled);
+    IF body ? 'enabled' THEN
+        k.enabled := (body -> 'enabled')::boolean;
+        k.disabled_by_owner := caller() = 'owner' AND NOT k.enabled
+            AND (old.enabled OR old.disabled_by_owner);
+    END IF;
 
     RETURN k;
 END
@@ -187,7 +223,7 @@ COMMENT ON FUNCTION add_secret(key, jsonb) IS
     'A new secret, of which C made the plaintext';
 
 
--- An owner that does not exist yet is made.
+-- An owner that does not exist yet is made by an operator.
 
 CREATE OR REPLACE FUNCTION need_owner(who jsonb, req jsonb, external_id text,
     OUT id uuid, OUT made boolean)
@@ -198,6 +234,11 @@ DECLARE
     o owner;
 BEGIN
     made := false;
+
+    IF caller() = 'owner' THEN
+        id := caller_owner();
+        RETURN;
+    END IF;
 
     IF external_id IS NULL THEN
         RETURN;
@@ -222,7 +263,8 @@ END
 $$;
 
 COMMENT ON FUNCTION need_owner(jsonb, jsonb, text) IS
-    'The owner of this name, made if it is new';
+    'The owner of a new key: who calls, or the one of this name, made if it is'
+    ' new';
 
 
 CREATE OR REPLACE FUNCTION api_key_create(who jsonb, req jsonb,
@@ -236,30 +278,28 @@ DECLARE
     holder  record;
     object  json;
 BEGIN
-    PERFORM allow('operator');
+    PERFORM allow_change();
     PERFORM check_body(req);
-    PERFORM fail_if(check_request(req) || check_key(b, true, '{}'));
-
-    k.prefix := coalesce(b ->> 'prefix', req ->> 'key_prefix');
+    PERFORM fail_if(check_request(req) || check_key_for(b, k));
 
     IF coalesce(req -> 'secret', 'null') = 'null' THEN
         status := 100;
-        headers := k.prefix;
+        headers := coalesce(b ->> 'prefix', req ->> 'key_prefix');
         RETURN;
     END IF;
 
-    k.enabled := true;
-    k.scopes := '{}';
-    k.metadata := '{}';
-    k := merge_key(k, b);
+    k := merge_key(new_key(), b);
     k.id := uuid_v7();
+    k.prefix := coalesce(b ->> 'prefix', req ->> 'key_prefix');
 
     holder := need_owner(who, req, b ->> 'owner');
 
-    INSERT INTO key (id, owner_id, name, customer, prefix, scopes, allowed_ips,
-        metadata, enabled, expires_at)
-    VALUES (k.id, holder.id, k.name, k.customer, k.prefix, k.scopes,
-        k.allowed_ips, k.metadata, k.enabled, k.expires_at);
+    INSERT INTO key (id, owner_id, name, customer, plan, prefix, scopes,
+        allowed_models, allowed_ips, metadata, enabled, disabled_by_owner,
+        expires_at, made_by)
+    VALUES (k.id, holder.id, k.name, k.customer, k.plan, k.prefix, k.scopes,
+        k.allowed_models, k.allowed_ips, k.metadata, k.enabled,
+        k.disabled_by_owner, k.expires_at, k.made_by);
 
     PERFORM add_secret(k, req -> 'secret');
     PERFORM put_limits(k.id, NULL, b -> 'limits');
@@ -289,7 +329,7 @@ AS $$
 DECLARE
     k key;
 BEGIN
-    PERFORM allow('operator', 'operator_read', 'key');
+    PERFORM allow('operator', 'operator_read', 'owner', 'key');
     k := find_key(req);
     PERFORM fail_if(check_request(req));
 
@@ -309,25 +349,31 @@ SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     b       jsonb := req -> 'body';
+    old     key;
     k       key;
     before  json;
 BEGIN
-    PERFORM allow('operator');
-    k := lock_key(req);
+    PERFORM allow_change();
+    old := lock_key(req);
     PERFORM check_body(req);
-    PERFORM fail_if(check_request(req) || check_key(b, false, k.metadata));
-    PERFORM check_revoked(k);
+    PERFORM fail_if(check_request(req) || check_key_for(b, old));
+    PERFORM check_revoked(old);
 
-    before := key_json(k);
+    k := merge_key(old, b);
+
+    IF caller() = 'owner' THEN
+        PERFORM fail_if(check_widened(old, k));
+    END IF;
+
+    before := key_json(old);
     status := 200;
 
     IF b <> '{}' THEN
-        k := merge_key(k, b);
-
-        UPDATE key SET name = k.name, customer = k.customer,
-            scopes = k.scopes, allowed_ips = k.allowed_ips,
-            metadata = k.metadata, expires_at = k.expires_at,
-            enabled = k.enabled, updated_at = now()
+        UPDATE key SET name = k.name, customer = k.customer, plan = k.plan,
+            scopes = k.scopes, allowed_models = k.allowed_models,
+            allowed_ips = k.allowed_ips, metadata = k.metadata,
+            expires_at = k.expires_at, enabled = k.enabled,
+            disabled_by_owner = k.disabled_by_owner, updated_at = now()
         WHERE id = k.id;
 
         -- a grace never outlives its key
@@ -385,7 +431,7 @@ AS $$
 DECLARE
     k key;
 BEGIN
-    PERFORM allow('operator');
+    PERFORM allow_change();
     PERFORM fail_if(check_request(req));
 
     status := 204;
@@ -436,13 +482,18 @@ DECLARE
     object  json;
     until   timestamptz;
 BEGIN
-    PERFORM allow('operator');
+    PERFORM allow_change();
     k := lock_key(req);
     PERFORM check_body(jsonb_set(req, '{body}', b));
     PERFORM fail_if(check_request(req)
         || check_members(b, '', '{grace}', '{}')
         || check_grace(b -> 'grace'));
     PERFORM check_revoked(k);
+
+    IF NOT key_within(k) THEN
+        PERFORM fail(403, 'forbidden', 'This key has more scopes, models or'
+            ' time than you: ask an operator to rotate it.');
+    END IF;
 
     IF coalesce(req -> 'secret', 'null') = 'null' THEN
         status := 100;
@@ -480,7 +531,58 @@ COMMENT ON FUNCTION api_key_rotate(jsonb, jsonb) IS
     'POST api-keys/{id}/rotate';
 
 
+CREATE OR REPLACE FUNCTION api_secret_end(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k       key;
+    s       record;
+    before  json;
+BEGIN
+    PERFORM allow_change();
+    k := lock_key(req);
+    PERFORM fail_if(check_request(req));
+
+    SELECT x.id, x.expires_at, x.ended_at INTO s
+    FROM secret x
+    WHERE x.key_id = k.id AND x.id = read_uuid(req #>> '{path,sid}');
+
+    IF NOT FOUND THEN
+        PERFORM fail(404, 'not_found', 'There is no such secret.');
+    END IF;
+
+    status := 204;
+
+    IF s.ended_at IS NOT NULL OR s.expires_at <= now() THEN
+        RETURN;
+    END IF;
+
+    IF s.expires_at IS NULL THEN
+        PERFORM fail(409, 'conflict',
+            'This is the current secret: rotate the key instead.');
+    END IF;
+
+    before := key_json(k);
+
+    UPDATE secret SET ended_at = now() WHERE id = s.id;
+    UPDATE key SET updated_at = now() WHERE id = k.id;
+
+    SELECT * INTO k FROM key WHERE id = k.id;
+    PERFORM write_audit(who, req, 'end_secret', 'key', k.id, before,
+        key_json(k));
+
+    refresh := 'key ' || k.id || E'\n';
+END
+$$;
+
+COMMENT ON FUNCTION api_secret_end(jsonb, jsonb) IS
+    'DELETE api-keys/{id}/secrets/{sid}';
+
+
 GRANT EXECUTE ON FUNCTION check_key(jsonb, boolean, jsonb),
+    check_key_for(jsonb, key), api_secret_end(jsonb, jsonb),
     check_prefix(jsonb), merge_key(key, jsonb), find_key(jsonb),
     lock_key(jsonb), check_revoked(key), add_secret(key, jsonb),
     need_owner(jsonb, jsonb, text), check_grace(jsonb),

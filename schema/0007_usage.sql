@@ -15,19 +15,24 @@ AS $$
 DECLARE
     k key;
 BEGIN
-    PERFORM allow('operator', 'operator_read', 'key');
+    PERFORM allow('operator', 'operator_read', 'owner', 'key');
     PERFORM fail_if(check_request(req));
 
-    SELECT * INTO k FROM key WHERE id = caller_key();
+    IF caller() = 'key' THEN
+        SELECT * INTO k FROM key WHERE id = caller_key();
+    END IF;
 
     status := 200;
     body := (SELECT row_to_json(x) FROM (SELECT
-            CASE WHEN caller() = 'key' THEN 'key' ELSE 'operator' END
-                AS caller,
-            CASE WHEN caller() <> 'key' THEN who ->> 'name' END AS operator,
-            (SELECT o.external FROM owner o WHERE o.id = k.owner_id) AS owner,
+            CASE caller() WHEN 'operator_read' THEN 'operator'
+                ELSE caller() END AS caller,
+            CASE WHEN caller() IN ('operator', 'operator_read')
+                THEN who ->> 'name' END AS operator,
+            coalesce((SELECT o.external FROM owner o
+                      WHERE o.id = caller_owner()), who ->> 'external')
+                AS owner,
             CASE WHEN caller() = 'key' THEN k.scopes
-                ELSE ARRAY['*'] END AS scopes,
+                ELSE (own_rights()).scopes END AS scopes,
             CASE WHEN k.id IS NOT NULL THEN key_json(k) END AS key) AS x);
 END
 $$;
@@ -178,7 +183,7 @@ DECLARE
     k key;
     o owner;
 BEGIN
-    PERFORM allow('operator', 'operator_read', 'key');
+    PERFORM allow('operator', 'operator_read', 'owner', 'key');
     k := find_key(req);
     PERFORM fail_if(check_request(req, 'days') || check_days(req));
 
@@ -192,7 +197,8 @@ $$;
 COMMENT ON FUNCTION api_key_usage(jsonb, jsonb) IS 'GET api-keys/{id}/usage';
 
 
--- An operator names a key or an owner, a key is itself.
+-- An operator names a key or an owner, an owner may name a key of its own, a
+-- key is itself.
 
 CREATE OR REPLACE FUNCTION check_subject(req jsonb)
 RETURNS jsonb
@@ -202,6 +208,8 @@ RETURN CASE
     WHEN caller() = 'key' AND query_value(req, 'owner') IS NOT NULL
         THEN wrong('query:owner', 'forbidden', 'only an operator names one')
     WHEN caller() = 'key'
+        OR caller() = 'owner' AND num_nulls(query_value(req, 'key'),
+            query_value(req, 'owner')) = 2
         OR num_nonnulls(query_value(req, 'key'), query_value(req, 'owner')) = 1
         THEN jsonb '[]'
     WHEN query_value(req, 'key') IS NULL
@@ -221,13 +229,20 @@ DECLARE
     k key;
     o owner;
 BEGIN
-    PERFORM allow('operator', 'operator_read', 'key');
+    PERFORM allow('operator', 'operator_read', 'owner', 'key');
     PERFORM fail_if(check_request(req, 'key', 'owner', 'days')
         || check_days(req) || check_subject(req));
 
     IF query_value(req, 'owner') IS NOT NULL THEN
         o := find_owner(jsonb_build_object('path',
             jsonb_build_object('id', query_value(req, 'owner'))));
+
+    ELSIF caller() = 'owner' AND query_value(req, 'key') IS NULL THEN
+        SELECT * INTO o FROM owner WHERE id = caller_owner();
+
+        IF NOT FOUND THEN
+            PERFORM fail(404, 'not_found', 'There is no such owner.');
+        END IF;
 
     ELSE
         k := find_key(jsonb_build_object('path', jsonb_build_object('id',

@@ -15,11 +15,13 @@ SET search_path = apikey, pg_temp
 RETURN CASE code
     WHEN 'invalid_request' THEN 'Invalid request'
     WHEN 'not_supported' THEN 'Not supported'
+    WHEN 'invalid_credential' THEN 'Invalid credential'
     WHEN 'forbidden' THEN 'Forbidden'
     WHEN 'not_found' THEN 'Not found'
     WHEN 'conflict' THEN 'Conflict'
     WHEN 'revoked' THEN 'Key is revoked'
     WHEN 'precondition_failed' THEN 'Precondition failed'
+    WHEN 'idempotency_mismatch' THEN 'Idempotency key used before'
     WHEN 'schema_outdated' THEN 'Schema outdated'
     ELSE 'Unavailable' END;
 
@@ -116,22 +118,45 @@ COMMENT ON FUNCTION read_body(text) IS
     'The body as JSON; null when there is none';
 
 
+-- What nginx says of a key comes out of its copy; what the key may do here is
+-- read where it stands.
+
 CREATE OR REPLACE FUNCTION enter(who jsonb)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
+DECLARE
+    name  text := CASE
+        WHEN who ->> 'kind' = 'operator' AND who ->> 'role' = 'admin'
+            THEN 'operator'
+        WHEN who ->> 'kind' = 'operator' THEN 'operator_read'
+        WHEN who ->> 'kind' IN ('key', 'owner') AND who ->> 'key' IS NOT NULL
+            THEN 'key'
+        WHEN who ->> 'kind' = 'owner' THEN 'owner'
+        ELSE '' END;
+    id    uuid;
 BEGIN
-    PERFORM set_config('apikey.caller', CASE
-            WHEN who ->> 'kind' = 'operator' AND who ->> 'role' = 'admin'
-                THEN 'operator'
-            WHEN who ->> 'kind' = 'operator' THEN 'operator_read'
-            WHEN who ->> 'kind' IN ('key', 'owner') THEN 'key'
-            ELSE '' END, true),
-        set_config('apikey.key', CASE WHEN who ->> 'kind' <> 'operator'
-            THEN coalesce(who ->> 'key', '') ELSE '' END, true),
-        set_config('apikey.owner', CASE WHEN who ->> 'kind' <> 'operator'
-            THEN coalesce(who ->> 'owner', '') ELSE '' END, true);
+    PERFORM enter_as('', '', '', '', '');
+
+    CASE name
+        WHEN 'operator', 'operator_read' THEN
+            PERFORM enter_as(name, '', '', '',
+                concat_ws(' ', name, who ->> 'name'));
+
+        WHEN 'key' THEN
+            PERFORM enter_key(who);
+
+        WHEN 'owner' THEN
+            PERFORM enter_as(name, '', '', who ->> 'external', '');
+            SELECT o.id INTO id FROM owner o
+            WHERE o.external = who ->> 'external' AND o.deleted_at IS NULL;
+            PERFORM enter_as(name, '', id::text, who ->> 'external',
+                'identity ' || (who ->> 'external'));
+
+        ELSE
+            NULL;
+    END CASE;
 END
 $$;
 
@@ -139,11 +164,62 @@ COMMENT ON FUNCTION enter(jsonb) IS
     'Tells row-level security who asks, until the end of the transaction';
 
 
+CREATE OR REPLACE FUNCTION enter_as(caller text, key text, owner text,
+    identity text, actor text)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    SELECT set_config('apikey.caller', caller, true),
+        set_config('apikey.key', coalesce(key, ''), true),
+        set_config('apikey.owner', coalesce(owner, ''), true),
+        set_config('apikey.identity', coalesce(identity, ''), true),
+        set_config('apikey.actor', coalesce(actor, ''), true);
+END;
+
+COMMENT ON FUNCTION enter_as(text, text, text, text, text) IS
+    'Sets what the policies read, until the end of the transaction';
+
+
+CREATE OR REPLACE FUNCTION enter_key(who jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k  key;
+    o  owner;
+BEGIN
+    PERFORM enter_as('key', who ->> 'key', '', '', '');
+    SELECT * INTO k FROM key WHERE id = caller_key();
+
+    PERFORM enter_as('key', k.id::text, k.owner_id::text, '', '');
+    SELECT * INTO o FROM owner WHERE id = k.owner_id;
+
+    IF k.id IS NULL OR key_status(k) <> 'active' OR NOT o.enabled THEN
+        PERFORM fail(401, 'invalid_credential',
+            'The operator token or key is not valid.');
+    END IF;
+
+    PERFORM enter_as(CASE WHEN who ->> 'kind' = 'owner' AND o.id IS NOT NULL
+            AND holds_scope(k.scopes, 'apikey:manage')
+        THEN 'owner' ELSE 'key' END,
+        k.id::text, o.id::text, '', 'key ' || k.id);
+END
+$$;
+
+COMMENT ON FUNCTION enter_key(jsonb) IS
+    'A key calls: for its owner where it may, or for itself';
+
+
 CREATE OR REPLACE FUNCTION dispatch(fn text, who jsonb, raw json,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
+DECLARE
+    req   jsonb;
+    once  text;
 BEGIN
     IF fn !~ '^[a-z_]+$'
         OR to_regprocedure(format('apikey.api_%s(jsonb, jsonb)', fn)) IS NULL
@@ -153,19 +229,37 @@ BEGIN
 
     PERFORM plans_due();
 
+    req := raw::jsonb
+        || jsonb_build_object('body', read_body(raw ->> 'body'));
+    once := idempotency_key(req);
+
+    IF once IS NOT NULL THEN
+        SELECT * INTO status, headers, body, refresh
+        FROM idempotency_find(once, fn, req);
+
+        IF status IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+
     EXECUTE format('SELECT * FROM %I($1, $2)', 'api_' || fn)
     INTO status, headers, body, refresh
-    USING who, raw::jsonb
-        || jsonb_build_object('body', read_body(raw ->> 'body'));
+    USING who, req;
 
     headers := coalesce(headers, '');
     body := coalesce(body, '');
     refresh := coalesce(refresh, '');
+
+    IF once IS NOT NULL AND status BETWEEN 200 AND 299 THEN
+        PERFORM idempotency_keep(once, fn, req, status, headers, body,
+            refresh);
+    END IF;
 END
 $$;
 
 COMMENT ON FUNCTION dispatch(text, jsonb, json) IS
-    'Calls api_<fn> with the request''s body parsed';
+    'Calls api_<fn> with the request''s body parsed, once for each'
+    ' Idempotency-Key';
 
 
 CREATE OR REPLACE FUNCTION api(fn text, caller text, req text,
@@ -209,7 +303,9 @@ EXCEPTION
             FROM problem_of(state) AS p;
         END IF;
 
-        headers := '';
+        headers := CASE WHEN status = 401
+            THEN E'WWW-Authenticate: Bearer error="invalid_token"\n'
+            ELSE '' END;
         refresh := '';
 
         -- not by ->>, which fails for a NUL anywhere in it
@@ -225,5 +321,6 @@ COMMENT ON FUNCTION api(text, text, text) IS
 
 GRANT EXECUTE ON FUNCTION problem_title(text),
     problem_json(int, text, text, text, json), problem_of(text),
-    read_body(text), enter(jsonb), dispatch(text, jsonb, json),
+    read_body(text), enter(jsonb), enter_key(jsonb),
+    enter_as(text, text, text, text, text), dispatch(text, jsonb, json),
     api(text, text, text) TO apikey_gateway;

@@ -62,7 +62,7 @@ DECLARE
     ord     record;
     more    boolean;
 BEGIN
-    PERFORM allow('operator', 'operator_read');
+    PERFORM allow('operator', 'operator_read', 'owner');
     PERFORM fail_if(check_key_query(req));
 
     size := coalesce(query_value(req, 'limit'), '50')::int;

@@ -516,6 +516,8 @@ BEGIN
                     ORDER BY o.at LIMIT 10000)
         AND c.seq < (SELECT max(l.seq) FROM change l);
 
+    PERFORM idempotency_drop();
+
     RETURN (SELECT count(*) FROM node n
             WHERE n.seen_at > now() - interval '1 hour');
 END

@@ -116,17 +116,17 @@ wrong($api->call('key_create', body => {}), [ '/name required' ], 'no name');
 wrong($api->call('key_create', body => {
     name => '', owner => "a\nb", customer => 7, plan => 'pro',
     prefix => 'Sk', scopes => [ 'a b', 'ok', '', 3 ],
-    allowed_models => [ 'gpt' ], allowed_ips => [ '1.2.3', '::1' ],
+    allowed_models => [ 'gpt', '' ], allowed_ips => [ '1.2.3', '::1' ],
     limits => [ { name => 'x', unit => 'requests', limit => -1,
                   window => '1 hour' } ],
     credits => {}, metadata => [], expires_at => '2001-01-01T00:00:00Z',
     enabled => 'yes', id => 'x', whatever => 1, 'a/b~c' => 1 },
-    query => { x => 1, y => [ 1, 2 ] }, req => { idempotency_key => 'i' }),
-    [ 'header:Idempotency-Key not_supported', 'query:x unknown',
+    query => { x => 1, y => [ 1, 2 ] }, once => 'i' x 256),
+    [ 'header:Idempotency-Key bad_length', 'query:x unknown',
       'query:y unknown', '/name bad_length', '/owner bad_value',
-      '/customer bad_type', '/plan not_supported', '/prefix bad_value',
+      '/customer bad_type', '/plan not_found', '/prefix bad_value',
       '/scopes/0 bad_value', '/scopes/2 bad_length', '/scopes/3 bad_type',
-      '/allowed_models not_supported', '/allowed_ips/0 bad_value',
+      '/allowed_models/1 bad_length', '/allowed_ips/0 bad_value',
       '/limits/0/limit out_of_range', '/limits/0/window bad_value',
       '/credits not_supported', '/metadata bad_type',
       '/expires_at out_of_range', '/enabled bad_type', '/id read_only',
@@ -330,7 +330,7 @@ is($api->call('key_update', id => $id, match => '*', body => { name => 'y' })
 wrong($api->call('key_update', id => $id, body => {
     owner => 'x', prefix => 'y', name => undef, status => 'active',
     plan => 'x' }), [ '/owner read_only', '/prefix read_only',
-    '/name required', '/status read_only', '/plan not_supported' ],
+    '/name required', '/status read_only', '/plan not_found' ],
     'what cannot be changed');
 wrong($api->call('key_update', id => $id, body => { metadata => {
     more => 'y' x 8185 } }), [ '/metadata bad_length' ],

@@ -150,6 +150,8 @@ $pg->run(qq{
     FROM (VALUES (0, 'chat', 7), (0, '', 1), (29, 'old', 3), (40, 'old', 3))
         AS d (days, service, n);});
 
+$pg->run("UPDATE apikey.key SET revoked_at = NULL WHERE id = '$mine->{id}'");
+
 my $r = $api->call('usage_summary', as => \%key);
 is($r->{status}, 200, 'a key reads its summary') or diag($r->{body});
 is(join(' ', $r->{body} =~ /[{,]"([a-z_]+)":/g) =~ s/ date.*//r,

@@ -38,6 +38,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 
     ngx_http_apikey_sql_body(NGX_HTTP_POST, "api-keys/{id}/rotate",
                              "key_rotate"),
+    ngx_http_apikey_sql(NGX_HTTP_DELETE, "api-keys/{id}/secrets/{sid}",
+                        "secret_end"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}/usage", "key_usage"),
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "owners", "owner_list"),

@@ -38,8 +38,9 @@ sub uuid {
 }
 
 
-# call(FUNCTION, id => of the path, query => {name => value or [values]},
-# body => data or text, as => caller, match => If-Match, req => {more})
+# call(FUNCTION, id => of the path, path => {more of it},
+# query => {name => value or [values]}, body => data or text, as => caller,
+# match => If-Match, once => Idempotency-Key, req => {more})
 
 sub call {
     my ($self, $fn, %opt) = @_;
@@ -49,13 +50,13 @@ sub call {
 
     my $req = {
         request_id => uuid(), node => 'n1', base => '/api/v1/',
-        method => 'X', path => { id => $opt{id} },
+        method => 'POST', path => { id => $opt{id}, %{$opt{path} // {}} },
         query => { map { $_ => ref $query->{$_} ? $query->{$_}
                                                 : [ "$query->{$_}" ] }
                    keys %$query },
         body => ref $body ? $json->encode($body) : $body,
         content_type => 'application/json', if_match => $opt{match},
-        idempotency_key => undef, key_prefix => 'sk', secret => undef,
+        idempotency_key => $opt{once}, key_prefix => 'sk', secret => undef,
         %{$opt{req} // {}},
     };
 
@@ -119,9 +120,11 @@ sub is_wrong {
 
     local $Test::Builder::Level = $Test::Builder::Level + 2;
 
-    my $code = grep({ !/not_supported$/ } @$errors) ? 'invalid_request'
-                                                    : 'not_supported';
-    $self->is_problem($r, 400, $code, $name);
+    my %codes = map { /(\w+)$/ => 1 } @$errors;
+    my $code = keys %codes > 1 ? '' : (keys %codes)[0] // '';
+
+    $code = 'invalid_request' unless $code =~ /^(forbidden|not_supported)$/;
+    $self->is_problem($r, $code eq 'forbidden' ? 403 : 400, $code, $name);
     Test::More::is_deeply($self->errors($r), [ sort @$errors ],
                           "$name: @$errors");
 }
