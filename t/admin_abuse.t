@@ -195,6 +195,42 @@ subtest 'wrong credentials of an address' => sub {
 };
 
 
+subtest 'one answer to all that is wrong' => sub {
+    my $known = $t->key(name => 'known');
+    my %wrong = (
+        'of our form'   => plain_key('sk'),
+        'of an operator' => plain_key('op'),
+        'a bad CRC'     => substr($known->{key}, 0, -1) . '!',
+        'foreign'       => 'nk_' . 'a' x 64,
+        'short'         => 'x',
+        'long'          => 'x' x 600,
+        '8-bit'         => "\xff" x 40,
+        'revoked'       => $t->key(revoked => 1)->{key},
+        'disabled'      => $t->key(enabled => 0)->{key},
+        'expired'       => $t->key(expires_at => '2001-01-01')->{key},
+    );
+    my %plain;
+
+    $t->sync;
+
+    for my $what (sort keys %wrong) {
+        for my $uri ('/api/v1/whoami', '/') {
+            next if $uri eq '/' && $what =~ /^(disabled|expired)$/;
+
+            my $raw = $n->get($uri, key => $wrong{$what},
+                              headers => [ 'X-Real-IP' => '203.0.113.12' ])
+                        ->{raw};
+
+            $raw =~ s/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/ID/g;
+            $raw =~ s/^Date: .*\r\n//m;
+
+            $plain{$uri} //= $raw;
+            is($raw, $plain{$uri}, "$uri: $what");
+        }
+    }
+};
+
+
 subtest 'guessing costs no query' => sub {
     $pg->stop;
 

@@ -218,6 +218,58 @@ subtest 'a lower number of the schema' => sub {
 };
 
 
+# The functions are there, but the schema calls itself older.
+
+subtest 'an older version of the schema' => sub {
+    my $k = json($n->admin('POST', 'api-keys', body => { name => 'old' }));
+    my $version = $pg->value('SELECT apikey.schema_version()');
+    my $body = $pg->value("SELECT pg_get_functiondef(
+        'apikey.schema_version()'::regprocedure)");
+
+    my $restart = sub {
+        $pg->stop('KILL');
+        $pg->start;
+    };
+
+    $pg->run("DROP FUNCTION apikey.schema_version();
+              CREATE FUNCTION apikey.schema_version() RETURNS int
+              LANGUAGE sql RETURN " . ($version - 1) . ';
+              GRANT EXECUTE ON FUNCTION apikey.schema_version()
+              TO apikey_gateway;');
+    $restart->();
+
+    wait_for('the older version', sub {
+        my $r = $n->admin('GET', 'api-keys');
+        $r->{status} == 503 && json($r)->{code} eq 'schema_outdated';
+    }, 30);
+
+    my $p = problem($n->admin('POST', 'api-keys', body => { name => 'x' }),
+                    503, 'schema_outdated');
+
+    like($p->{detail}, qr/apikeyctl schema apply/, 'says the command');
+    is($n->get('/', key => $k->{key})->{status}, 200, 'keys pass');
+    is($n->get('/', key => plain_key('sk'))->{status}, 401, 'others do not');
+
+    my $h = json($n->admin('GET', 'health'));
+
+    is($h->{status}, 'degraded', 'health: degraded');
+    is($h->{schema}, $version - 1, 'health: the version');
+    like("@{$h->{warnings}}", qr/apikeyctl schema apply/,
+         'health: the command');
+
+    $pg->run("DROP FUNCTION apikey.schema_version(); $body;
+              GRANT EXECUTE ON FUNCTION apikey.schema_version()
+              TO apikey_gateway;");
+    $restart->();
+
+    wait_for('the admin API', sub {
+        $n->admin('GET', 'api-keys')->{status} == 200;
+    }, 90);
+
+    pass('once it is applied');
+};
+
+
 subtest 'a zone that is too small' => sub {
     my @keys = $t->keys(6000, name => 'many');
     my $node = $t->nginx(name => 'small', base => {
@@ -303,6 +355,41 @@ subtest 'Postgres is down' => sub {
 
     wait_for('the admin API', sub {
         $n->admin('GET', 'api-keys')->{status} == 200;
+    }, 20);
+
+    pass('it is back');
+};
+
+
+subtest 'a start without Postgres' => sub {
+    my @keys = map { json($n->admin('POST', 'api-keys', body => {
+        name => "saved $_" })) } 1 .. 20;
+
+    $t->sync($n);
+    $n->stop;
+    $pg->stop;
+    $n->start;
+
+    is(join(' ', map { $n->get('/', key => $_->{key})->{status} } @keys),
+       join(' ', (200) x @keys), 'every key passes');
+    is($n->get('/', key => plain_key('sk'))->{status}, 401, 'no other does');
+
+    problem($n->admin('GET', 'whoami', as => $keys[0]{key}), 503,
+            'unavailable');
+    problem($n->admin('POST', 'api-keys', body => { name => 'x' }), 503,
+            'unavailable');
+    problem($n->admin('GET', 'whoami', as => plain_key('sk')), 401,
+            'invalid_credential');
+
+    my $h = json($n->admin('GET', 'health'));
+
+    is($h->{postgres}, 'down', 'health: Postgres is down');
+    ok($h->{ready}, 'health: ready all the same');
+
+    $pg->start;
+
+    wait_for('the admin API', sub {
+        $n->admin('GET', 'whoami', as => $keys[0]{key})->{status} == 200;
     }, 20);
 
     pass('it is back');

@@ -52,6 +52,21 @@ my $n = $t->nginx(http => <<'EOT')->start;
             }
         }
 
+        location /allow/ {
+            allow 192.0.2.1;
+            deny all;
+            apikey_admin;
+        }
+
+        location /either/ {
+            satisfy any;
+            allow 127.0.0.1;
+            deny all;
+            auth_basic "admin";
+            auth_basic_user_file %%DIR%%/users;
+            apikey_admin;
+        }
+
         location /write/ {
             apikey_admin;
 
@@ -396,6 +411,32 @@ subtest 'paths and queries' => sub {
 };
 
 
+subtest 'headers' => sub {
+    for my $name ('Content-Type', 'If-Match', 'Idempotency-Key') {
+        my @value = ($name eq 'Content-Type') ? 'application/json' : 'a';
+        my @type = ($name eq 'Content-Type') ? () : @json;
+
+        my $r = $n->admin('POST', 'api-keys', body => '{"name": "x"}',
+                          headers => [ @type, ($name => $value[0]) x 2 ]);
+
+        is($r->{status}, 400, "$name twice");
+
+        # nginx sees to the others itself, depending on its version
+
+        if ($name eq 'Idempotency-Key') {
+            problem($r, 400, 'invalid_request');
+            is_deeply([ map { "$_->{location} $_->{code}" }
+                        @{json($r)->{errors}} ],
+                      [ "header:$name duplicate" ], '... is named');
+        }
+
+        $r = $n->admin('POST', 'api-keys', body => '{"name": "x"}',
+                       headers => [ @type, $name => "a\xff" ]);
+        problem($r, 400, 'invalid_request', "$name that is not UTF-8");
+    }
+};
+
+
 subtest 'locations' => sub {
     is(other('GET', '/plain/whoami')->{status}, 200, 'without a slash');
     is(other('GET', '/plain')->{status}, 404, 'the location itself');
@@ -412,6 +453,12 @@ subtest 'locations' => sub {
              headers => [ @json ])->{status}, 403, 'limit_except: POST');
     is(other('POST', '/write/api-keys', body => '{"name": "x"}',
              headers => [ @json ])->{status}, 201, 'limit_except: allowed');
+    is(other('GET', '/allow/whoami')->{status}, 403, 'deny');
+    is(other('GET', '/either/whoami')->{status}, 200, 'satisfy any: by address');
+    is(Apikey::Http->new(port => $other)->request('GET', '/either/whoami')
+           ->{status}, 401, 'satisfy any lets nobody in without a credential');
+    is(other('GET', '/basic/whoami')->{status}, 401,
+       'a token does not satisfy auth_basic');
     is(other('GET', '/sub/whoami')->{status}, 403, 'no subrequests');
     is(other('GET', '/if/whoami')->{status}, 200, 'with an if');
     is(other('GET', '/if/whoami?stop=1')->{status}, 418, 'in the if');

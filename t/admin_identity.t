@@ -240,8 +240,19 @@ sub operator {
 }
 
 
+sub owner {
+    my ($r, $name, $what) = @_;
+
+    my $me = eval { json($r) } // {};
+
+    is(join(' ', $r->{status}, $me->{caller} // '', $me->{owner} // ''),
+       "200 owner $name", $what);
+}
+
+
 subtest 'auth_basic' => sub {
     operator(as('root', 'GET', '/id/whoami'), 'root', 'an operator');
+    owner(as('bob', 'GET', '/id/whoami'), 'bob', 'an owner');
     operator(as('root', 'GET', '/var/whoami'), 'root', 'a realm by variable');
     operator(as('', 'GET', '/set/whoami'), 'root', 'a variable of ours');
 
@@ -249,6 +260,7 @@ subtest 'auth_basic' => sub {
     is(as('', 'GET', '/id/whoami')->{status}, 401, 'no user');
     is(as('root', 'GET', '/denied/whoami')->{status}, 403, 'deny holds');
 
+    owner(as('x' x 255, 'GET', '/id/whoami'), 'x' x 255, '255 characters');
     problem(as('y' x 256, 'GET', '/id/whoami'), 403, 'forbidden',
             '256 characters');
 
@@ -396,6 +408,7 @@ subtest 'requests that other sites cause' => sub {
 
 
 subtest 'client certificates' => sub {
+    owner(tls('ada', 'GET', '/id/whoami'), 'ada', 'an owner');
     operator(tls('ada', 'GET', '/dn/whoami'), 'CN=ada,O=Ltd', 'an operator');
     operator(tls('ada', 'GET', '/mapped/whoami'), 'ada', '... by a map');
 

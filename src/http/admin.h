@@ -189,6 +189,7 @@ ngx_int_t ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a);
 
 /* admin_caller.c: who calls */
 ngx_int_t ngx_http_apikey_admin_caller(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_challenge(ngx_http_apikey_admin_t *a);
 ngx_uint_t ngx_http_apikey_admin_header(ngx_http_request_t *r,
     const char *name, ngx_str_t *value);
 

@@ -60,6 +60,14 @@ ngx_http_apikey_admin_answer(ngx_http_apikey_admin_t *a)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    /* a key that was changed after the copy let it in */
+
+    if (a->status == NGX_HTTP_UNAUTHORIZED
+        && ngx_http_apikey_admin_challenge(a) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     return ngx_http_apikey_admin_send(a, a->status,
                                       a->status >= 400
                                           ? "application/problem+json"

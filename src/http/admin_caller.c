@@ -471,9 +471,23 @@ static ngx_int_t
 ngx_http_apikey_admin_unauthorized(ngx_http_apikey_admin_t *a,
     ngx_http_apikey_problem_e problem, const char *detail)
 {
+    if (ngx_http_apikey_admin_challenge(a) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_apikey_admin_problem(a, problem, detail, NULL);
+}
+
+
+/* WWW-Authenticate */
+
+ngx_int_t
+ngx_http_apikey_admin_challenge(ngx_http_apikey_admin_t *a)
+{
     u_char      *p;
     ngx_str_t    value, *realm;
     ngx_uint_t   i;
+
     static const char  *schemes[] = { "Bearer", "ApiKey" };
 
     realm = &a->alcf->realm;
@@ -482,7 +496,7 @@ ngx_http_apikey_admin_unauthorized(ngx_http_apikey_admin_t *a,
         p = ngx_pnalloc(a->request->pool,
                         sizeof("Bearer realm=\"\"") + realm->len);
         if (p == NULL) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            return NGX_ERROR;
         }
 
         value.data = p;
@@ -492,9 +506,9 @@ ngx_http_apikey_admin_unauthorized(ngx_http_apikey_admin_t *a,
                                              &value)
             != NGX_OK)
         {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+            return NGX_ERROR;
         }
     }
 
-    return ngx_http_apikey_admin_problem(a, problem, detail, NULL);
+    return NGX_OK;
 }

@@ -18,6 +18,8 @@
 #define NGX_HTTP_APIKEY_ADMIN_HEADERS    3
 
 
+static ngx_int_t ngx_http_apikey_admin_headers_check(
+    ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_argument(ngx_http_apikey_admin_t *a,
     u_char *p, u_char *last);
 static ngx_int_t ngx_http_apikey_admin_decode(ngx_str_t *text, u_char *p,
@@ -38,9 +40,9 @@ static const struct {
     const char  *name;
     const char  *member;
 } ngx_http_apikey_admin_headers[NGX_HTTP_APIKEY_ADMIN_HEADERS] = {
-    { "content-type", "content_type" },
-    { "if-match", "if_match" },
-    { "idempotency-key", "idempotency_key" }
+    { "Content-Type", "content_type" },
+    { "If-Match", "if_match" },
+    { "Idempotency-Key", "idempotency_key" }
 };
 
 
@@ -52,6 +54,12 @@ ngx_http_apikey_admin_query(ngx_http_apikey_admin_t *a)
     ngx_http_request_t  *r;
 
     r = a->request;
+
+    rc = ngx_http_apikey_admin_headers_check(a);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
 
     a->query = ngx_array_create(r->pool, 4, sizeof(ngx_keyval_t));
     if (a->query == NULL) {
@@ -80,6 +88,45 @@ ngx_http_apikey_admin_query(ngx_http_apikey_admin_t *a)
     }
 
     return NGX_DECLINED;
+}
+
+
+/* Two would leave open which one counts. */
+
+static ngx_int_t
+ngx_http_apikey_admin_headers_check(ngx_http_apikey_admin_t *a)
+{
+    ngx_str_t                       value;
+    ngx_uint_t                      i, n;
+    const char                     *name;
+    ngx_http_apikey_admin_error_t   error;
+
+    for (i = 0; i < NGX_HTTP_APIKEY_ADMIN_HEADERS; i++) {
+        name = ngx_http_apikey_admin_headers[i].name;
+
+        n = ngx_http_apikey_admin_header(a->request, name, &value);
+
+        if (n <= 1 && apikey_json_check((char *) value.data, value.len)) {
+            continue;
+        }
+
+        error.location.len = sizeof("header:") - 1 + ngx_strlen(name);
+        error.location.data = ngx_pnalloc(a->request->pool,
+                                          error.location.len + 1);
+        if (error.location.data == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        ngx_sprintf(error.location.data, "header:%s", name);
+        error.code = (n > 1) ? "duplicate" : "bad_value";
+        error.message = (n > 1) ? "send it once" : "this is not UTF-8 text";
+
+        return ngx_http_apikey_admin_problem(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
+                                     "A header is wrong.", &error);
+    }
+
+    return NGX_OK;
 }
 
 
