@@ -74,6 +74,13 @@ static ngx_command_t  ngx_http_apikey_commands[] = {
       0,
       NULL },
 
+    { ngx_string("apikey_max_stale"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_apikey_conf_max_stale,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("apikey_key_prefix"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
       ngx_http_apikey_conf_key_prefix,
@@ -151,11 +158,32 @@ static ngx_command_t  ngx_http_apikey_commands[] = {
       offsetof(ngx_http_apikey_loc_conf_t, endpoint),
       NULL },
 
+    { ngx_string("apikey_model"),
+      NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE1,
+      ngx_http_set_complex_value_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_apikey_loc_conf_t, model),
+      NULL },
+
+    { ngx_string("apikey_session"),
+      NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE1,
+      ngx_http_set_complex_value_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_apikey_loc_conf_t, session),
+      NULL },
+
     { ngx_string("apikey_weight"),
       NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE1,
       ngx_http_apikey_conf_weight,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_apikey_loc_conf_t, weight),
+      NULL },
+
+    { ngx_string("apikey_status"),
+      NGX_HTTP_APIKEY_ANY|NGX_CONF_1MORE,
+      ngx_http_apikey_conf_status,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
       NULL },
 
     { ngx_string("apikey_limit_headers"),

@@ -331,7 +331,8 @@ SELECT 'owner'::text AS kind, o.id, o.version, o.enabled,
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
             coalesce(l.model, '')) || E'\n', ''
             ORDER BY l.inherited, l.position, l.name)
-        FROM limit_held l WHERE l.owner_id = o.id) AS limits
+        FROM limit_held l WHERE l.owner_id = o.id) AS limits,
+    NULL::text AS models
 FROM owner o;
 
 COMMENT ON VIEW keyring_owner IS
@@ -357,7 +358,8 @@ SELECT 'key'::text AS kind, k.id, k.version, k.enabled,
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
             coalesce(l.model, '')) || E'\n', ''
             ORDER BY l.inherited, l.position, l.name)
-        FROM limit_held l WHERE l.key_id = k.id) AS limits
+        FROM limit_held l WHERE l.key_id = k.id) AS limits,
+    array_to_string(k.allowed_models, E'\n') AS models
 FROM key k;
 
 COMMENT ON VIEW keyring_key IS
@@ -367,12 +369,18 @@ REVOKE ALL ON limit_held, keyring_owner, keyring_key FROM PUBLIC,
     apikey_gateway, apikey_reader;
 
 
-CREATE OR REPLACE FUNCTION keyring_rows(keys uuid[], owners uuid[],
+-- Columns are only ever added, at the end: a node of another version of the
+-- module reads those that it knows.
+
+DROP FUNCTION IF EXISTS keyring_rows(uuid[], uuid[], text, uuid, int);
+DROP FUNCTION IF EXISTS keyring_find(bytea);
+
+CREATE FUNCTION keyring_rows(keys uuid[], owners uuid[],
     page text, after uuid, n int)
 RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     owner_id uuid, name text, prefix text, customer text, plan text,
     revoked boolean, expires bigint, scopes text, ips text, metadata text,
-    secrets text, limits text)
+    secrets text, limits text, models text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = apikey, pg_temp
 AS $$
@@ -409,11 +417,11 @@ COMMENT ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int) IS
     ' and owners, or n rows of page key or owner with ids after the given one';
 
 
-CREATE OR REPLACE FUNCTION keyring_find(digest bytea)
+CREATE FUNCTION keyring_find(digest bytea)
 RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     owner_id uuid, name text, prefix text, customer text, plan text,
     revoked boolean, expires bigint, scopes text, ips text, metadata text,
-    secrets text, limits text)
+    secrets text, limits text, models text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = apikey, pg_temp
 AS $$

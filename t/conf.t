@@ -102,7 +102,7 @@ good('all of http', join("\n",
     'apikey_redis unix:/nowhere/s?db=3 timeout=1s prefix=p password_file='
     . file('password', "secret\n") . ';',
     'apikey_redis_down local nodes=3;',
-    'apikey_limit_mode direct;',
+    'apikey_limit_mode direct;', 'apikey_max_stale 1m;',
     'apikey_node edge-1;',
     'apikey_key_prefix sk_live;',
     'apikey_mac_secret ' . file('mac',
@@ -116,6 +116,8 @@ good('all of a location', '', join("\n",
     'apikey_accept sk sk_live;', 'apikey_hide off;',
     'apikey_realm "the \"API\"";', 'apikey_scope a:read|b:read $arg_scope;',
     'apikey_service $host;', 'apikey_endpoint /x;', 'apikey_weight $arg_w;',
+    'apikey_model $arg_m;', 'apikey_session s-$arg_s;',
+    'apikey_status missing_key=404 scope_denied=599 unavailable=400;',
     'apikey_limit_headers off;', 'apikey_preflight pass;'));
 good('the same in http and server',
     'apikey required; apikey_source bearer; apikey_hide on;', '',
@@ -245,6 +247,15 @@ http(qr/"apikey_limit_mode" directive is duplicate/,
      'apikey_limit_mode local; apikey_limit_mode local;');
 
 
+for my $wrong ('0', 'x', '""', 'on', '-1s', '1z') {
+    http(qr/"apikey_max_stale": invalid time/, "apikey_max_stale $wrong;");
+}
+
+http(qr/"apikey_max_stale" directive is duplicate/,
+     'apikey_max_stale off; apikey_max_stale 1s;');
+http(qr/number of arguments in "apikey_max_stale"/, 'apikey_max_stale 1s 2s;');
+
+
 # names and files
 
 http(qr/"apikey_node": /, 'apikey_node "";');
@@ -313,12 +324,30 @@ loc(qr/"apikey_realm" directive is duplicate/,
     'apikey_realm a; apikey_realm b;');
 
 loc(qr/"apikey_scope": invalid scope/, "apikey_scope $_;")
-    for '""', '"a b"', '|a', 'a|', 'a||b';
+    for '""', '"a b"', "\"a\tb\"", '|a', 'a|', 'a||b', '|', 'a|$arg_x|';
 loc(qr/"apikey_scope" directive is duplicate/,
     'apikey_scope a; apikey_scope b;');
 loc(qr/unknown "nosuch" variable/, 'apikey_scope $nosuch;');
 
-for my $name (qw(service endpoint)) {
+loc(qr/"apikey_status": write VERDICT=CODE, not "\Q$_\E"/, "apikey_status $_;")
+    for 'x', '403', 'missing_key:403', 'missing_key';
+loc(qr/"apikey_status": no verdict to refuse with: "\Q$_\E"/,
+    "apikey_status $_;")
+    for 'ok=403', 'anonymous=403', 'nosuch=403', '=403', 'Missing_key=403',
+        'missing=403';
+loc(qr/"apikey_status": a status from 400 to 599 is needed, not "\Q$_\E"/,
+    "apikey_status $_;")
+    for map { "missing_key=$_" } '', 'x', '200', '302', '399', '600', '-1',
+        '4030', '99999999999999999999';
+loc(qr/"apikey_status": a revoked key is invalid_key/,
+    'apikey_status revoked_key=410;');
+loc(qr/"apikey_status": duplicate verdict "missing_key=403"/,
+    'apikey_status missing_key=403 missing_key=403;');
+loc(qr/"apikey_status" directive is duplicate/,
+    'apikey_status missing_key=403; apikey_status invalid_key=403;');
+loc(qr/number of arguments in "apikey_status"/, 'apikey_status;');
+
+for my $name (qw(service endpoint model session)) {
     loc(qr/number of arguments in "apikey_$name"/, "apikey_$name;");
     loc(qr/number of arguments in "apikey_$name"/, "apikey_$name a b;");
     loc(qr/"apikey_$name" directive is duplicate/,
@@ -382,7 +411,7 @@ for my $line ('apikey_zone zone=a:1m', 'apikey_postgres x', 'apikey_journal x',
               'apikey_redis redis://127.0.0.1', 'apikey_redis_down deny',
               'apikey_limit_mode local', 'apikey_node x',
               'apikey_key_prefix x', 'apikey_mac_secret x',
-              'apikey_admin_token x')
+              'apikey_admin_token x', 'apikey_max_stale 1s')
 {
     my ($name) = $line =~ /(\w+)/;
     loc(qr/"$name" directive is not allowed here/, "$line;");
@@ -392,16 +421,13 @@ for my $line ('apikey_zone zone=a:1m', 'apikey_postgres x', 'apikey_journal x',
 
 # what other issues bring
 
-for my $line ('apikey_model x', 'apikey_session x', 'apikey_request openai',
-              'apikey_reserve tokens=1', 'apikey_usage openai',
-              'apikey_status rate_limited=400', 'apikey_dry_run on',
+for my $line ('apikey_request openai', 'apikey_reserve tokens=1',
+              'apikey_usage openai', 'apikey_dry_run on',
               'apikey_anonymous on', 'apikey_cors on')
 {
     my ($name) = $line =~ /(\w+)/;
     loc(qr/unknown directive "$name"/, "$line;");
 }
-
-http(qr/unknown directive "apikey_max_stale"/, 'apikey_max_stale 1m;');
 
 loc(qr/unknown "apikey_$_" variable/, "add_header X \$apikey_$_;")
     for qw(request_model request_max_tokens request_stream tokens_input

@@ -7,7 +7,7 @@
  */
 
 
-#include <stddef.h>
+#include <string.h>
 
 #include "base/verdict.h"
 
@@ -74,6 +74,23 @@ const char *
 apikey_verdict_name(apikey_verdict_e verdict)
 {
     return apikey_name(apikey_verdict_names, verdict);
+}
+
+
+apikey_verdict_e
+apikey_verdict_parse(const char *name, size_t len)
+{
+    unsigned  i;
+
+    for (i = 0; i < APIKEY_VERDICTS; i++) {
+        if (strlen(apikey_verdict_names[i]) == len
+            && memcmp(apikey_verdict_names[i], name, len) == 0)
+        {
+            break;
+        }
+    }
+
+    return (apikey_verdict_e) i;
 }
 
 

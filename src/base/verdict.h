@@ -12,6 +12,9 @@
 #define APIKEY_VERDICT_H_INCLUDED
 
 
+#include <stddef.h>
+
+
 typedef enum {
     APIKEY_OK = 0,
     APIKEY_ANONYMOUS,
@@ -72,6 +75,10 @@ typedef enum {
 
 
 const char *apikey_verdict_name(apikey_verdict_e verdict);
+
+/* APIKEY_VERDICTS: it is none. */
+apikey_verdict_e apikey_verdict_parse(const char *name, size_t len);
+
 const char *apikey_mode_name(apikey_mode_e mode);
 const char *apikey_end_name(apikey_end_e end);      /* NORMAL: "" */
 const char *apikey_level_name(apikey_level_e level);

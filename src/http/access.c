@@ -22,6 +22,10 @@ static ngx_int_t ngx_http_apikey_access_identify(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_lookup(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
+static ngx_int_t ngx_http_apikey_access_known(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
+static ngx_uint_t ngx_http_apikey_access_stale(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_ask(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
 static void ngx_http_apikey_access_uncharge(ngx_http_request_t *r,
@@ -187,20 +191,55 @@ ngx_http_apikey_access_identify(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    rc = ngx_http_apikey_access_lookup(r, ctx, &key);
+    return ngx_http_apikey_access_known(r, ctx, &key);
+}
 
-    switch (rc) {
 
-    case NGX_DECLINED:
+static ngx_int_t
+ngx_http_apikey_access_known(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_http_apikey_access_lookup(r, ctx, key);
+
+    if (rc == NGX_AGAIN) {
+        return ngx_http_apikey_access_ask(r, ctx, key);
+    }
+
+    if (rc != NGX_ERROR && ngx_http_apikey_access_stale(r, ctx)) {
+        return NGX_DECLINED;
+    }
+
+    if (rc == NGX_DECLINED) {
         return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
                                     APIKEY_FAIL_UNKNOWN);
-
-    case NGX_AGAIN:
-        return ngx_http_apikey_access_ask(r, ctx, &key);
-
-    default: /* NGX_OK, NGX_ERROR */
-        return rc;
     }
+
+    return rc;
+}
+
+
+/* What the copy says of this key is too old: the verdict is set. */
+
+static ngx_uint_t
+ngx_http_apikey_access_stale(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    if (!ngx_http_apikey_stale(amcf, ctx->key.fresh, ctx->now)) {
+        return 0;
+    }
+
+    ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                  "apikey: the keyring is older than \"apikey_max_stale\"");
+
+    ctx->verdict = APIKEY_UNAVAILABLE;
+
+    return 1;
 }
 
 
@@ -434,7 +473,6 @@ static ngx_int_t
 ngx_http_apikey_access_again(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
-    ngx_uint_t                   status;
     apikey_verdict_e             verdict;
     ngx_http_apikey_loc_conf_t  *alcf;
 
@@ -447,9 +485,8 @@ ngx_http_apikey_access_again(ngx_http_request_t *r,
     }
 
     if (ctx->refused) {
-        status = ngx_http_apikey_verdict_status(ctx->verdict);
 
-        if (status == NGX_HTTP_UNAUTHORIZED || status == NGX_HTTP_FORBIDDEN) {
+        if (ngx_http_apikey_verdict_final(ctx->verdict)) {
             return ngx_http_apikey_problem(r, ctx);
         }
 

@@ -431,7 +431,7 @@ ngx_http_apikey_admin_key_state(ngx_http_apikey_admin_t *a)
     ngx_str_set(&manage, "apikey:manage");
 
     a->caller = (a->key.owner.len
-                 && ngx_http_apikey_scope_held(&a->key.scopes, &manage))
+                 && ngx_http_apikey_scope_held(&a->key.scopes, &manage, 0))
                 ? NGX_HTTP_APIKEY_CALLER_OWNER : NGX_HTTP_APIKEY_CALLER_KEY;
 
     return NGX_OK;

@@ -42,6 +42,7 @@ ngx_http_apikey_create_main_conf(ngx_conf_t *cf)
     amcf->cycle = cf->cycle;
 
     amcf->poll = NGX_CONF_UNSET_MSEC;
+    amcf->max_stale = NGX_CONF_UNSET_MSEC;
     amcf->down = NGX_CONF_UNSET_UINT;
     amcf->down_nodes = NGX_CONF_UNSET_UINT;
     amcf->limit_mode = NGX_CONF_UNSET_UINT;
@@ -60,6 +61,7 @@ ngx_http_apikey_init_main_conf(ngx_conf_t *cf, void *conf)
     ngx_http_apikey_main_conf_t *amcf = conf;
 
     ngx_conf_init_msec_value(amcf->poll, 1000);
+    ngx_conf_init_msec_value(amcf->max_stale, 0);
     ngx_conf_init_uint_value(amcf->down, NGX_HTTP_APIKEY_DOWN_LOCAL);
     ngx_conf_init_uint_value(amcf->down_nodes, 0);
     ngx_conf_init_value(amcf->usage.size, 1024 * 1024 * 1024);
@@ -459,6 +461,29 @@ ngx_http_apikey_conf_journal_param(ngx_conf_t *cf, ngx_command_t *cmd,
     }
 
     return ngx_http_apikey_conf_refuse(cf, cmd, "unknown parameter", value);
+}
+
+
+char *
+ngx_http_apikey_conf_max_stale(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf)
+{
+    ngx_http_apikey_main_conf_t *amcf = conf;
+
+    ngx_str_t  *value;
+
+    if (amcf->max_stale != NGX_CONF_UNSET_MSEC) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "off") == 0) {
+        amcf->max_stale = 0;
+        return NGX_CONF_OK;
+    }
+
+    return ngx_http_apikey_conf_msec(cf, cmd, &value[1], &amcf->max_stale);
 }
 
 

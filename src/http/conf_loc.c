@@ -97,6 +97,13 @@ ngx_http_apikey_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         conf->weight = prev->weight;
     }
 
+    if (conf->statuses == NULL) {
+        conf->statuses = prev->statuses;
+    }
+
+    ngx_http_apikey_conf_value_merge(&conf->model, prev->model);
+    ngx_http_apikey_conf_value_merge(&conf->session, prev->session);
+
     if (conf->sources == NULL && conf->mode != NGX_HTTP_APIKEY_OFF) {
 
         conf->sources = ngx_http_apikey_default_sources(cf);
@@ -477,60 +484,6 @@ ngx_http_apikey_conf_realm(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     alcf->realm.len = p - alcf->realm.data;
-
-    return NGX_CONF_OK;
-}
-
-
-char *
-ngx_http_apikey_conf_scope(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_http_apikey_loc_conf_t *alcf = conf;
-
-    ngx_str_t                         *value;
-    ngx_uint_t                         i;
-    ngx_http_complex_value_t          *cv;
-    ngx_http_compile_complex_value_t   ccv;
-
-    if (alcf->scopes != NGX_CONF_UNSET_PTR) {
-        return "is duplicate";
-    }
-
-    alcf->scopes = ngx_array_create(cf->pool, cf->args->nelts - 1,
-                                    sizeof(ngx_http_complex_value_t));
-    if (alcf->scopes == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    value = cf->args->elts;
-
-    for (i = 1; i < cf->args->nelts; i++) {
-
-        if (value[i].len == 0
-            || ngx_strlchr(value[i].data, value[i].data + value[i].len, ' ')
-            || value[i].data[0] == '|'
-            || value[i].data[value[i].len - 1] == '|'
-            || ngx_strstr(value[i].data, "||"))
-        {
-            return ngx_http_apikey_conf_refuse(cf, cmd, "invalid scope",
-                                               &value[i]);
-        }
-
-        cv = ngx_array_push(alcf->scopes);
-        if (cv == NULL) {
-            return NGX_CONF_ERROR;
-        }
-
-        ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
-
-        ccv.cf = cf;
-        ccv.value = &value[i];
-        ccv.complex_value = cv;
-
-        if (ngx_http_compile_complex_value(&ccv) != NGX_OK) {
-            return NGX_CONF_ERROR;
-        }
-    }
 
     return NGX_CONF_OK;
 }

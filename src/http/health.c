@@ -22,6 +22,8 @@
 
 static ngx_int_t ngx_http_apikey_health_handler(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_apikey_health_asked(ngx_str_t *args);
+static ngx_uint_t ngx_http_apikey_health_ready(
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_keyring_info_t *info);
 static void ngx_http_apikey_health_members(apikey_json_t *j,
     ngx_http_apikey_admin_t *a, ngx_http_apikey_keyring_info_t *info);
 static void ngx_http_apikey_health_number(apikey_json_t *j, const char *name,
@@ -50,7 +52,7 @@ ngx_http_apikey_health_handler(ngx_http_request_t *r)
 
         ngx_http_apikey_keyring_info(amcf->sh->keyring, amcf->shpool, &info);
 
-        if (!info.complete) {
+        if (!ngx_http_apikey_health_ready(amcf, &info)) {
             ngx_str_set(&body, "not ready\n");
             return ngx_http_apikey_content_send(r,
                                                 NGX_HTTP_SERVICE_UNAVAILABLE,
@@ -96,6 +98,17 @@ ngx_http_apikey_health_asked(ngx_str_t *args)
 }
 
 
+/* It can tell of any key whether it is good. */
+
+static ngx_uint_t
+ngx_http_apikey_health_ready(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_keyring_info_t *info)
+{
+    return info->complete
+           && !ngx_http_apikey_stale(amcf, info->fresh, apikey_clock_real());
+}
+
+
 /* Whoever is no operator learns status and ready. */
 
 ngx_int_t
@@ -126,7 +139,7 @@ ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a)
 
     status = n ? "degraded" : "ok";
 
-    if (!info.complete
+    if (!ngx_http_apikey_health_ready(a->amcf, &info)
         && apikey_stats_get(&a->amcf->sh->stats.postgres_up) == 0)
     {
         status = "unavailable";
@@ -138,7 +151,7 @@ ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a)
     apikey_json_name(&j, "status");
     apikey_json_text(&j, status);
     apikey_json_name(&j, "ready");
-    apikey_json_bool(&j, info.complete);
+    apikey_json_bool(&j, ngx_http_apikey_health_ready(a->amcf, &info));
 
     if (a->caller == NGX_HTTP_APIKEY_CALLER_OPERATOR) {
         ngx_http_apikey_health_members(&j, a, &info);
@@ -256,6 +269,11 @@ ngx_http_apikey_health_warnings(const char **warnings,
     if (!info->complete) {
         warnings[n++] = "The keyring is not complete: it is loading, or "
                         "apikey_zone is too small for all keys.";
+    }
+
+    if (ngx_http_apikey_stale(amcf, info->fresh, apikey_clock_real())) {
+        warnings[n++] = "The keyring is older than apikey_max_stale: requests "
+                        "with a key are refused.";
     }
 
     if (amcf->redis == NULL && apikey_stats_get(&stats->nodes) > 1) {

@@ -68,6 +68,16 @@ typedef struct {
 } ngx_http_apikey_source_t;
 
 
+/* One of the alternatives in a value of apikey_scope. */
+
+typedef struct {
+    ngx_http_complex_value_t  value;
+    unsigned                  next:1;        /* the next one is another */
+    unsigned                  list:1;        /* a variable alone, that may
+                                                hold alternatives itself */
+} ngx_http_apikey_scope_t;
+
+
 typedef enum {
     NGX_HTTP_APIKEY_OFF = 0,
     NGX_HTTP_APIKEY_REQUIRED,
@@ -93,6 +103,7 @@ typedef struct {
 
     ngx_http_apikey_usage_conf_t    usage;       /* apikey_journal */
 
+    ngx_msec_t                      max_stale;   /* 0: off */
     ngx_str_t                       node_name;
     ngx_str_t                       key_prefix;
     apikey_macs_t                  *macs;        /* never NULL */
@@ -113,16 +124,26 @@ typedef struct {
 typedef struct ngx_http_apikey_admin_conf_s  ngx_http_apikey_admin_conf_t;
 
 
+/* What the keyring says is too old to go by (microseconds). */
+#define ngx_http_apikey_stale(amcf, fresh, now)                               \
+    ((amcf)->max_stale                                                        \
+     && (now) - (fresh) > (int64_t) (amcf)->max_stale * 1000)
+
+
 typedef struct {
     ngx_uint_t                  mode;            /* ngx_http_apikey_mode_e */
     ngx_array_t                *sources;         /* ngx_http_apikey_source_t */
     ngx_array_t                *accept;          /* ngx_str_t */
     ngx_flag_t                  hide;
     ngx_str_t                   realm;
-    ngx_array_t                *scopes;          /* ngx_http_complex_value_t */
+    ngx_array_t                *scopes;          /* ngx_http_apikey_scope_t */
     ngx_http_complex_value_t   *service;
     ngx_http_complex_value_t   *endpoint;
+    ngx_http_complex_value_t   *model;
+    ngx_http_complex_value_t   *session;
     ngx_http_complex_value_t   *weight;
+    uint16_t                   *statuses;        /* of verdicts; NULL: as they
+                                                    are */
     ngx_flag_t                  limit_headers;
     ngx_uint_t                  preflight_pass;  /* OPTIONS without a key */
 
@@ -219,6 +240,8 @@ char *ngx_http_apikey_conf_limit_mode(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_apikey_conf_journal(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+char *ngx_http_apikey_conf_max_stale(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 char *ngx_http_apikey_conf_node(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_apikey_conf_key_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -246,10 +269,16 @@ char *ngx_http_apikey_conf_preflight(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_apikey_conf_realm(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-char *ngx_http_apikey_conf_scope(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
 char *ngx_http_apikey_conf_weight(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+
+/* conf_policy.c: what a key needs here, and what it hears otherwise */
+char *ngx_http_apikey_conf_scope(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_status(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+void ngx_http_apikey_conf_value_merge(ngx_http_complex_value_t **conf,
+    ngx_http_complex_value_t *prev);
 
 /* conf_redis.c */
 char *ngx_http_apikey_conf_redis(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -318,7 +347,9 @@ ngx_int_t ngx_http_apikey_request_id_set(ngx_http_request_t *r,
 ngx_int_t ngx_http_apikey_accepted(ngx_array_t *accept, ngx_str_t *key);
 ngx_int_t ngx_http_apikey_ip_allowed(ngx_http_apikey_key_t *key,
     const u_char address[16]);
-ngx_int_t ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted);
+ngx_int_t ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted,
+    ngx_uint_t list);
+ngx_int_t ngx_http_apikey_model_allowed(ngx_str_t *models, ngx_str_t *model);
 void ngx_http_apikey_client_address(ngx_http_request_t *r, u_char out[16]);
 
 /*
@@ -343,6 +374,10 @@ uint64_t ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx);
 
 /* problem.c: RFC 9457 bodies */
 ngx_uint_t ngx_http_apikey_verdict_status(apikey_verdict_e verdict);
+
+/* Why, not how: stays refused wherever the request goes from here. */
+#define ngx_http_apikey_verdict_final(verdict)                                \
+    ((verdict) <= APIKEY_IP_DENIED)
 
 /*
  * Answers a refused request: a status that nginx shall answer with, or

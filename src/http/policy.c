@@ -1,7 +1,7 @@
 
 /*
- * What a key may do, besides its limits: prefixes, addresses, scopes.  Pure
- * comparisons over what the caller holds.
+ * What a key may do, besides its limits: prefixes, addresses, scopes, models.
+ * Pure comparisons over what the caller holds.
  */
 
 
@@ -9,11 +9,11 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
+#include "base/pattern.h"
 #include "http/http.h"
 
 
-static ngx_int_t ngx_http_apikey_scope_one(ngx_str_t *held, u_char *wanted,
-    size_t len);
+#define NGX_HTTP_APIKEY_MODEL_MAX  255
 
 
 /*
@@ -98,9 +98,14 @@ ngx_http_apikey_ip_allowed(ngx_http_apikey_key_t *key,
 
     static const u_char  mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                         0xff, 0xff };
+    static const u_char  none[16];
 
     if (key->any_ip) {
         return 1;
+    }
+
+    if (ngx_memcmp(address, none, 16) == 0) {
+        return 0;                /* not even in ::/0 */
     }
 
     ip = address;
@@ -133,10 +138,11 @@ ngx_http_apikey_ip_allowed(ngx_http_apikey_key_t *key,
 }
 
 
-/* wanted: "a|b" means either; held: blank separated. */
+/* list: "a|b" in it means either. */
 
 ngx_int_t
-ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted)
+ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted,
+    ngx_uint_t list)
 {
     u_char  *p, *last, *bar;
 
@@ -144,13 +150,15 @@ ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted)
 
     for (p = wanted->data; p < last; p = bar + 1) {
 
-        bar = ngx_strlchr(p, last, '|');
+        bar = list ? ngx_strlchr(p, last, '|') : NULL;
 
         if (bar == NULL) {
             bar = last;
         }
 
-        if (bar > p && ngx_http_apikey_scope_one(held, p, bar - p)) {
+        if (apikey_scope_held((char *) held->data, held->len, (char *) p,
+                              bar - p))
+        {
             return 1;
         }
     }
@@ -159,41 +167,12 @@ ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted)
 }
 
 
-/* "*" covers all, "orders:*" all that starts with "orders:". */
+/* What has no name may be any model, and so has what is too long for one. */
 
-static ngx_int_t
-ngx_http_apikey_scope_one(ngx_str_t *held, u_char *wanted, size_t len)
+ngx_int_t
+ngx_http_apikey_model_allowed(ngx_str_t *models, ngx_str_t *model)
 {
-    u_char  *p, *last, *blank;
-    size_t   n;
-
-    last = held->data + held->len;
-
-    for (p = held->data; p < last; p = blank + 1) {
-
-        blank = ngx_strlchr(p, last, ' ');
-
-        if (blank == NULL) {
-            blank = last;
-        }
-
-        n = blank - p;
-
-        if (n == 0) {
-            continue;
-        }
-
-        if (p[n - 1] == '*' && (n == 1 || p[n - 2] == ':')) {
-            n--;
-
-            if (len >= n && ngx_memcmp(p, wanted, n) == 0) {
-                return 1;
-            }
-
-        } else if (n == len && ngx_memcmp(p, wanted, n) == 0) {
-            return 1;
-        }
-    }
-
-    return 0;
+    return model->len && model->len <= NGX_HTTP_APIKEY_MODEL_MAX
+           && apikey_pattern_any((char *) models->data, models->len,
+                                 (char *) model->data, model->len);
 }

@@ -33,6 +33,7 @@ static ngx_uint_t ngx_http_apikey_problem_leave(ngx_http_request_t *r,
 static ngx_uint_t ngx_http_apikey_problem_is_grpc(ngx_http_request_t *r);
 static ngx_int_t ngx_http_apikey_problem_grpc(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+static ngx_uint_t ngx_http_apikey_problem_code(ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_problem_json(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *text);
 static ngx_int_t ngx_http_apikey_problem_limit(ngx_http_request_t *r,
@@ -84,7 +85,11 @@ ngx_http_apikey_problem(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 
     static ngx_str_t  type = ngx_string("application/problem+json");
 
-    status = ngx_http_apikey_verdict_status(ctx->verdict);
+    status = ctx->start.status;
+
+    if (status == NGX_HTTP_CLOSE) {
+        return NGX_HTTP_CLOSE;
+    }
 
     if (ngx_http_apikey_problem_headers(r, ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -176,9 +181,8 @@ ngx_http_apikey_problem_headers(ngx_http_request_t *r,
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
-    if (ngx_http_apikey_verdict_status(ctx->verdict)
-        == NGX_HTTP_UNAUTHORIZED)
-    {
+    if (ctx->start.status == NGX_HTTP_UNAUTHORIZED) {
+
         if (alcf->bearer
             && ngx_http_apikey_challenge(r, "Bearer", &alcf->realm) != NGX_OK)
         {
@@ -190,8 +194,6 @@ ngx_http_apikey_problem_headers(ngx_http_request_t *r,
         {
             return NGX_ERROR;
         }
-
-        return NGX_OK;
     }
 
     seconds = ngx_http_apikey_retry_after(ctx);
@@ -300,7 +302,7 @@ ngx_http_apikey_problem_grpc(ngx_http_request_t *r,
     }
 
     value.data = p;
-    value.len = ngx_sprintf(p, "%ui", (ngx_uint_t) problem->grpc) - p;
+    value.len = ngx_sprintf(p, "%ui", ngx_http_apikey_problem_code(ctx)) - p;
 
     if (ngx_http_apikey_header_add(r, &status, &value) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -327,6 +329,23 @@ ngx_http_apikey_problem_grpc(ngx_http_request_t *r,
     r->header_only = 1;
 
     return ngx_http_send_header(r);
+}
+
+
+/* Of another status than the verdict's own: as gRPC has it, if it does. */
+
+static ngx_uint_t
+ngx_http_apikey_problem_code(ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_uint_t  i;
+
+    for (i = APIKEY_MISSING_KEY; i < APIKEY_VERDICTS; i++) {
+        if (ngx_http_apikey_problems[i].status == ctx->start.status) {
+            return ngx_http_apikey_problems[i].grpc;
+        }
+    }
+
+    return ngx_http_apikey_problems[ctx->verdict].grpc;
 }
 
 
@@ -364,7 +383,7 @@ ngx_http_apikey_problem_json(ngx_http_request_t *r,
     apikey_json_name(&j, "title");
     apikey_json_text(&j, ngx_http_apikey_problems[verdict].title);
     apikey_json_name(&j, "status");
-    apikey_json_uint(&j, ngx_http_apikey_problems[verdict].status);
+    apikey_json_uint(&j, ctx->start.status);
     apikey_json_name(&j, "code");
     apikey_json_text(&j, code);
     apikey_json_name(&j, "detail");

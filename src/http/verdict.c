@@ -13,8 +13,12 @@
 #include "http/access.h"
 
 
+static ngx_uint_t ngx_http_apikey_check_scopes(ngx_http_request_t *r,
+    ngx_array_t *scopes, ngx_str_t *held);
 static ngx_int_t ngx_http_apikey_describe_refusal(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+static ngx_int_t ngx_http_apikey_describe_labels(ngx_http_request_t *r,
+    ngx_http_apikey_loc_conf_t *alcf, ngx_http_apikey_usage_start_t *start);
 static ngx_int_t ngx_http_apikey_weight(ngx_http_request_t *r,
     ngx_http_apikey_loc_conf_t *alcf, uint64_t *weight);
 static ngx_uint_t ngx_http_apikey_weight_digits(ngx_str_t *value);
@@ -72,9 +76,7 @@ ngx_http_apikey_check_location(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
     u_char                       address[16];
-    ngx_str_t                    wanted;
-    ngx_uint_t                   i;
-    ngx_http_complex_value_t    *cv;
+    ngx_str_t                    model;
     ngx_http_apikey_loc_conf_t  *alcf;
 
     if (!ctx->key.any_ip) {
@@ -87,32 +89,63 @@ ngx_http_apikey_check_location(ngx_http_request_t *r,
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
-    if (alcf->scopes == NULL) {
-        return APIKEY_OK;
+    if (alcf->scopes
+        && !ngx_http_apikey_check_scopes(r, alcf->scopes, &ctx->key.scopes))
+    {
+        return APIKEY_SCOPE_DENIED;
     }
 
-    cv = alcf->scopes->elts;
-
-    for (i = 0; i < alcf->scopes->nelts; i++) {
-
-        /* no memory, or a variable that is empty: nothing can cover it */
-
-        if (ngx_http_complex_value(r, &cv[i], &wanted) != NGX_OK
-            || !ngx_http_apikey_scope_held(&ctx->key.scopes, &wanted))
-        {
-            return APIKEY_SCOPE_DENIED;
-        }
+    if (alcf->model && ctx->key.models.len
+        && (ngx_http_complex_value(r, alcf->model, &model) != NGX_OK
+            || !ngx_http_apikey_model_allowed(&ctx->key.models, &model)))
+    {
+        return APIKEY_MODEL_DENIED;
     }
 
     return APIKEY_OK;
 }
 
 
+static ngx_uint_t
+ngx_http_apikey_check_scopes(ngx_http_request_t *r, ngx_array_t *scopes,
+    ngx_str_t *held)
+{
+    ngx_str_t                 wanted;
+    ngx_uint_t                i, covered;
+    ngx_http_apikey_scope_t  *scope;
+
+    scope = scopes->elts;
+    covered = 0;
+
+    for (i = 0; i < scopes->nelts; i++) {
+
+        /* no memory, or a variable that is empty: nothing can cover it */
+
+        if (!covered
+            && ngx_http_complex_value(r, &scope[i].value, &wanted) == NGX_OK
+            && ngx_http_apikey_scope_held(held, &wanted, scope[i].list))
+        {
+            covered = 1;
+        }
+
+        if (scope[i].next) {
+            continue;
+        }
+
+        if (!covered) {
+            return 0;
+        }
+
+        covered = 0;
+    }
+
+    return 1;
+}
+
+
 ngx_int_t
 ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 {
-    ngx_http_core_loc_conf_t       *clcf;
-    ngx_http_core_srv_conf_t       *cscf;
     ngx_http_apikey_loc_conf_t     *alcf;
     ngx_http_apikey_usage_start_t  *start;
 
@@ -133,30 +166,8 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
         start->customer = ctx->key.customer;
     }
 
-    if (alcf->service) {
-
-        if (ngx_http_complex_value(r, alcf->service, &start->service)
-            != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
-
-    } else {
-        cscf = ngx_http_get_module_srv_conf(r, ngx_http_core_module);
-        start->service = cscf->server_name;
-    }
-
-    if (alcf->endpoint) {
-
-        if (ngx_http_complex_value(r, alcf->endpoint, &start->endpoint)
-            != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
-
-    } else {
-        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
-        start->endpoint = clcf->name;
+    if (ngx_http_apikey_describe_labels(r, alcf, start) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     if (ngx_http_apikey_weight(r, alcf, &ctx->weight) != NGX_OK) {
@@ -164,6 +175,50 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
     }
 
     start->weight = ctx->weight;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_describe_labels(ngx_http_request_t *r,
+    ngx_http_apikey_loc_conf_t *alcf, ngx_http_apikey_usage_start_t *start)
+{
+    ngx_http_core_loc_conf_t  *clcf;
+    ngx_http_core_srv_conf_t  *cscf;
+
+    if (alcf->service == NULL) {
+        cscf = ngx_http_get_module_srv_conf(r, ngx_http_core_module);
+        start->service = cscf->server_name;
+
+    } else if (ngx_http_complex_value(r, alcf->service, &start->service)
+               != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (alcf->endpoint == NULL) {
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+        start->endpoint = clcf->name;
+
+    } else if (ngx_http_complex_value(r, alcf->endpoint, &start->endpoint)
+               != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (alcf->model
+        && ngx_http_complex_value(r, alcf->model, &start->model) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (alcf->session
+        && ngx_http_complex_value(r, alcf->session, &start->session)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
 
     return NGX_OK;
 }
@@ -338,17 +393,22 @@ ngx_http_apikey_describe_refusal(ngx_http_request_t *r,
 {
     ngx_uint_t                      level;
     ngx_http_apikey_bucket_t       *b;
+    ngx_http_apikey_loc_conf_t     *alcf;
     ngx_http_apikey_usage_start_t  *start;
 
     if (ngx_http_apikey_describe(r, ctx) != NGX_OK) {
         return NGX_ERROR;
     }
 
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
+
     start = &ctx->start;
 
     start->verdict = ctx->verdict;
     start->mode = ctx->decision.mode;
-    start->status = ngx_http_apikey_verdict_status(ctx->verdict);
+    start->status = alcf->statuses
+                    ? alcf->statuses[ctx->verdict]
+                    : ngx_http_apikey_verdict_status(ctx->verdict);
     start->retry_after = ngx_min(ngx_http_apikey_retry_after(ctx),
                                  UINT32_MAX);
 

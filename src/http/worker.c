@@ -81,6 +81,13 @@ ngx_http_apikey_keyring_room(ngx_cycle_t *cycle,
     conf.conninfo = amcf->conninfo;
     conf.read_conninfo = amcf->read_conninfo;
     conf.poll = amcf->poll;
+
+    /* a node that is well must not look stale between two polls */
+
+    if (amcf->max_stale) {
+        conf.poll = ngx_min(conf.poll, amcf->max_stale / 3 + 1);
+    }
+
     ngx_memcpy(conf.node, amcf->usage.node, 16);
     conf.node_name = amcf->node_name;
     conf.version = NGX_HTTP_APIKEY_VERSION;

@@ -124,7 +124,7 @@ ngx_http_apikey_changes_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
         }
 
         if (known == NGX_DECLINED && sh->position.origin[0]) {
-            ngx_log_error(NGX_LOG_NOTICE, s->kr->conf.log, 0,
+            ngx_log_error(NGX_LOG_WARN, s->kr->conf.log, 0,
                           "apikey: Postgres is not the one it was (restored "
                           "or failed over): loading all keys again");
         }
@@ -294,7 +294,7 @@ ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op, PGresult *res)
         return;
     }
 
-    (void) ngx_http_apikey_keyring_apply(s->kr, res, s->kr->conf.sh->epoch,
+    (void) ngx_http_apikey_keyring_apply(s->kr, res, &s->before,
                                          NGX_HTTP_APIKEY_APPLY_NOTICE);
 
     id = (ngx_http_apikey_id_t *) s->ids.elts + s->fetched;

@@ -17,6 +17,7 @@
 #define NGX_HTTP_APIKEY_FIND_TIMEOUT      2000
 #define NGX_HTTP_APIKEY_REFRESH_TIMEOUT   5000
 #define NGX_HTTP_APIKEY_NEGATIVE_TIME     1000
+#define NGX_HTTP_APIKEY_FIND_TRIES        5
 
 
 typedef struct {
@@ -24,8 +25,8 @@ typedef struct {
     ngx_queue_t                 waits;
     ngx_http_apikey_keyring_t  *kr;
     ngx_http_apikey_pg_op_t     op;
-    uint32_t                    epoch;       /* before the query */
-    uint64_t                    created;
+    ngx_http_apikey_before_t    before;
+    ngx_uint_t                  tries;
     u_char                      digest[32];
     u_char                      other[32];
     const char                 *values[1];
@@ -47,7 +48,7 @@ static ngx_http_apikey_query_t *ngx_http_apikey_find_ask(
     ngx_http_apikey_keyring_t *kr, const u_char *digest, const u_char *other);
 static ngx_uint_t ngx_http_apikey_find_negative(ngx_http_apikey_keyring_t *kr,
     const u_char *digest);
-static void ngx_http_apikey_find_epoch(ngx_http_apikey_query_t *query);
+static ngx_int_t ngx_http_apikey_find_send(ngx_http_apikey_query_t *query);
 static void ngx_http_apikey_find_wait(ngx_http_apikey_query_t *query,
     ngx_http_apikey_keyring_wait_t *wait);
 static void ngx_http_apikey_find_done(ngx_http_apikey_pg_op_t *op,
@@ -213,7 +214,6 @@ ngx_http_apikey_find_ask(ngx_http_apikey_keyring_t *kr, const u_char *digest,
     query->kr = kr;
     ngx_queue_init(&query->waits);
     ngx_memcpy(query->digest, digest, 32);
-    ngx_http_apikey_find_epoch(query);
 
     if (other) {
         query->two = 1;
@@ -233,7 +233,7 @@ ngx_http_apikey_find_ask(ngx_http_apikey_keyring_t *kr, const u_char *digest,
     query->op.handler = ngx_http_apikey_find_done;
     query->op.data = query;
 
-    if (ngx_http_apikey_pg_query(kr->pg, &query->op) != NGX_OK) {
+    if (ngx_http_apikey_find_send(query) != NGX_OK) {
         ngx_free(query);
         return NULL;
     }
@@ -314,19 +314,23 @@ ngx_http_apikey_find_negative(ngx_http_apikey_keyring_t *kr,
 }
 
 
-static void
-ngx_http_apikey_find_epoch(ngx_http_apikey_query_t *query)
+/* An answer is worth nothing if the copy has gone on since it was asked. */
+
+static ngx_int_t
+ngx_http_apikey_find_send(ngx_http_apikey_query_t *query)
 {
-    ngx_http_apikey_keyring_conf_t  *conf;
+    ngx_http_apikey_keyring_t  *kr;
 
-    conf = &query->kr->conf;
+    kr = query->kr;
 
-    ngx_shmtx_lock(&conf->shpool->mutex);
+    if (query->tries++ == NGX_HTTP_APIKEY_FIND_TRIES) {
+        return NGX_ERROR;
+    }
 
-    query->epoch = conf->sh->epoch;
-    query->created = conf->sh->created;
+    ngx_http_apikey_store_before(kr->conf.sh, kr->conf.shpool,
+                                 &query->before);
 
-    ngx_shmtx_unlock(&conf->shpool->mutex);
+    return ngx_http_apikey_pg_query(kr->pg, &query->op);
 }
 
 
@@ -379,11 +383,20 @@ ngx_http_apikey_find_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
         ngx_memcpy(n->digest, query->digest, 32);
         n->until = ngx_current_msec + NGX_HTTP_APIKEY_NEGATIVE_TIME;
-        n->created = query->created;
+        n->created = query->before.created;
 
     } else {
-        rc = ngx_http_apikey_keyring_apply(kr, res, query->epoch,
+        rc = ngx_http_apikey_keyring_apply(kr, res, &query->before,
                                            NGX_HTTP_APIKEY_APPLY_FIND);
+    }
+
+    if (rc == NGX_AGAIN) {
+
+        if (ngx_http_apikey_find_send(query) == NGX_OK) {
+            return;
+        }
+
+        rc = NGX_ERROR;
     }
 
     kr->nfinds--;
@@ -393,13 +406,13 @@ ngx_http_apikey_find_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
 
 /*
- * NGX_OK also when the copy had it or a newer row; NGX_ERROR when a row could
- * not be kept.
+ * NGX_OK also when the copy had it or a newer row; NGX_AGAIN when nobody can
+ * tell whether there was a newer one; NGX_ERROR when a row could not be kept.
  */
 
 ngx_int_t
 ngx_http_apikey_keyring_apply(ngx_http_apikey_keyring_t *kr, PGresult *res,
-    uint32_t epoch, ngx_uint_t how)
+    ngx_http_apikey_before_t *before, ngx_uint_t how)
 {
     int                    i;
     ngx_int_t              rc, kept;
@@ -417,9 +430,12 @@ ngx_http_apikey_keyring_apply(ngx_http_apikey_keyring_t *kr, PGresult *res,
         }
 
         kept = ngx_http_apikey_store_apply(kr->conf.sh, kr->conf.shpool, &row,
-                                           epoch, how);
+                                           before, how);
         if (kept == NGX_ABORT) {
             rc = NGX_ERROR;
+
+        } else if (kept == NGX_AGAIN && rc == NGX_OK) {
+            rc = NGX_AGAIN;
         }
     }
 
@@ -503,7 +519,8 @@ ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr, ngx_str_t *ids,
         return NGX_ERROR;
     }
 
-    ngx_http_apikey_find_epoch(query);
+    ngx_http_apikey_store_before(kr->conf.sh, kr->conf.shpool,
+                                 &query->before);
 
     query->op.sql = ngx_http_apikey_refresh_sql;
     query->op.nparams = 2;
@@ -536,7 +553,8 @@ ngx_http_apikey_refresh_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
         /* a zone that is too small forgets the row: a miss finds it */
 
-        (void) ngx_http_apikey_keyring_apply(query->kr, res, query->epoch,
+        (void) ngx_http_apikey_keyring_apply(query->kr, res,
+                                             &query->before,
                                              NGX_HTTP_APIKEY_APPLY_NOTICE);
         rc = NGX_OK;
 

@@ -39,6 +39,8 @@ typedef struct {
     u_char                 secret[16];
     u_char                 owner_uuid[16];      /* zero: no owner */
 
+    int64_t                fresh;               /* us since the epoch: it was
+                                                   so in Postgres then */
     int64_t                expires;             /* us; NEVER */
     int64_t                secret_expires;      /* us: end of a grace; NEVER */
 
@@ -48,6 +50,8 @@ typedef struct {
     ngx_str_t              customer;
     ngx_str_t              plan;
     ngx_str_t              scopes;              /* blank separated */
+    ngx_str_t              models;              /* patterns, a line feed behind
+                                                   each; empty: any */
     ngx_str_t              ips;                 /* packed, see below */
     ngx_str_t              metadata;            /* JSON text of an object */
 
@@ -77,6 +81,7 @@ typedef struct {
     ngx_uint_t  complete;
     int64_t     current;         /* us since the epoch when it was last known
                                     to be equal to Postgres; 0 never */
+    int64_t     fresh;           /* the same of what it holds */
     size_t      free;            /* bytes */
 } ngx_http_apikey_keyring_info_t;
 
@@ -95,8 +100,9 @@ void ngx_http_apikey_keyring_load(ngx_http_apikey_keyring_sh_t *sh,
 
 
 /*
- * NGX_OK: found.  NGX_DECLINED: no such key, final.  NGX_AGAIN: the copy is
- * not complete; ask with find().  NGX_ERROR: no memory in pool.
+ * NGX_OK: found.  NGX_DECLINED: no such key, final; only key->fresh is set.
+ * NGX_AGAIN: the copy is not complete; ask with find().  NGX_ERROR: no memory
+ * in pool.
  */
 ngx_int_t ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const u_char digest[32], ngx_pool_t *pool,

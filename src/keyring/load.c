@@ -44,6 +44,7 @@ ngx_http_apikey_load_begin(ngx_http_apikey_sync_t *s)
     ngx_shmtx_lock(&conf->shpool->mutex);
 
     conf->sh->epoch++;
+    conf->sh->fresh = s->asked;
     conf->sh->complete = 0;
     conf->sh->full = 0;
     conf->sh->version = 0;
@@ -143,9 +144,15 @@ ngx_http_apikey_load_page(ngx_http_apikey_pg_op_t *op, PGresult *res)
         return;
     }
 
-    (void) ngx_http_apikey_keyring_apply(s->kr, res, sh->epoch,
+    (void) ngx_http_apikey_keyring_apply(s->kr, res, &s->before,
                                          NGX_HTTP_APIKEY_APPLY_LOAD);
     n = PQntuples(res);
+
+    /* notices go before pages: what Postgres had told by then is applied */
+
+    if (s->read == NULL || s->no_read) {
+        sh->fresh = s->at;
+    }
 
     if (n && !sh->full) {
         ngx_cpystrn((u_char *) s->after,

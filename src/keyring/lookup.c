@@ -50,9 +50,16 @@ ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
     rc = (sh->complete && !sh->catching && !sh->writing) ? NGX_DECLINED
                                                          : NGX_AGAIN;
 
+    key->fresh = sh->fresh;
+
     off = ngx_http_apikey_lookup_find(sh, digest, &secret);
 
     if (off) {
+
+        if (ngx_http_apikey_block(sh, off)->next != sh->epoch) {
+            key->fresh = sh->current;
+        }
+
         rc = ngx_http_apikey_lookup_copy(sh, off, scratch, &size, &body_size,
                                          key->owner_uuid);
     }
@@ -181,6 +188,7 @@ ngx_http_apikey_lookup_fill(ngx_http_apikey_key_rec_t *rec,
     p = ngx_http_apikey_lookup_str(&key->customer, p, rec->customer_len);
     p = ngx_http_apikey_lookup_str(&key->plan, p, rec->plan_len);
     p = ngx_http_apikey_lookup_str(&key->scopes, p, rec->scopes_len);
+    p = ngx_http_apikey_lookup_str(&key->models, p, rec->models_len);
     p = ngx_http_apikey_lookup_str(&key->ips, p, rec->ips_len);
     (void) ngx_http_apikey_lookup_str(&key->metadata, p, rec->metadata_len);
 
@@ -244,6 +252,7 @@ ngx_http_apikey_keyring_info(ngx_http_apikey_keyring_sh_t *sh,
     info->keys = sh->keys;
     info->complete = sh->complete;
     info->current = sh->current;
+    info->fresh = sh->fresh;
     info->free = ((size_t) (sh->size - sh->used) + sh->nfree)
                  * NGX_HTTP_APIKEY_UNIT;
 

@@ -21,7 +21,7 @@
 
 
 #define NGX_HTTP_APIKEY_COPY_MAGIC   0x676e697279656b61ULL
-#define NGX_HTTP_APIKEY_COPY_LAYOUT  1
+#define NGX_HTTP_APIKEY_COPY_LAYOUT  2
 #define NGX_HTTP_APIKEY_COPY_PIECE   (32 * 1024)
 #define NGX_HTTP_APIKEY_COPY_BUFFER                                           \
     (NGX_HTTP_APIKEY_COPY_PIECE + NGX_HTTP_APIKEY_BLOCK_MAX)
@@ -402,6 +402,7 @@ ngx_http_apikey_load_file(ngx_http_apikey_keyring_sh_t *sh, u_char *data,
     sh->full = (units < copy->units);
     sh->complete = !sh->full;
     sh->current = copy->current;
+    sh->fresh = copy->current;
     sh->version = copy->version;
     sh->position = copy->position;
 
@@ -475,8 +476,8 @@ ngx_http_apikey_load_block(ngx_http_apikey_keyring_sh_t *sh,
         size = sizeof(ngx_http_apikey_key_rec_t) + key->limits_size
                + key->nsecrets * sizeof(ngx_http_apikey_secret_rec_t)
                + key->name_len + key->prefix_len + key->customer_len
-               + key->plan_len + key->scopes_len + key->ips_len
-               + key->metadata_len;
+               + key->plan_len + key->scopes_len + key->models_len
+               + key->ips_len + key->metadata_len;
         break;
 
     case NGX_HTTP_APIKEY_BLOCK_BODY:

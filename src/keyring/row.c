@@ -14,6 +14,7 @@
 
 
 #define NGX_HTTP_APIKEY_TEXT_MAX  65535
+#define NGX_HTTP_APIKEY_LONG_MAX  ((1 << 20) - 1)
 
 
 typedef enum {
@@ -33,6 +34,7 @@ typedef enum {
     NGX_HTTP_APIKEY_COL_METADATA,
     NGX_HTTP_APIKEY_COL_SECRETS,
     NGX_HTTP_APIKEY_COL_LIMITS,
+    NGX_HTTP_APIKEY_COL_MODELS,  /* from here on a schema may lack them */
     NGX_HTTP_APIKEY_COLS
 } ngx_http_apikey_col_e;
 
@@ -59,6 +61,8 @@ static ngx_int_t ngx_http_apikey_row_secret(ngx_str_t *line,
     ngx_http_apikey_secret_rec_t *secret);
 static size_t ngx_http_apikey_row_text(ngx_http_apikey_pack_t *p,
     ngx_str_t text, size_t max);
+static size_t ngx_http_apikey_row_models(ngx_http_apikey_pack_t *p,
+    PGresult *res, int n);
 static uint16_t ngx_http_apikey_row_ips(ngx_http_apikey_pack_t *p,
     ngx_str_t text);
 static ngx_int_t ngx_http_apikey_row_ip(ngx_str_t *word, u_char *entry);
@@ -74,7 +78,7 @@ ngx_http_apikey_row_pack(PGresult *res, int n, ngx_http_apikey_row_t *row)
 
     scratch = ngx_http_apikey_keyring_scratch();
 
-    if (scratch == NULL || PQnfields(res) != NGX_HTTP_APIKEY_COLS) {
+    if (scratch == NULL || PQnfields(res) < NGX_HTTP_APIKEY_COL_MODELS) {
         return NGX_ERROR;
     }
 
@@ -140,12 +144,13 @@ ngx_http_apikey_row_key(PGresult *res, int n, ngx_http_apikey_row_t *row)
     rec->customer_len = ngx_http_apikey_row_text(&p,
                       ngx_http_apikey_col(CUSTOMER), NGX_HTTP_APIKEY_TEXT_MAX);
     rec->plan_len = ngx_http_apikey_row_text(&p, ngx_http_apikey_col(PLAN),
-                                             NGX_HTTP_APIKEY_TEXT_MAX);
+                                             255);
     rec->scopes_len = ngx_http_apikey_row_text(&p,
-                        ngx_http_apikey_col(SCOPES), NGX_HTTP_APIKEY_TEXT_MAX);
+                        ngx_http_apikey_col(SCOPES), NGX_HTTP_APIKEY_LONG_MAX);
+    rec->models_len = ngx_http_apikey_row_models(&p, res, n);
     rec->ips_len = ngx_http_apikey_row_ips(&p, ngx_http_apikey_col(IPS));
     rec->metadata_len = ngx_http_apikey_row_text(&p,
-                     ngx_http_apikey_col(METADATA), NGX_HTTP_APIKEY_BLOCK_MAX);
+                      ngx_http_apikey_col(METADATA), NGX_HTTP_APIKEY_LONG_MAX);
 
     rec->flags = ngx_http_apikey_row_flags(res, n);
 
@@ -367,6 +372,29 @@ ngx_http_apikey_row_text(ngx_http_apikey_pack_t *p, ngx_str_t text, size_t max)
 }
 
 
+/* Null: any, and nothing is stored. */
+
+static size_t
+ngx_http_apikey_row_models(ngx_http_apikey_pack_t *p, PGresult *res, int n)
+{
+    size_t     len;
+    ngx_str_t  lf;
+
+    if (PQnfields(res) <= NGX_HTTP_APIKEY_COL_MODELS
+        || PQgetisnull(res, n, NGX_HTTP_APIKEY_COL_MODELS))
+    {
+        return 0;
+    }
+
+    ngx_str_set(&lf, "\n");
+
+    len = ngx_http_apikey_row_text(p, ngx_http_apikey_col(MODELS),
+                                   NGX_HTTP_APIKEY_LONG_MAX - 1);
+
+    return len + ngx_http_apikey_row_text(p, lf, 1);
+}
+
+
 static uint16_t
 ngx_http_apikey_row_ips(ngx_http_apikey_pack_t *p, ngx_str_t text)
 {
@@ -426,6 +454,17 @@ ngx_http_apikey_row_ip(ngx_str_t *word, u_char *entry)
         ngx_memcpy(entry + 2, &cidr.u.in6.addr, 16);
         addr = (u_char *) &cidr.u.in6.mask;
         bits = 128;
+
+        if (IN6_IS_ADDR_V4MAPPED(&cidr.u.in6.addr) && addr[11] == 0xff) {
+
+            /* clients that come so are IPv4 to us, too */
+
+            entry[0] = 4;
+            ngx_memmove(entry + 2, entry + 14, 4);
+            ngx_memzero(entry + 6, 12);
+            addr += 12;
+            bits = 32;
+        }
 #endif
 
     } else {

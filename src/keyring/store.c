@@ -18,9 +18,18 @@
 
 
 static ngx_int_t ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
-    ngx_http_apikey_row_t *row, ngx_uint_t how);
+    ngx_http_apikey_row_t *row, ngx_http_apikey_before_t *before,
+    ngx_uint_t how);
 static ngx_int_t ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
-    ngx_http_apikey_row_t *row, ngx_uint_t how);
+    ngx_http_apikey_row_t *row, ngx_http_apikey_before_t *before,
+    ngx_uint_t how);
+static ngx_int_t ngx_http_apikey_store_full(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_http_apikey_row_t *row, int64_t version);
+static ngx_uint_t ngx_http_apikey_store_outdated(
+    ngx_http_apikey_keyring_sh_t *sh, ngx_http_apikey_row_t *row,
+    int64_t version, ngx_http_apikey_before_t *before);
+static void ngx_http_apikey_store_removed(ngx_http_apikey_keyring_sh_t *sh,
+    const u_char *id, int64_t version);
 static void ngx_http_apikey_store_write(ngx_http_apikey_keyring_sh_t *sh,
     uint32_t off, ngx_http_apikey_row_t *row);
 static uint32_t ngx_http_apikey_store_anchor(ngx_http_apikey_keyring_sh_t *sh,
@@ -92,10 +101,24 @@ ngx_http_apikey_keyring_scratch(void)
 }
 
 
+void
+ngx_http_apikey_store_before(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, ngx_http_apikey_before_t *before)
+{
+    ngx_shmtx_lock(&shpool->mutex);
+
+    before->epoch = sh->epoch;
+    before->created = sh->created;
+    before->removals = sh->removals;
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}
+
+
 ngx_int_t
 ngx_http_apikey_store_apply(ngx_http_apikey_keyring_sh_t *sh,
-    ngx_slab_pool_t *shpool, ngx_http_apikey_row_t *row, uint32_t epoch,
-    ngx_uint_t how)
+    ngx_slab_pool_t *shpool, ngx_http_apikey_row_t *row,
+    ngx_http_apikey_before_t *before, ngx_uint_t how)
 {
     ngx_int_t  rc;
 
@@ -105,17 +128,17 @@ ngx_http_apikey_store_apply(ngx_http_apikey_keyring_sh_t *sh,
         ngx_http_apikey_store_rebuild(sh, 0);
     }
 
-    if (sh->epoch != epoch) {
+    if (sh->epoch != before->epoch) {
         ngx_shmtx_unlock(&shpool->mutex);
-        return NGX_DECLINED;
+        return NGX_AGAIN;
     }
 
     sh->writing = 1;
     ngx_memory_barrier();
 
     rc = (row->block->state == NGX_HTTP_APIKEY_BLOCK_KEY)
-         ? ngx_http_apikey_store_key(sh, row, how)
-         : ngx_http_apikey_store_owner(sh, row, how);
+         ? ngx_http_apikey_store_key(sh, row, before, how)
+         : ngx_http_apikey_store_owner(sh, row, before, how);
 
     if (rc == NGX_OK) {
         sh->changes++;
@@ -172,7 +195,8 @@ ngx_http_apikey_store_by_id(ngx_http_apikey_keyring_sh_t *sh,
 
 static ngx_int_t
 ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
-    ngx_http_apikey_row_t *row, ngx_uint_t how)
+    ngx_http_apikey_row_t *row, ngx_http_apikey_before_t *before,
+    ngx_uint_t how)
 {
     uint32_t                    off, old, anchor;
     ngx_http_apikey_key_rec_t  *rec, *new;
@@ -188,28 +212,30 @@ ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
         if (rec->block.next == sh->epoch && rec->version >= new->version) {
             return NGX_DECLINED;
         }
+
+    } else if (ngx_http_apikey_store_outdated(sh, row, new->version, before)) {
+        return NGX_AGAIN;
     }
 
     anchor = 0;
-    off = 0;
 
     if (ngx_memcmp(row->owner, none, 16) != 0) {
         anchor = ngx_http_apikey_store_anchor(sh, row->owner, how);
 
         if (anchor == 0) {
-            goto full;
+            return ngx_http_apikey_store_full(sh, row, new->version);
         }
     }
 
     off = ngx_http_apikey_store_room(sh, row->size, new->nsecrets, how);
 
+    if (off == 0) {
+        return ngx_http_apikey_store_full(sh, row, new->version);
+    }
+
     /* making room may have taken the old one */
 
     old = ngx_http_apikey_store_by_id(sh, row->id, NGX_HTTP_APIKEY_BLOCK_KEY);
-
-    if (off == 0) {
-        goto full;
-    }
 
     new->owner = anchor;
     sh->version = ngx_max(sh->version, new->version);
@@ -223,10 +249,20 @@ ngx_http_apikey_store_key(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     return NGX_OK;
+}
 
-full:
 
-    /* what is known to be outdated must not be served */
+/* What is known to be outdated must not be served. */
+
+static ngx_int_t
+ngx_http_apikey_store_full(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_http_apikey_row_t *row, int64_t version)
+{
+    uint32_t  old;
+
+    ngx_http_apikey_store_removed(sh, row->id, version);
+
+    old = ngx_http_apikey_store_by_id(sh, row->id, NGX_HTTP_APIKEY_BLOCK_KEY);
 
     if (old) {
         ngx_http_apikey_store_unlink(sh, old);
@@ -239,7 +275,8 @@ full:
 
 static ngx_int_t
 ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
-    ngx_http_apikey_row_t *row, ngx_uint_t how)
+    ngx_http_apikey_row_t *row, ngx_http_apikey_before_t *before,
+    ngx_uint_t how)
 {
     uint32_t                       off, old, anchor;
     ngx_http_apikey_body_rec_t    *rec, *new;
@@ -262,6 +299,9 @@ ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
         if (rec->block.next == sh->epoch && rec->version >= new->version) {
             return NGX_DECLINED;
         }
+
+    } else if (ngx_http_apikey_store_outdated(sh, row, new->version, before)) {
+        return NGX_AGAIN;
     }
 
     off = ngx_http_apikey_store_room(sh, row->size, 0, how);
@@ -269,6 +309,9 @@ ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
     if (off) {
         new->anchor = anchor;
         ngx_http_apikey_store_write(sh, off, row);
+
+    } else {
+        ngx_http_apikey_store_removed(sh, row->id, new->version);
     }
 
     a->body = off;
@@ -278,6 +321,45 @@ ngx_http_apikey_store_owner(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     return off ? NGX_OK : NGX_ABORT;
+}
+
+
+/*
+ * Of a row that is not held.  Where another one's removal has taken the place
+ * since the query, nobody can tell.
+ */
+
+static ngx_uint_t
+ngx_http_apikey_store_outdated(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_http_apikey_row_t *row, int64_t version,
+    ngx_http_apikey_before_t *before)
+{
+    ngx_http_apikey_removed_t  *removed;
+
+    removed = &sh->removed[ngx_http_apikey_index_hash(row->id)
+                           % NGX_HTTP_APIKEY_REMOVED];
+
+    if (removed->number <= before->removals) {
+        return 0;
+    }
+
+    return removed->version > version
+           || ngx_memcmp(removed->id, row->id, 16) != 0;
+}
+
+
+static void
+ngx_http_apikey_store_removed(ngx_http_apikey_keyring_sh_t *sh,
+    const u_char *id, int64_t version)
+{
+    ngx_http_apikey_removed_t  *removed;
+
+    removed = &sh->removed[ngx_http_apikey_index_hash(id)
+                           % NGX_HTTP_APIKEY_REMOVED];
+
+    ngx_memcpy(removed->id, id, 16);
+    removed->version = version;
+    removed->number = ++sh->removals;
 }
 
 
@@ -345,9 +427,10 @@ static uint32_t
 ngx_http_apikey_store_room(ngx_http_apikey_keyring_sh_t *sh, size_t size,
     ngx_uint_t nsecrets, ngx_uint_t how)
 {
-    uint32_t                  off, hand;
-    ngx_uint_t                tries;
-    ngx_http_apikey_block_t  *b;
+    uint32_t                    off, hand;
+    ngx_uint_t                  tries;
+    ngx_http_apikey_block_t    *b;
+    ngx_http_apikey_key_rec_t  *rec;
 
     for (tries = 0; tries < 512; tries++) {
 
@@ -376,6 +459,9 @@ ngx_http_apikey_store_room(ngx_http_apikey_keyring_sh_t *sh, size_t size,
             sh->full = 1;
             sh->complete = 0;
 
+            rec = (ngx_http_apikey_key_rec_t *) b;
+
+            ngx_http_apikey_store_removed(sh, rec->id, rec->version);
             ngx_http_apikey_store_unlink(sh, hand);
             ngx_http_apikey_blocks_free(sh, hand);
         }

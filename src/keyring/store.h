@@ -30,6 +30,7 @@
 #define NGX_HTTP_APIKEY_BLOCK_MAX                                             \
     (NGX_HTTP_APIKEY_UNITS_MAX * NGX_HTTP_APIKEY_UNIT)
 #define NGX_HTTP_APIKEY_CLASSES    (64 + 8 * 10)
+#define NGX_HTTP_APIKEY_REMOVED    512
 
 
 typedef enum {
@@ -55,26 +56,31 @@ typedef struct {
 #define NGX_HTTP_APIKEY_REC_BROKEN   8
 
 
-/* Behind it: limits, secrets, name, prefix, customer, plan, scopes, ips,
-   metadata. */
+/*
+ * Behind it: limits, secrets, name, prefix, customer, plan, scopes, models,
+ * ips, metadata.  What may be long has the 20 bits that any block's size fits
+ * into; "models" has a line feed behind each, so that none at all is a lone
+ * one, and nothing is any.
+ */
 
 typedef struct {
     ngx_http_apikey_block_t  block;
     u_char                   id[16];
     int64_t                  version;
     int64_t                  expires;
+    uint64_t                 scopes_len:20;
+    uint64_t                 models_len:20;
+    uint64_t                 metadata_len:20;
+    uint64_t                 flags:4;
     uint32_t                 owner;           /* its anchor; 0 none */
-    uint32_t                 metadata_len;
     uint16_t                 name_len;
     uint16_t                 customer_len;
-    uint16_t                 plan_len;
-    uint16_t                 scopes_len;
     uint16_t                 ips_len;
     uint16_t                 limits_size;
+    uint8_t                  plan_len;
     uint8_t                  prefix_len;
     uint8_t                  nsecrets;
     uint8_t                  nlimits;
-    uint8_t                  flags;
 } ngx_http_apikey_key_rec_t;
 
 
@@ -133,6 +139,18 @@ typedef struct {
 } ngx_http_apikey_index_t;
 
 
+/*
+ * What was taken out for want of room, one of each hash: an answer of
+ * Postgres that is older than this must not bring an older row back.
+ */
+
+typedef struct {
+    u_char                       id[16];
+    int64_t                      version;
+    uint64_t                     number;      /* of removals, from 1 */
+} ngx_http_apikey_removed_t;
+
+
 struct ngx_http_apikey_keyring_sh_s {
     ngx_http_apikey_index_t      digests;
     ngx_http_apikey_index_t      ids;
@@ -148,12 +166,16 @@ struct ngx_http_apikey_keyring_sh_s {
     uint64_t                     keys;
     uint64_t                     changes;     /* rows applied or removed */
     uint64_t                     created;     /* by a notice, not a load */
+    uint64_t                     removals;
+    ngx_http_apikey_removed_t    removed[NGX_HTTP_APIKEY_REMOVED];
     uint32_t                     epoch;       /* +1 with every full load */
     uint32_t                     saving;      /* number of the save, 0 none */
     uint32_t                     saves;
 
     int64_t                      id;          /* of the zone */
     int64_t                      current;
+    int64_t                      fresh;       /* us: rows of this epoch are
+                                                 as Postgres had them then */
     int64_t                      version;     /* the highest one held */
     ngx_http_apikey_position_t   position;
 
@@ -190,14 +212,26 @@ typedef enum {
 /* Two blocks' worth of memory, this process's; NULL: no memory. */
 u_char *ngx_http_apikey_keyring_scratch(void);
 
+/* The copy before a query, to judge by what the answer is worth. */
+
+typedef struct {
+    uint32_t                     epoch;
+    uint64_t                     created;
+    uint64_t                     removals;
+} ngx_http_apikey_before_t;
+
+
 /*
  * Each takes the mutex itself.  apply: NGX_OK; NGX_DECLINED: the copy has it
- * or a newer one, or epoch is over; NGX_ABORT: the zone is full, and an older
- * row of this id is gone from the copy.
+ * or a newer one; NGX_AGAIN: a newer one may have come and gone since before;
+ * NGX_ABORT: the zone is full, and an older row of this id is gone from the
+ * copy.
  */
+void ngx_http_apikey_store_before(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, ngx_http_apikey_before_t *before);
 ngx_int_t ngx_http_apikey_store_apply(ngx_http_apikey_keyring_sh_t *sh,
-    ngx_slab_pool_t *shpool, ngx_http_apikey_row_t *row, uint32_t epoch,
-    ngx_uint_t how);
+    ngx_slab_pool_t *shpool, ngx_http_apikey_row_t *row,
+    ngx_http_apikey_before_t *before, ngx_uint_t how);
 ngx_int_t ngx_http_apikey_store_has(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const u_char *id, int64_t version);
 

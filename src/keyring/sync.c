@@ -435,6 +435,7 @@ ngx_http_apikey_sync_current(ngx_http_apikey_sync_t *s)
     ngx_shmtx_lock(&conf->shpool->mutex);
 
     conf->sh->position = s->next;
+    conf->sh->fresh = s->asked;
 
     if (conf->sh->complete) {
         conf->sh->current = s->asked;
@@ -455,6 +456,10 @@ ngx_http_apikey_sync_ask(ngx_http_apikey_sync_t *s, ngx_http_apikey_pg_t *pg,
     ngx_http_apikey_pg_handler_pt handler)
 {
     ngx_memzero(&s->op, sizeof(ngx_http_apikey_pg_op_t));
+
+    ngx_http_apikey_store_before(s->kr->conf.sh, s->kr->conf.shpool,
+                                 &s->before);
+    s->at = apikey_clock_real();
 
     s->op.sql = sql;
     s->op.nparams = n;

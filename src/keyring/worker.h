@@ -64,6 +64,8 @@ typedef struct {
     ngx_event_t                   tick;
     ngx_event_t                   sweep;
     ngx_http_apikey_pg_op_t       op;         /* one at a time */
+    ngx_http_apikey_before_t      before;     /* it was asked */
+    int64_t                       at;         /* us: when it was */
     ngx_http_apikey_pg_t         *op_pg;
 
     ngx_array_t                   ids;        /* ngx_http_apikey_id_t */
@@ -127,7 +129,7 @@ struct ngx_http_apikey_keyring_s {
 ngx_int_t ngx_http_apikey_find_start(ngx_http_apikey_keyring_t *kr);
 void ngx_http_apikey_find_stop(ngx_http_apikey_keyring_t *kr);
 ngx_int_t ngx_http_apikey_keyring_apply(ngx_http_apikey_keyring_t *kr,
-    PGresult *res, uint32_t epoch, ngx_uint_t how);
+    PGresult *res, ngx_http_apikey_before_t *before, ngx_uint_t how);
 
 /* sync.c */
 ngx_int_t ngx_http_apikey_sync_start(ngx_http_apikey_keyring_t *kr);

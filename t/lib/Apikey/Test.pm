@@ -117,10 +117,10 @@ Each of the first four is made once; another one by C<< name => >>.
 
 C<< $t->key(OPTIONS) >> writes a key with SQL and returns { id, secret, key
 (the plaintext), owner }.  Options: the members of the admin API's create
-(name, owner, customer, prefix, scopes, allowed_ips, metadata, enabled,
-expires_at, limits), C<plain> for a plaintext of your own, C<owner_limits>.
-C<< $t->keys(N, OPTIONS) >> makes N at once, fast.  Nobody waits: call
-C<< $t->sync >> when all are written.
+(name, owner, customer, plan, prefix, scopes, allowed_models, allowed_ips,
+metadata, enabled, expires_at, limits), C<plain> for a plaintext of your own,
+C<owner_limits>.  C<< $t->keys(N, OPTIONS) >> makes N at once, fast.  Nobody
+waits: call C<< $t->sync >> when all are written.
 
 =head1 FUNCTIONS
 
@@ -324,7 +324,8 @@ sub keys {
         my ($id, $secret) = (uuid(), uuid());
 
         my $expires = $opt{expires_at} ? $q->($opt{expires_at}) : 'NULL';
-        my $ips = $opt{allowed_ips} ? $q->($opt{allowed_ips}) : 'NULL';
+        my $ips = $q->($opt{allowed_ips});
+        my $models = $q->($opt{allowed_models});
         my $meta = $q->(json_encode($opt{metadata} // {}));
         my $enabled = $opt{enabled} // 1 ? 'true' : 'false';
         my $revoked = $opt{revoked} ? 'now()' : 'NULL';
@@ -332,11 +333,11 @@ sub keys {
                                : $opt{name} // 'key');
 
         $sql .= 'INSERT INTO key (id, owner_id, name, customer, prefix,'
-            . ' scopes, allowed_ips, metadata, enabled, expires_at,'
-            . ' revoked_at) VALUES ('
+            . ' plan, scopes, allowed_models, allowed_ips, metadata, enabled,'
+            . ' expires_at, revoked_at) VALUES ('
             . join(', ', "'$id'", $owner, $name, $q->($opt{customer}),
-                   $q->($prefix), $q->($opt{scopes} // []), $ips, $meta,
-                   $enabled, $expires, $revoked)
+                   $q->($prefix), $q->($opt{plan}), $q->($opt{scopes} // []),
+                   $models, $ips, $meta, $enabled, $expires, $revoked)
             . ");\n"
             . 'INSERT INTO secret (id, key_id, digest, start, last4) VALUES ('
             . join(', ', "'$secret'", "'$id'",
