@@ -58,6 +58,7 @@ ngx_http_apikey_admin_handler(ngx_http_request_t *r)
     }
 
     a->request = r;
+    a->pool = r->pool;
     a->amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
     a->alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
@@ -198,13 +199,22 @@ ngx_http_apikey_admin_cleanup(void *data)
 
     if (a->calling) {
         a->calling = 0;
-        ngx_http_apikey_pg_abandon(
-                         ngx_http_apikey_keyring_pg(a->amcf->keyring), &a->op);
+        ngx_http_apikey_pg_abandon(a->pg, &a->op);
     }
 
     if (a->finding) {
         a->finding = 0;
         ngx_http_apikey_keyring_abandon(&a->wait);
+    }
+
+    if (a->detach) {
+        a->detach(a);
+    }
+
+    if (a->route && a->route->body == NGX_HTTP_APIKEY_BODY_SECRET
+        && a->body.data)
+    {
+        OPENSSL_cleanse(a->body.data, a->body.len);
     }
 
     OPENSSL_cleanse(a->secret, sizeof(a->secret));

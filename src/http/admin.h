@@ -28,6 +28,7 @@
 #define NGX_HTTP_APIKEY_ADMIN_SEGMENTS  8
 #define NGX_HTTP_APIKEY_ADMIN_PARAMS    2
 #define NGX_HTTP_APIKEY_ADMIN_MAX_BODY  (1024 * 1024)
+#define NGX_HTTP_APIKEY_ADMIN_MAX_IMPORT  (64 * 1024 * 1024)
 
 
 /* What has to vouch for a variable that names the caller. */
@@ -66,6 +67,16 @@ typedef ngx_int_t (*ngx_http_apikey_admin_stage_pt)(
     ngx_http_apikey_admin_t *a);
 
 
+/* What a handler takes of a body. */
+
+typedef enum {
+    NGX_HTTP_APIKEY_BODY_NONE = 0,
+    NGX_HTTP_APIKEY_BODY_JSON,
+    NGX_HTTP_APIKEY_BODY_SECRET,     /* holds keys: no copy of it stays */
+    NGX_HTTP_APIKEY_BODY_STREAM      /* the handler reads it itself */
+} ngx_http_apikey_body_e;
+
+
 /*
  * One line of the API.  The pattern's {name} takes one segment of the path
  * and hands it to the function as path.name.  GET serves HEAD, too.
@@ -76,7 +87,7 @@ typedef struct {
     ngx_str_t                       pattern;
     const char                     *function;    /* apikey.api()'s $1 */
     ngx_http_apikey_admin_stage_pt  handler;     /* answered here instead */
-    unsigned                        body:1;      /* may have one */
+    unsigned                        body:2;      /* ngx_http_apikey_body_e */
     unsigned                        open:1;      /* needs no credential */
 } ngx_http_apikey_admin_route_t;
 
@@ -105,7 +116,7 @@ typedef enum {
 } ngx_http_apikey_problem_e;
 
 
-/* errors[0] of a problem */
+/* One of a problem's errors. */
 
 typedef struct {
     ngx_str_t    location;
@@ -141,6 +152,15 @@ struct ngx_http_apikey_admin_s {
     ngx_array_t                          *query;     /* ngx_keyval_t */
     ngx_str_t                             body;      /* data NULL: none */
     size_t                                body_size; /* of body.data */
+
+    ngx_pool_t                           *pool;      /* of a call */
+    ngx_http_apikey_pg_t                 *pg;        /* NULL: the worker's */
+    const char                           *function;  /* NULL: the route's */
+    ngx_uint_t                            part;      /* of several calls */
+
+    void                                 *job;       /* of route->handler */
+    void                                (*detach)(   /* by cleanup, or NULL */
+                                            ngx_http_apikey_admin_t *a);
 
     ngx_http_apikey_pg_op_t               op;
     const char                           *values[3];
@@ -210,15 +230,35 @@ ngx_int_t ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a);
 /* admin_body.c */
 ngx_int_t ngx_http_apikey_admin_body(ngx_http_apikey_admin_t *a);
 
+/*
+ * For who reads a body in pieces.  start: NGX_OK or the end of the request.
+ * next: NGX_OK: r->request_body->bufs holds some, and what is left of it stays
+ * there; NGX_DONE: that was all; NGX_AGAIN: suspended; else the end.
+ */
+ngx_int_t ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a,
+    off_t max);
+ngx_int_t ngx_http_apikey_admin_body_next(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_too_large(ngx_http_apikey_admin_t *a);
+
 /* admin_call.c: Postgres and the keyring */
 ngx_int_t ngx_http_apikey_admin_call(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_refresh(ngx_http_apikey_admin_t *a);
+
+/*
+ * For handlers: makes the request, sends it and suspends.  The handler is
+ * called again with a->called set, and calls finish() or reads the answer.
+ */
+ngx_int_t ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_call_finish(ngx_http_apikey_admin_t *a);
 
 /* admin_answer.c: problem() and send() return NGX_ABORT or a status */
 ngx_int_t ngx_http_apikey_admin_answer(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
     ngx_http_apikey_problem_e problem, const char *detail,
     ngx_http_apikey_admin_error_t *error);
+ngx_int_t ngx_http_apikey_admin_problems(ngx_http_apikey_admin_t *a,
+    ngx_http_apikey_problem_e problem, const char *detail,
+    ngx_http_apikey_admin_error_t *error, ngx_uint_t n);
 ngx_int_t ngx_http_apikey_admin_add_header(ngx_http_request_t *r,
     const char *name, ngx_str_t *value);
 ngx_int_t ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a,
@@ -229,6 +269,9 @@ char *ngx_http_apikey_content_set(ngx_conf_t *cf, ngx_command_t *cmd,
     ngx_http_apikey_loc_conf_t *alcf, ngx_http_handler_pt handler);
 ngx_int_t ngx_http_apikey_content_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, ngx_str_t *body);
+
+/* verify.c: POST api-keys/verify */
+ngx_int_t ngx_http_apikey_verify(ngx_http_apikey_admin_t *a);
 
 /* health.c */
 ngx_int_t ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a);

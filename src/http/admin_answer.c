@@ -18,7 +18,7 @@
 static ngx_int_t ngx_http_apikey_admin_answer_headers(
     ngx_http_apikey_admin_t *a);
 static void ngx_http_apikey_admin_errors(apikey_json_t *j,
-    ngx_http_apikey_admin_error_t *error);
+    ngx_http_apikey_admin_error_t *error, ngx_uint_t n);
 static ngx_int_t ngx_http_apikey_admin_own_headers(
     ngx_http_apikey_admin_t *a, ngx_uint_t status);
 static ngx_chain_t *ngx_http_apikey_admin_chain(ngx_http_apikey_admin_t *a,
@@ -37,7 +37,7 @@ static const struct {
     ngx_uint_t   status;
     const char  *code;
     const char  *title;
-} ngx_http_apikey_admin_problems[] = {
+} ngx_http_apikey_admin_titles[] = {
     { 400, "invalid_request", "Invalid request" },
     { 401, "missing_credential", "Missing credential" },
     { 401, "invalid_credential", "Invalid credential" },
@@ -153,17 +153,31 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
     ngx_http_apikey_problem_e problem, const char *detail,
     ngx_http_apikey_admin_error_t *error)
 {
+    return ngx_http_apikey_admin_problems(a, problem, detail, error,
+                                          error ? 1 : 0);
+}
+
+
+ngx_int_t
+ngx_http_apikey_admin_problems(ngx_http_apikey_admin_t *a,
+    ngx_http_apikey_problem_e problem, const char *detail,
+    ngx_http_apikey_admin_error_t *error, ngx_uint_t n)
+{
     size_t          size;
     u_char          type[64];
     ngx_str_t       body;
-    ngx_uint_t      status;
+    ngx_uint_t      i, status;
     const char     *code;
     apikey_json_t   j;
 
-    status = ngx_http_apikey_admin_problems[problem].status;
-    code = ngx_http_apikey_admin_problems[problem].code;
+    status = ngx_http_apikey_admin_titles[problem].status;
+    code = ngx_http_apikey_admin_titles[problem].code;
 
-    size = 1024 + (error ? 6 * error->location.len : 0);
+    size = 1024;
+
+    for (i = 0; i < n; i++) {
+        size += 512 + 6 * error[i].location.len;
+    }
 
     body.data = ngx_pnalloc(a->request->pool, size);
     if (body.data == NULL) {
@@ -178,7 +192,7 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
     apikey_json_name(&j, "type");
     apikey_json_text(&j, (char *) type);
     apikey_json_name(&j, "title");
-    apikey_json_text(&j, ngx_http_apikey_admin_problems[problem].title);
+    apikey_json_text(&j, ngx_http_apikey_admin_titles[problem].title);
     apikey_json_name(&j, "status");
     apikey_json_uint(&j, status);
     apikey_json_name(&j, "code");
@@ -188,8 +202,8 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
     apikey_json_name(&j, "request_id");
     apikey_json_uuid(&j, a->id);
 
-    if (error) {
-        ngx_http_apikey_admin_errors(&j, error);
+    if (n) {
+        ngx_http_apikey_admin_errors(&j, error, n);
     }
 
     apikey_json_object_end(&j);
@@ -203,20 +217,27 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
 
 static void
 ngx_http_apikey_admin_errors(apikey_json_t *j,
-    ngx_http_apikey_admin_error_t *error)
+    ngx_http_apikey_admin_error_t *error, ngx_uint_t n)
 {
+    ngx_uint_t  i;
+
     apikey_json_name(j, "errors");
     apikey_json_array(j);
-    apikey_json_object(j);
 
-    apikey_json_name(j, "location");
-    apikey_json_string(j, (char *) error->location.data, error->location.len);
-    apikey_json_name(j, "code");
-    apikey_json_text(j, error->code);
-    apikey_json_name(j, "message");
-    apikey_json_text(j, error->message);
+    for (i = 0; i < n; i++) {
+        apikey_json_object(j);
 
-    apikey_json_object_end(j);
+        apikey_json_name(j, "location");
+        apikey_json_string(j, (char *) error[i].location.data,
+                           error[i].location.len);
+        apikey_json_name(j, "code");
+        apikey_json_text(j, error[i].code);
+        apikey_json_name(j, "message");
+        apikey_json_text(j, error[i].message);
+
+        apikey_json_object_end(j);
+    }
+
     apikey_json_array_end(j);
 }
 

@@ -12,10 +12,11 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
+#include <openssl/crypto.h>
+
 #include "http/admin.h"
 
 
-static ngx_int_t ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a);
 static void ngx_http_apikey_admin_body_ready(ngx_http_request_t *r);
 static void ngx_http_apikey_admin_body_event(ngx_http_request_t *r);
 static ngx_int_t ngx_http_apikey_admin_body_read(ngx_http_apikey_admin_t *a);
@@ -25,7 +26,6 @@ static ngx_int_t ngx_http_apikey_admin_body_add(ngx_http_apikey_admin_t *a,
 static ngx_int_t ngx_http_apikey_admin_body_check(
     ngx_http_apikey_admin_t *a);
 static ngx_uint_t ngx_http_apikey_admin_body_json(ngx_http_request_t *r);
-static ngx_int_t ngx_http_apikey_admin_too_large(ngx_http_apikey_admin_t *a);
 
 
 ngx_int_t
@@ -36,13 +36,17 @@ ngx_http_apikey_admin_body(ngx_http_apikey_admin_t *a)
 
     r = a->request;
 
+    if (a->route->body == NGX_HTTP_APIKEY_BODY_STREAM) {
+        return NGX_DECLINED;
+    }
+
     if (!a->reading) {
 
         if (r->headers_in.content_length_n <= 0 && !r->headers_in.chunked) {
             return NGX_DECLINED;
         }
 
-        rc = ngx_http_apikey_admin_body_start(a);
+        rc = ngx_http_apikey_admin_body_start(a, a->alcf->admin_max_body);
 
         if (rc != NGX_OK) {
             return rc;
@@ -59,8 +63,8 @@ ngx_http_apikey_admin_body(ngx_http_apikey_admin_t *a)
 }
 
 
-static ngx_int_t
-ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a)
+ngx_int_t
+ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a, off_t max)
 {
     ngx_int_t            rc;
     ngx_http_request_t  *r;
@@ -73,7 +77,7 @@ ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a)
                                      "This request takes no body.", NULL);
     }
 
-    if (r->headers_in.content_length_n > a->alcf->admin_max_body) {
+    if (r->headers_in.content_length_n > max) {
         return ngx_http_apikey_admin_too_large(a);
     }
 
@@ -120,16 +124,44 @@ ngx_http_apikey_admin_body_event(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_apikey_admin_body_read(ngx_http_apikey_admin_t *a)
 {
+    ngx_int_t  rc;
+
+    for ( ;; ) {
+        rc = ngx_http_apikey_admin_body_next(a);
+
+        if (rc == NGX_DONE) {
+            return NGX_OK;
+        }
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        rc = ngx_http_apikey_admin_body_take(a);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+}
+
+
+ngx_int_t
+ngx_http_apikey_admin_body_next(ngx_http_apikey_admin_t *a)
+{
     ngx_int_t            rc;
     ngx_http_request_t  *r;
 
     r = a->request;
 
     for ( ;; ) {
-        rc = ngx_http_apikey_admin_body_take(a);
 
-        if (rc != NGX_OK || !r->reading_body) {
-            return rc;
+        if (r->request_body->bufs) {
+            return NGX_OK;
+        }
+
+        if (!r->reading_body) {
+            return NGX_DONE;
         }
 
         rc = ngx_http_read_unbuffered_request_body(r);
@@ -173,6 +205,10 @@ ngx_http_apikey_admin_body_take(ngx_http_apikey_admin_t *a)
                 return NGX_HTTP_INTERNAL_SERVER_ERROR;
             }
 
+            if (a->route->body == NGX_HTTP_APIKEY_BODY_SECRET) {
+                OPENSSL_cleanse(b->pos, b->last - b->pos);
+            }
+
             b->pos = b->last;
         }
 
@@ -211,6 +247,7 @@ ngx_http_apikey_admin_body_add(ngx_http_apikey_admin_t *a, u_char *data,
 
         if (a->body.len) {
             ngx_memcpy(p, a->body.data, a->body.len);
+            OPENSSL_cleanse(a->body.data, a->body.len);
             ngx_pfree(a->request->pool, a->body.data);
         }
 
@@ -278,7 +315,7 @@ ngx_http_apikey_admin_body_json(ngx_http_request_t *r)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_apikey_admin_too_large(ngx_http_apikey_admin_t *a)
 {
     return ngx_http_apikey_admin_problem(a, NGX_HTTP_APIKEY_PROBLEM_TOO_LARGE,

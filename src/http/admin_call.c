@@ -67,16 +67,30 @@ static const struct {
 ngx_int_t
 ngx_http_apikey_admin_call(ngx_http_apikey_admin_t *a)
 {
-    apikey_stats_t  *stats;
-
     if (a->route->handler) {
         return a->route->handler(a);
     }
 
-    if (a->called) {
-        return a->failed ? ngx_http_apikey_admin_call_failed(a)
-                         : NGX_DECLINED;
-    }
+    return a->called ? ngx_http_apikey_admin_call_finish(a)
+                     : ngx_http_apikey_admin_call_start(a);
+}
+
+
+ngx_int_t
+ngx_http_apikey_admin_call_finish(ngx_http_apikey_admin_t *a)
+{
+    return a->failed ? ngx_http_apikey_admin_call_failed(a) : NGX_DECLINED;
+}
+
+
+ngx_int_t
+ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a)
+{
+    apikey_stats_t  *stats;
+
+    a->called = 0;
+    a->failed = 0;
+    a->tries = 0;
 
     stats = &a->amcf->sh->stats;
 
@@ -109,9 +123,13 @@ ngx_http_apikey_admin_query_send(ngx_http_apikey_admin_t *a)
         return NGX_ERROR;
     }
 
+    if (a->pg == NULL) {
+        a->pg = ngx_http_apikey_keyring_pg(a->amcf->keyring);
+    }
+
     ngx_memzero(&a->op, sizeof(ngx_http_apikey_pg_op_t));
 
-    a->values[0] = a->route->function;
+    a->values[0] = a->function ? a->function : a->route->function;
 
     a->op.sql = "SELECT status, headers, body, refresh"
                 " FROM apikey.api($1::text, $2::text, $3::text)";
@@ -123,10 +141,7 @@ ngx_http_apikey_admin_query_send(ngx_http_apikey_admin_t *a)
     a->op.handler = ngx_http_apikey_admin_query_done;
     a->op.data = a;
 
-    if (ngx_http_apikey_pg_query(
-                          ngx_http_apikey_keyring_pg(a->amcf->keyring), &a->op)
-        != NGX_OK)
-    {
+    if (ngx_http_apikey_pg_query(a->pg, &a->op) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -205,7 +220,7 @@ ngx_http_apikey_admin_column(ngx_http_apikey_admin_t *a, PGresult *res,
 
     value->len = PQgetlength(res, 0, column);
 
-    value->data = ngx_pnalloc(a->request->pool, value->len + 1);
+    value->data = ngx_pnalloc(a->pool, value->len + 1);
     if (value->data == NULL) {
         return NGX_ERROR;
     }
@@ -269,7 +284,7 @@ ngx_http_apikey_admin_query_failed(ngx_http_apikey_admin_t *a, PGresult *res)
     if (res == NULL) {
         ngx_log_error(NGX_LOG_WARN, a->request->connection->log, 0,
                       "apikey.api('%s') got no answer: %s",
-                      a->route->function,
+                      a->values[0],
                       a->op.error ? a->op.error : "connection lost");
         return;
     }
@@ -326,7 +341,7 @@ ngx_http_apikey_admin_log_error(ngx_http_apikey_admin_t *a, PGresult *res,
 
     ngx_log_error(NGX_LOG_ERR, a->request->connection->log, 0,
                   "apikey.api('%s') failed with SQLSTATE %s %*s",
-                  a->route->function, state, len, where);
+                  a->values[0], state, len, where);
 }
 
 

@@ -231,7 +231,7 @@ ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a)
 
     size = ngx_http_apikey_admin_size(a, headers);
 
-    buf = ngx_pnalloc(a->request->pool, size + 1);
+    buf = ngx_pnalloc(a->pool, size + 1);
     if (buf == NULL) {
         return NGX_ERROR;
     }

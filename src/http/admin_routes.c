@@ -23,13 +23,17 @@ static ngx_int_t ngx_http_apikey_admin_other_method(
 #define ngx_http_apikey_sql(method, pattern, function)                        \
     { method, ngx_string(pattern), function, NULL, 0, 0 }
 #define ngx_http_apikey_sql_body(method, pattern, function)                   \
-    { method, ngx_string(pattern), function, NULL, 1, 0 }
+    { method, ngx_string(pattern), function, NULL,                            \
+      NGX_HTTP_APIKEY_BODY_JSON, 0 }
 
 
 static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys", "key_list"),
     ngx_http_apikey_sql_body(NGX_HTTP_POST, "api-keys", "key_create"),
+
+    { NGX_HTTP_POST, ngx_string("api-keys/verify"), NULL,
+      ngx_http_apikey_verify, NGX_HTTP_APIKEY_BODY_SECRET, 0 },
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}", "key_get"),
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "api-keys/{id}", "key_update"),
