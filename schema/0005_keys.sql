@@ -362,7 +362,7 @@ BEGIN
     k := merge_key(old, b);
 
     IF caller() = 'owner' THEN
-        PERFORM fail_if(check_widened(old, k));
+        PERFORM fail_if(check_widened(b, old, k));
     END IF;
 
     before := key_json(old);

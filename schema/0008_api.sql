@@ -187,8 +187,9 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    k  key;
-    o  owner;
+    k     key;
+    o     owner;
+    kind  text := 'key';
 BEGIN
     PERFORM enter_as('key', who ->> 'key', '', '', '');
     SELECT * INTO k FROM key WHERE id = caller_key();
@@ -201,10 +202,14 @@ BEGIN
             'The operator token or key is not valid.');
     END IF;
 
-    PERFORM enter_as(CASE WHEN who ->> 'kind' = 'owner' AND o.id IS NOT NULL
-            AND holds_scope(k.scopes, 'apikey:manage')
-        THEN 'owner' ELSE 'key' END,
-        k.id::text, o.id::text, '', 'key ' || k.id);
+    IF who ->> 'kind' = 'owner' AND o.id IS NOT NULL
+        AND holds_scope(k.scopes, 'apikey:manage')
+    THEN
+        kind := 'owner';
+    END IF;
+
+    PERFORM enter_as(kind, k.id::text, o.id::text, '',
+        concat_ws(' ', kind, 'key', k.id));
 END
 $$;
 

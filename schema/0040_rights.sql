@@ -4,7 +4,7 @@
 -- An owner is a key with scope apikey:manage, or somebody whom nginx has
 -- logged in.  What it has bounds what it gives: scopes, models, and how long.
 -- It may narrow any of its keys; what widens one (a secret, enabling, a later
--- end, other networks) needs that the key has no more than the caller, since
+-- end, other networks or limits) needs that the key has no more than the caller, since
 -- a stronger key is not the caller's to hand out.  docs/callers.md says it to
 -- users.
 --
@@ -183,42 +183,64 @@ COMMENT ON FUNCTION owned_by_operator(jsonb, key) IS
     'Members of a body that no owner may write';
 
 
-CREATE OR REPLACE FUNCTION check_widened(old key, new key)
+-- Members of a change that give the key something it did not have.
+
+CREATE OR REPLACE FUNCTION key_widened(body jsonb, old key, new key)
+RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RETURN array_remove(ARRAY[
+        CASE WHEN EXISTS (SELECT FROM unnest(new.scopes) AS s
+                          WHERE NOT holds_scope(old.scopes, s))
+            THEN 'scopes' END,
+        CASE WHEN old.allowed_models IS NOT NULL
+                AND (new.allowed_models IS NULL
+                     OR EXISTS (SELECT FROM unnest(new.allowed_models) AS m
+                                WHERE NOT holds_model(old.allowed_models, m)))
+            THEN 'allowed_models' END,
+        CASE WHEN new.allowed_ips IS DISTINCT FROM old.allowed_ips
+            THEN 'allowed_ips' END,
+        CASE WHEN body ? 'limits' THEN 'limits' END,
+        CASE WHEN coalesce(new.expires_at, 'infinity')
+                  > coalesce(old.expires_at, 'infinity')
+            THEN 'expires_at' END,
+        CASE WHEN new.enabled AND NOT old.enabled THEN 'enabled' END], NULL);
+END
+$$;
+
+COMMENT ON FUNCTION key_widened(jsonb, key, key) IS
+    'What of a change may make a key stronger';
+
+
+CREATE OR REPLACE FUNCTION check_widened(body jsonb, old key, new key)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    more   boolean := NOT key_within(new);
-    later  boolean := coalesce(new.expires_at, 'infinity')
-                      > coalesce(old.expires_at, 'infinity');
+    more boolean := NOT key_within(new);
 BEGIN
-    RETURN CASE
-        WHEN NOT new.enabled OR old.enabled THEN jsonb '[]'
-        WHEN NOT old.disabled_by_owner
-            THEN wrong('/enabled', 'forbidden',
-                'you did not disable this key: ask an operator')
-        WHEN more THEN wrong('/enabled', 'forbidden',
-            'this key has more than you')
-        ELSE '[]' END
-    || CASE
-        WHEN NOT later THEN jsonb '[]'
-        WHEN old.made_by = 'operator' THEN wrong('/expires_at', 'forbidden',
-            'an operator made this key: it can only end sooner')
-        WHEN more THEN wrong('/expires_at', 'forbidden',
-            'this key has more than you')
-        ELSE '[]' END
-    || CASE WHEN more AND new.allowed_ips IS DISTINCT FROM old.allowed_ips
-        THEN wrong('/allowed_ips', 'forbidden', 'this key has more than you')
-        ELSE '[]' END;
+    RETURN (SELECT coalesce(jsonb_agg(wrong('/' || m, 'forbidden', CASE
+                WHEN more THEN 'this key has more than you'
+                WHEN m = 'enabled'
+                    THEN 'you did not disable this key: ask an operator'
+                ELSE 'an operator made this key: it can only end sooner' END)
+                -> 0), '[]')
+        FROM unnest(key_widened(body, old, new)) AS m
+        WHERE more
+            OR (m = 'enabled' AND NOT old.disabled_by_owner)
+            OR (m = 'expires_at' AND old.made_by = 'operator'));
 END
 $$;
 
-COMMENT ON FUNCTION check_widened(key, key) IS
+COMMENT ON FUNCTION check_widened(jsonb, key, key) IS
     'What an owner may not change because it would make a key stronger';
 
 GRANT EXECUTE ON FUNCTION holds_scope(text[], text),
     holds_model(text[], text), own_rights(), key_within(key), new_key(),
     check_given(jsonb, text, text[]), check_owned(jsonb, key),
-    owned_by_operator(jsonb, key), check_widened(key, key)
+    owned_by_operator(jsonb, key), key_widened(jsonb, key, key),
+    check_widened(jsonb, key, key)
     TO apikey_gateway;

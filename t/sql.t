@@ -336,6 +336,23 @@ wrong($api->call('key_update', id => $id, body => { metadata => {
     more => 'y' x 8185 } }), [ '/metadata bad_length' ],
     'metadata together over 8 KiB');
 
+$api->call('plan_put', id => 'gold', body => {});
+$r = $api->call('key_update', id => $id, body => {
+    plan => 'gold', allowed_models => [ 'gpt-4o*', 'a b' ] });
+is_deeply([ @{$r->{json}}{qw(plan allowed_models)} ],
+          [ 'gold', [ 'gpt-4o*', 'a b' ] ], 'a plan, and models');
+$r = $api->call('key_update', id => $id, body => {
+    plan => undef, allowed_models => [] });
+is_deeply([ @{$r->{json}}{qw(plan allowed_models)} ], [ undef, [] ],
+          'no plan, no models');
+$r = create(plan => 'gold', allowed_models => [ '*' ]);
+is_deeply([ @{$r->{json}}{qw(plan allowed_models)} ], [ 'gold', [ '*' ] ],
+          'from the start');
+wrong($api->call('key_update', id => $id, body => {
+    plan => 7, allowed_models => [ 'x', 7, "a\nb" ] }),
+    [ '/plan bad_type', '/allowed_models/1 bad_type',
+      '/allowed_models/2 bad_value' ], 'wrong ones');
+
 $r = $api->call('key_update', id => $id, body => { enabled => $false });
 is($r->{json}{status}, 'disabled', 'disabled');
 $api->call('key_update', id => $id, body => { enabled => $true });
@@ -503,7 +520,8 @@ is_deeply($entry, [ 'ops', 'operator', '192.0.2.1', 'update', 'key',
           'who changed what, from where');
 is($pg->value(qq{SELECT string_agg(action, ' ' ORDER BY id) FROM apikey.audit
                  WHERE object_id = '$id'}),
-   'create update update update update update rotate rotate rotate update'
+   'create update update update update update update update rotate rotate'
+   . ' rotate update'
    . ' rotate update revoke', 'an entry for each change');
 is($pg->value(qq{SELECT count(*) FROM apikey.audit
     WHERE concat(before, after) LIKE '%$api->{last_secret}{digest}%'

@@ -94,7 +94,7 @@ $pg->run("INSERT INTO apikey.key_usage (key_id, requests)"
 my $set = join '', "BEGIN; SELECT set_config('apikey.caller', 'owner', true),"
     . " set_config('apikey.key', '$boss->{id}', true),"
     . " set_config('apikey.owner', '$ada->{owner}', true),"
-    . " set_config('apikey.actor', 'key $boss->{id}', true) \\gset x\n";
+    . " set_config('apikey.actor', 'owner key $boss->{id}', true) \\gset x\n";
 
 sub as_ada {
     my ($sql) = @_;
@@ -111,7 +111,7 @@ my %whose = (
         . " WHERE k.id = x.key_id), (SELECT o.external FROM apikey.owner o"
         . " WHERE o.id = x.owner_id))",
     audit => "(SELECT 'ada' WHERE x.owner_id = '$ada->{owner}')",
-    idempotency => "(SELECT 'ada' WHERE x.actor = 'key $boss->{id}')",
+    idempotency => "(SELECT 'ada' WHERE x.actor = 'owner key $boss->{id}')",
     key_usage => "(SELECT 'ada' FROM apikey.key k WHERE k.id = x.key_id)",
     secret_usage => "(SELECT 'ada' FROM apikey.secret s"
         . " WHERE s.id = x.secret_id)",
@@ -149,7 +149,7 @@ for my $case (
     [ 'limit_rule of a key that an operator made' =>
           "DELETE FROM apikey.limit_rule WHERE key_id = '$boss->{id}'" ],
     [ idempotency => "DELETE FROM apikey.idempotency"
-                     . " WHERE actor <> 'key $boss->{id}'" ],
+                     . " WHERE actor <> 'owner key $boss->{id}'" ],
     [ usage => "UPDATE apikey.key_usage SET requests = 0;"
                . "UPDATE apikey.usage_quarter SET requests = 0" ])
 {
@@ -353,6 +353,20 @@ problem($api->call('key_rotate', id => $strong->{id}, as => $ada), 403,
 wrong($api->call('key_update', id => $strong->{id}, as => $ada, body => {
     allowed_ips => [ '::/0' ] }), [ '/allowed_ips forbidden' ],
     'nor a wider one');
+wrong($api->call('key_update', id => $strong->{id}, as => $ada, body => {
+    scopes => [ 'ship' ] }), [ '/scopes forbidden' ],
+    'nor a scope for any model');
+$r = $api->call('key_create', as => $ada, body => {
+    name => 'x', scopes => [ 'ship' ] });
+$api->call('key_update', id => $r->{json}{id}, body => {
+    scopes => [ 'admin', 'ship' ] });
+wrong($api->call('key_update', id => $r->{json}{id}, as => $ada, body => {
+    allowed_models => [ 'gpt-4o-mini' ], limits => [] }),
+    [ '/limits forbidden' ], 'nor other limits for it, but fewer models');
+is($api->call('key_update', id => $r->{json}{id}, as => $ada, body => {
+    scopes => [ 'ship' ] })->{status}, 200, 'and fewer scopes');
+is($api->call('key_update', id => $r->{json}{id}, as => $ada, body => {
+    limits => [] })->{status}, 200, 'and then other limits');
 
 $r = $api->call('key_update', id => $strong->{id}, as => $ada, body => {
     name => 'weaker', expires_at => $soon, enabled => $false });
