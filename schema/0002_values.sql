@@ -7,11 +7,19 @@ SET LOCAL ROLE apikey_owner;
 SET LOCAL search_path = apikey, pg_temp;
 
 
+-- PL/pgSQL, though one expression would do, for what every object calls: an
+-- SQL function that sets search_path is planned anew with every call from
+-- inside another function.
+
 CREATE OR REPLACE FUNCTION time_text(at timestamptz)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
-RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+AS $$
+BEGIN
+    RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+END
+$$;
 
 COMMENT ON FUNCTION time_text(timestamptz) IS
     'RFC 3339, UTC, three decimals';
@@ -21,10 +29,14 @@ COMMENT ON FUNCTION time_text(timestamptz) IS
 
 CREATE OR REPLACE FUNCTION money_text(nano numeric)
 RETURNS text
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = apikey, pg_temp
-RETURN (SELECT CASE WHEN scale(m) < 2 THEN round(m, 2) ELSE m END::text
-    FROM (SELECT trim_scale(nano * 0.000000001) AS m) x);
+AS $$
+BEGIN
+    RETURN (SELECT CASE WHEN scale(m) < 2 THEN round(m, 2) ELSE m END::text
+        FROM (SELECT trim_scale(nano * 0.000000001) AS m) x);
+END
+$$;
 
 COMMENT ON FUNCTION money_text(numeric) IS
     'Nano-units as decimal text with at least two decimals';
@@ -44,9 +56,14 @@ COMMENT ON FUNCTION read_money(text) IS
 
 CREATE OR REPLACE FUNCTION currency()
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
-RETURN coalesce((SELECT value FROM setting WHERE name = 'currency'), 'USD');
+AS $$
+BEGIN
+    RETURN coalesce((SELECT value FROM setting WHERE name = 'currency'),
+                    'USD');
+END
+$$;
 
 COMMENT ON FUNCTION currency() IS 'The installation''s currency (ISO 4217)';
 

@@ -295,22 +295,26 @@ DROP FUNCTION IF EXISTS put_limits(uuid, uuid, jsonb);
 CREATE OR REPLACE FUNCTION limits_json(holder_key uuid, holder_owner uuid,
     holder_plan uuid DEFAULT NULL)
 RETURNS json
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
-RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x)
-        ORDER BY x_position)), '[]')
-    FROM (SELECT l.position AS x_position,
-              l.name, l.unit, l.window_text, l.burst, l.rolling, l.model,
-              l.service, l.mode, l."limit"
-          FROM limit_rule l
-          WHERE l.key_id = holder_key OR l.owner_id = holder_owner
-              OR l.plan_id = holder_plan) AS l,
-        LATERAL (SELECT l.name, l.unit,
-              CASE l.unit WHEN 'cost'
-                  THEN to_json(money_text(l."limit"))
-                  ELSE to_json(l."limit") END AS "limit",
-              l.window_text AS "window", l.burst, l.rolling, l.model,
-              l.service, l.mode) AS x);
+AS $$
+BEGIN
+    RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x)
+            ORDER BY x_position)), '[]')
+        FROM (SELECT l.position AS x_position,
+                  l.name, l.unit, l.window_text, l.burst, l.rolling, l.model,
+                  l.service, l.mode, l."limit"
+              FROM limit_rule l
+              WHERE l.key_id = holder_key OR l.owner_id = holder_owner
+                  OR l.plan_id = holder_plan) AS l,
+            LATERAL (SELECT l.name, l.unit,
+                  CASE l.unit WHEN 'cost'
+                      THEN to_json(money_text(l."limit"))
+                      ELSE to_json(l."limit") END AS "limit",
+                  l.window_text AS "window", l.burst, l.rolling, l.model,
+                  l.service, l.mode) AS x);
+END
+$$;
 
 COMMENT ON FUNCTION limits_json(uuid, uuid, uuid) IS
     'A key''s, an owner''s or a plan''s own limits, as in the API';
@@ -318,13 +322,17 @@ COMMENT ON FUNCTION limits_json(uuid, uuid, uuid) IS
 
 CREATE OR REPLACE FUNCTION key_status(k key)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
-RETURN CASE
-    WHEN (k).revoked_at IS NOT NULL THEN 'revoked'
-    WHEN NOT (k).enabled THEN 'disabled'
-    WHEN (k).expires_at <= now() THEN 'expired'
-    ELSE 'active' END;
+AS $$
+BEGIN
+    RETURN CASE
+        WHEN (k).revoked_at IS NOT NULL THEN 'revoked'
+        WHEN NOT (k).enabled THEN 'disabled'
+        WHEN (k).expires_at <= now() THEN 'expired'
+        ELSE 'active' END;
+END
+$$;
 
 COMMENT ON FUNCTION key_status(key) IS
     'active, disabled, expired or revoked, in the data plane''s order';
@@ -407,14 +415,18 @@ COMMENT ON FUNCTION with_secret(json) IS
 
 CREATE OR REPLACE FUNCTION owner_json(o owner)
 RETURNS json
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
-RETURN (SELECT row_to_json(x) FROM (SELECT (o).external AS id, (o).name,
-        (o).enabled, (o).plan, (o).plan_next,
-        limits_json(NULL, (o).id) AS limits, NULL::json AS credits,
-        (o).time_zone, (o).anchor_day, (o).metadata,
-        time_text((o).created_at) AS created_at,
-        time_text((o).updated_at) AS updated_at) AS x);
+AS $$
+BEGIN
+    RETURN (SELECT row_to_json(x) FROM (SELECT (o).external AS id, (o).name,
+            (o).enabled, (o).plan, (o).plan_next,
+            limits_json(NULL, (o).id) AS limits, NULL::json AS credits,
+            (o).time_zone, (o).anchor_day, (o).metadata,
+            time_text((o).created_at) AS created_at,
+            time_text((o).updated_at) AS updated_at) AS x);
+END
+$$;
 
 COMMENT ON FUNCTION owner_json(owner) IS 'The owner object';
 
@@ -451,7 +463,8 @@ END
 $$;
 
 COMMENT ON FUNCTION put_limits(uuid, uuid, jsonb, uuid) IS
-    'Replaces all limits of a key, an owner or a plan by these, checked before';
+    'Replaces all limits of a key, an owner or a plan by these, checked'
+    ' before';
 
 
 CREATE OR REPLACE FUNCTION write_audit(who jsonb, req jsonb, action text,

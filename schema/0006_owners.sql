@@ -489,10 +489,58 @@ RETURN check_request(req, 'q', 'plan', 'enabled', 'dry_run')
             'many owners have no ETag') END
     || CASE WHEN req -> 'body' ? 'name' THEN wrong('/name', 'read_only',
         'many owners have no one name') ELSE '[]' END
-    || check_owner(req -> 'body', '{}');
+    || CASE WHEN req -> 'body' ? 'limits' THEN wrong('/limits', 'read_only',
+        'give many owners limits by a plan') ELSE '[]' END
+    || check_owner((req -> 'body') - '{name,limits}'::text[], '{}');
 
 COMMENT ON FUNCTION check_owners(jsonb) IS
     'A change of many owners at once';
+
+
+-- One statement for each step, however many they are.
+
+CREATE OR REPLACE FUNCTION put_owners(who jsonb, req jsonb, ids uuid[])
+RETURNS uuid[]
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    changed  uuid[];
+    rows     owner[];
+    before   json[];
+    big      text;
+BEGIN
+    SELECT coalesce(array_agg(x.id), '{}'), array_agg(x.n),
+        array_agg(owner_json(x.o)),
+        min(x.external) FILTER (WHERE octet_length(x.metadata::text) > 8192)
+    INTO changed, rows, before, big
+    FROM (SELECT o, n, (n).id, (n).external, (n).metadata
+          FROM owner o, merge_owner(o, req -> 'body') AS n
+          WHERE o.id = ANY (ids) AND n IS DISTINCT FROM o) AS x;
+
+    IF big IS NOT NULL THEN
+        PERFORM fail_if(wrong('/metadata', 'bad_length', format(
+            'at most 8 KiB, and owner "%s" has some', big)));
+    END IF;
+
+    UPDATE owner o SET enabled = n.enabled, plan = n.plan,
+        plan_next = n.plan_next, plan_next_at = n.plan_next_at,
+        time_zone = n.time_zone, anchor_day = n.anchor_day,
+        metadata = n.metadata, updated_at = now()
+    FROM unnest(rows) AS n
+    WHERE o.id = n.id;
+
+    PERFORM write_audit(who, req, 'update', 'owner', o.id, x.before,
+        owner_json(o))
+    FROM unnest(changed, before) AS x (id, before)
+        JOIN owner o ON o.id = x.id;
+
+    RETURN changed;
+END
+$$;
+
+COMMENT ON FUNCTION put_owners(jsonb, jsonb, uuid[]) IS
+    'Writes a checked body into these owners; returns those it changes';
 
 
 CREATE OR REPLACE FUNCTION api_owners_update(who jsonb, req jsonb,
@@ -501,12 +549,8 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    b        jsonb := req -> 'body';
     dry      boolean;
-    o        owner;
-    n        owner;
-    before   json;
-    matched  bigint := 0;
+    matched  uuid[];
     changed  uuid[] := '{}';
 BEGIN
     PERFORM allow('operator');
@@ -515,31 +559,19 @@ BEGIN
 
     dry := coalesce(query_value(req, 'dry_run') = 'true', false);
 
-    FOR o IN EXECUTE format('SELECT o.* FROM owner o WHERE %s ORDER BY o.id',
-        owner_where(req)) || CASE WHEN dry THEN '' ELSE ' FOR UPDATE' END
-    LOOP
-        matched := matched + 1;
-        n := merge_owner(o, b);
+    EXECUTE format('SELECT coalesce(array_agg(x.id), ''{}'') FROM (SELECT o.id'
+        ' FROM owner o WHERE %s ORDER BY o.id%s) AS x',
+        owner_where(req), CASE WHEN dry THEN '' ELSE ' FOR UPDATE' END)
+    INTO matched;
 
-        IF octet_length(n.metadata::text) > 8192 THEN
-            PERFORM fail_if(wrong('/metadata', 'bad_length', format(
-                'at most 8 KiB, and owner "%s" has some', o.external)));
-        END IF;
-
-        CONTINUE WHEN dry OR n IS NOT DISTINCT FROM o AND NOT b ? 'limits';
-
-        before := owner_json(o);
-        PERFORM put_owner(o, b);
-        SELECT * INTO n FROM owner WHERE id = o.id;
-        PERFORM write_audit(who, req, 'update', 'owner', o.id, before,
-            owner_json(n));
-
-        changed := changed || o.id;
-    END LOOP;
+    IF NOT dry THEN
+        changed := put_owners(who, req, matched);
+    END IF;
 
     status := 200;
-    body := (SELECT row_to_json(x) FROM (SELECT matched,
-        cardinality(changed) AS changed, dry AS dry_run) AS x);
+    body := (SELECT row_to_json(x) FROM (SELECT
+        cardinality(matched) AS matched, cardinality(changed) AS changed,
+        dry AS dry_run) AS x);
     refresh := (SELECT string_agg('owner ' || c || E'\n', '')
                 FROM unnest(changed) AS c);
 END
@@ -552,7 +584,8 @@ GRANT EXECUTE ON FUNCTION check_owner(jsonb, jsonb), merge_owner(owner, jsonb),
     find_owner(jsonb), make_owner(jsonb, jsonb, text),
     write_owner(jsonb, jsonb, owner, boolean), put_owner(owner, jsonb),
     revoke_keys(jsonb, jsonb, uuid), owner_where(jsonb), owner_order(text),
-    check_owners(jsonb), api_owner_get(jsonb, jsonb),
-    api_owner_update(jsonb, jsonb), api_owner_put(jsonb, jsonb),
-    api_owner_delete(jsonb, jsonb), api_owner_list(jsonb, jsonb),
-    api_owners_update(jsonb, jsonb) TO apikey_gateway;
+    check_owners(jsonb), put_owners(jsonb, jsonb, uuid[]),
+    api_owner_get(jsonb, jsonb), api_owner_update(jsonb, jsonb),
+    api_owner_put(jsonb, jsonb), api_owner_delete(jsonb, jsonb),
+    api_owner_list(jsonb, jsonb), api_owners_update(jsonb, jsonb)
+    TO apikey_gateway;

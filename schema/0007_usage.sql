@@ -58,15 +58,18 @@ COMMENT ON FUNCTION check_days(jsonb) IS 'How many days of history';
 -- One pass over the roll-ups of one holder; each part of the answer takes its
 -- share of it.  Days and periods are those of the owner's time zone.
 
+DROP FUNCTION IF EXISTS usage_parts(uuid, text, text, int);
+
 CREATE OR REPLACE FUNCTION usage_parts(key_id uuid, owner text, zone text,
-    days int, OUT today json, OUT period json, OUT daily json,
+    anchor int, days int, OUT today json, OUT period json, OUT daily json,
     OUT services json)
 LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     day    timestamp := date_trunc('day', now() AT TIME ZONE zone);
-    month  timestamp := date_trunc('month', now() AT TIME ZONE zone);
+    now_   record := period(zone, anchor, now());
+    first  timestamp := date_trunc('day', now_.start AT TIME ZONE zone);
 BEGIN
     EXECUTE format($q$
         WITH q AS MATERIALIZED (
@@ -84,9 +87,7 @@ BEGIN
                     sum(errors), sum(tokens), sum(cost)))
                 FROM q WHERE day = $5),
             (SELECT row_to_json(x) FROM (SELECT
-                    time_text($4 AT TIME ZONE $2) AS start,
-                    time_text(($4 + interval '1 month') AT TIME ZONE $2)
-                        AS "end", s.*
+                    time_text($6) AS start, time_text($7) AS "end", s.*
                 FROM (SELECT sum(requests) AS a, sum(refused) AS b,
                         sum(errors) AS c, sum(tokens) AS d, sum(cost) AS e
                       FROM q WHERE day >= $4) AS t,
@@ -114,13 +115,13 @@ BEGIN
             ELSE 'q.key_id = $1::uuid' END)
     INTO today, period, daily, services
     USING coalesce(key_id::text, owner), zone, day - (days - 1)
-        * interval '1 day', month, day;
+        * interval '1 day', first, day, now_.start, now_."end";
 END
 $$;
 
-COMMENT ON FUNCTION usage_parts(uuid, text, text, int) IS
-    'Today, this month, the last days and this month''s services of a key, or'
-    ' of an owner where key_id is null';
+COMMENT ON FUNCTION usage_parts(uuid, text, text, int, int) IS
+    'Today, this period, the last days and this period''s services of a key,'
+    ' or of an owner where key_id is null';
 
 
 CREATE OR REPLACE FUNCTION usage_sums(INOUT requests numeric,
@@ -156,7 +157,8 @@ BEGIN
     WHERE u.key_id = k.id OR k.id IS NULL
         AND u.key_id IN (SELECT x.id FROM key x WHERE x.owner_id = o.id);
 
-    parts := usage_parts(k.id, o.external, zone, days);
+    parts := usage_parts(k.id, o.external, zone, coalesce(o.anchor_day, 1),
+        days);
 
     RETURN (SELECT row_to_json(x) FROM (SELECT k.id AS key,
             o.external AS owner, currency() AS currency, zone AS time_zone,
@@ -165,7 +167,12 @@ BEGIN
             row_to_json(usage_sums(total.requests, total.refused,
                 total.errors, total.tokens, total.cost)) AS all_time,
             parts.today, parts.period, json '[]' AS limits,
-            NULL::json AS plan, coalesce(parts.daily, '[]') AS daily,
+            (SELECT row_to_json(y) FROM (SELECT p.external AS id, p.name,
+                    money_text(p.monthly_price) AS monthly_price,
+                    p.upgrade_url
+                FROM plan p
+                WHERE p.external = coalesce(k.plan, o.plan)) AS y) AS plan,
+            coalesce(parts.daily, '[]') AS daily,
             coalesce(parts.services, '[]') AS services) AS x);
 END
 $$;
@@ -258,7 +265,7 @@ $$;
 COMMENT ON FUNCTION api_usage_summary(jsonb, jsonb) IS 'GET usage/summary';
 
 GRANT EXECUTE ON FUNCTION api_whoami(jsonb, jsonb), check_days(jsonb),
-    usage_parts(uuid, text, text, int),
+    usage_parts(uuid, text, text, int, int),
     usage_sums(numeric, numeric, numeric, numeric, numeric),
     usage_json(key, owner, int), api_key_usage(jsonb, jsonb),
     check_subject(jsonb), api_usage_summary(jsonb, jsonb) TO apikey_gateway;

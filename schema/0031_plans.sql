@@ -203,16 +203,20 @@ COMMENT ON FUNCTION plans_due() IS
 
 CREATE OR REPLACE FUNCTION plan_json(p plan)
 RETURNS json
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
-RETURN (SELECT row_to_json(x) FROM (SELECT (p).external AS id, (p).name,
-        limits_json(NULL, NULL, (p).id) AS limits, (p).scopes,
-        (p).allowed_models, money_text((p).monthly_price) AS monthly_price,
-        currency() AS currency, (p).upgrade_url,
-        (SELECT count(*) FROM owner o
-         WHERE o.plan = (p).external AND o.deleted_at IS NULL) AS owners,
-        time_text((p).created_at) AS created_at,
-        time_text((p).updated_at) AS updated_at) AS x);
+AS $$
+BEGIN
+    RETURN (SELECT row_to_json(x) FROM (SELECT (p).external AS id, (p).name,
+            limits_json(NULL, NULL, (p).id) AS limits, (p).scopes,
+            (p).allowed_models, money_text((p).monthly_price) AS monthly_price,
+            currency() AS currency, (p).upgrade_url,
+            (SELECT count(*) FROM owner o
+             WHERE o.plan = (p).external AND o.deleted_at IS NULL) AS owners,
+            time_text((p).created_at) AS created_at,
+            time_text((p).updated_at) AS updated_at) AS x);
+END
+$$;
 
 COMMENT ON FUNCTION plan_json(plan) IS 'The plan object';
 

@@ -299,6 +299,27 @@ cmp_ok($pg->value("SELECT version FROM apikey.owner WHERE id = '$ada'"), '>',
        $before, 'a new version');
 
 
+# usage at a glance
+
+$r = $api->call('usage_summary', query => { owner => 'ada' })->{json};
+is_deeply($r->{plan}, { id => 'pro', name => 'Pro', monthly_price => '49.00',
+          upgrade_url => undef }, 'an owner\'s plan');
+like($api->call('key_usage', id => $key)->{body},
+     qr/"plan":\{"id":"free","name":"Free","monthly_price":null,"upgrade_url"/,
+     'a key\'s, in order');
+is($api->call('key_usage', id => $key, as => { kind => 'key', key => $key,
+              name => 'k', owner => $ada })->{json}{plan}{id}, 'free',
+   'as the key sees it');
+
+my $today = $pg->value("SELECT extract(day FROM now() AT TIME ZONE 'UTC')");
+owner('ada', anchor_day => 0 + $today, time_zone => 'UTC');
+$r = $api->call('usage_summary', query => { owner => 'ada' })->{json};
+is($r->{period}{start}, $pg->value(
+   "SELECT apikey.time_text(date_trunc('day', now(), 'UTC'))"),
+   'the period begins on the anchor day');
+owner('ada', anchor_day => 1);
+
+
 # a plan in use is not deleted
 
 problem($api->call('plan_delete', id => 'pro'), 409, 'conflict',
@@ -472,20 +493,20 @@ is(listed('owner_list', plan => 'pro', q => 'list', sort => 'id'),
 is_deeply(many({ plan => 'pro', q => 'list' }, { plan => 'pro' })->{json},
           { matched => 3, changed => 0, dry_run => $false },
           'what is so already is not changed');
-is_deeply(many({ plan => '', q => 'list' }, { plan => 'free',
-          limits => [ hour('many', 5) ] })->{json},
+is_deeply(many({ plan => '', q => 'list' }, { plan => 'free' })->{json},
           { matched => 2, changed => 2, dry_run => $false },
           'those without a plan');
-is(held(owner => uuid_of('list 2')), 'many 5, hourly 4', 'limits, too');
+is(held(owner => uuid_of('list 2')), 'hourly 4', 'hold its limits');
 is_deeply(many({ plan => 'nobody-has-it' }, { plan => 'pro' })->{json},
           { matched => 0, changed => 0, dry_run => $false }, 'nobody');
 wrong(many({}, { plan => 'pro' }), [ 'query:plan required' ],
       'not all of them by mistake');
 wrong(many({ plan => 'pro', dry_run => 'maybe', limit => 3 },
-           { name => 'x', plan => 'none', id => 'y' },
+           { name => 'x', limits => [], plan => 'none',
+                                                 id => 'y' },
            match => '"1"'),
       [ 'query:dry_run bad_value', 'query:limit unknown', '/name read_only',
-        '/plan not_found', '/id read_only',
+        '/limits read_only', '/plan not_found', '/id read_only',
         'header:If-Match not_supported' ], 'everything wrong');
 owner('list 1', metadata => { big => 'y' x 8000 });
 wrong(many({ q => 'list' }, { metadata => { more => 'y' x 300 } }),

@@ -190,7 +190,6 @@ struct ngx_http_apikey_admin_s {
     unsigned                              calling:1;    /* op is in use */
     unsigned                              called:1;     /* problem or status
                                                            is set */
-    unsigned                              refreshed:1;
     unsigned                              failed:1;     /* see problem */
     unsigned                              waiting:1;    /* is counted so */
     unsigned                              has_last:1;   /* last is set */

@@ -37,6 +37,8 @@ static void ngx_http_apikey_admin_log_error(ngx_http_apikey_admin_t *a,
 static ngx_int_t ngx_http_apikey_admin_make(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_call_failed(
     ngx_http_apikey_admin_t *a);
+static void ngx_http_apikey_admin_refresh_next(ngx_http_apikey_admin_t *a,
+    ngx_str_t *ids);
 static void ngx_http_apikey_admin_refresh_done(
     ngx_http_apikey_keyring_wait_t *wait, ngx_int_t rc);
 
@@ -380,19 +382,20 @@ ngx_http_apikey_admin_call_failed(ngx_http_apikey_admin_t *a)
 ngx_int_t
 ngx_http_apikey_admin_refresh(ngx_http_apikey_admin_t *a)
 {
-    if (a->refreshed || a->refresh.len == 0 || a->status >= 400) {
+    ngx_str_t  ids;
+
+    if (a->refresh.len == 0 || a->status >= 400) {
         return NGX_DECLINED;
     }
 
-    a->refreshed = 1;
+    ngx_http_apikey_admin_refresh_next(a, &ids);
 
     ngx_memzero(&a->wait, sizeof(ngx_http_apikey_keyring_wait_t));
 
     a->wait.handler = ngx_http_apikey_admin_refresh_done;
     a->wait.data = a;
 
-    if (ngx_http_apikey_keyring_refresh(a->amcf->keyring, &a->refresh,
-                                        &a->wait)
+    if (ngx_http_apikey_keyring_refresh(a->amcf->keyring, &ids, &a->wait)
         != NGX_OK)
     {
         return NGX_DECLINED;
@@ -402,6 +405,29 @@ ngx_http_apikey_admin_refresh(ngx_http_apikey_admin_t *a)
     ngx_http_apikey_admin_wait(a);
 
     return NGX_AGAIN;
+}
+
+
+/* As many lines as the keyring takes at once; the rest stays. */
+
+static void
+ngx_http_apikey_admin_refresh_next(ngx_http_apikey_admin_t *a, ngx_str_t *ids)
+{
+    u_char      *p, *last;
+    ngx_uint_t   n;
+
+    p = a->refresh.data;
+    last = p + a->refresh.len;
+
+    for (n = 0; p < last && n < NGX_HTTP_APIKEY_KEYRING_IDS; p++) {
+        n += (*p == '\n');
+    }
+
+    ids->data = a->refresh.data;
+    ids->len = p - ids->data;
+
+    a->refresh.data = p;
+    a->refresh.len = last - p;
 }
 
 

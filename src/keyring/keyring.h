@@ -25,7 +25,8 @@
 #include "wire/postgres.h"
 
 
-#define NGX_HTTP_APIKEY_NEVER  0x7fffffffffffffffLL
+#define NGX_HTTP_APIKEY_NEVER        0x7fffffffffffffffLL
+#define NGX_HTTP_APIKEY_KEYRING_IDS  500     /* refreshed at once */
 
 
 typedef struct ngx_http_apikey_keyring_sh_s  ngx_http_apikey_keyring_sh_t;
@@ -167,7 +168,8 @@ void ngx_http_apikey_keyring_abandon(ngx_http_apikey_keyring_wait_t *wait);
 /*
  * After a change made here: fetches these rows and applies them to the copy,
  * then calls the handler, so that an answer is not sent before its change is
- * in force on this node.  ids: text, "key UUID" or "owner UUID" a line.
+ * in force on this node.  ids: text, "key UUID" or "owner UUID" a line, at
+ * most NGX_HTTP_APIKEY_KEYRING_IDS of them.
  */
 ngx_int_t ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr,
     ngx_str_t *ids, ngx_http_apikey_keyring_wait_t *wait);

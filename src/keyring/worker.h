@@ -18,7 +18,7 @@
 #define NGX_HTTP_APIKEY_FINDS      256      /* hash chains */
 #define NGX_HTTP_APIKEY_FINDS_MAX  4096     /* queries at once */
 #define NGX_HTTP_APIKEY_NEGATIVES  1024
-#define NGX_HTTP_APIKEY_IDS        500      /* fetched in one query */
+#define NGX_HTTP_APIKEY_IDS        NGX_HTTP_APIKEY_KEYRING_IDS
 #define NGX_HTTP_APIKEY_IDS_MAX    100000   /* remembered from notices */
 #define NGX_HTTP_APIKEY_PAGE       "1000"
 
