@@ -126,6 +126,11 @@ ngx_http_apikey_verify_find(ngx_http_apikey_verify_t *v)
 
     if (v->find_rc == NGX_AGAIN && v->impossible) {
         v->find_rc = NGX_DECLINED;
+
+    } else if (v->find_rc != NGX_AGAIN
+               && ngx_http_apikey_stale(a->amcf, ctx->key.fresh, ctx->now))
+    {
+        v->find_rc = NGX_ERROR;
     }
 
     if (v->find_rc != NGX_AGAIN) {
@@ -179,14 +184,17 @@ ngx_http_apikey_verify_asked(ngx_http_apikey_keyring_wait_t *wait,
 static ngx_int_t
 ngx_http_apikey_verify_found(ngx_http_apikey_verify_t *v)
 {
-    apikey_verdict_e  verdict;
+    apikey_verdict_e        verdict;
+    ngx_http_apikey_ctx_t  *ctx;
+
+    ctx = v->ctx;
 
     if (v->find_rc == NGX_DECLINED
         || (v->find_rc == NGX_OK && ngx_http_apikey_verify_foreign(v)))
     {
         v->hidden = 1;
 
-        (void) ngx_http_apikey_fail(v->admin->request, v->ctx,
+        (void) ngx_http_apikey_fail(v->admin->request, ctx,
                                     APIKEY_INVALID_KEY, APIKEY_FAIL_UNKNOWN);
 
         return ngx_http_apikey_verify_end(v, APIKEY_INVALID_KEY);
@@ -196,7 +204,7 @@ ngx_http_apikey_verify_found(ngx_http_apikey_verify_t *v)
         return ngx_http_apikey_verify_end(v, APIKEY_UNAVAILABLE);
     }
 
-    v->ctx->found = 1;
+    ctx->found = 1;
 
     verdict = ngx_http_apikey_verify_check(v);
 
@@ -243,9 +251,17 @@ ngx_http_apikey_verify_check(ngx_http_apikey_verify_t *v)
     scope = v->scopes ? v->scopes->elts : NULL;
 
     for (i = 0; scope && i < v->scopes->nelts; i++) {
-        if (!ngx_http_apikey_scope_held(&v->ctx->key.scopes, &scope[i])) {
+        if (!ngx_http_apikey_scope_held(&v->ctx->key.scopes, &scope[i], 1)) {
             return APIKEY_SCOPE_DENIED;
         }
+    }
+
+    /* who names no model asks about none */
+
+    if (v->model.len && v->ctx->key.models.len
+        && !ngx_http_apikey_model_allowed(&v->ctx->key.models, &v->model))
+    {
+        return APIKEY_MODEL_DENIED;
     }
 
     return APIKEY_OK;
