@@ -6,7 +6,8 @@
 -- ROLE apikey_owner, so that every object belongs to that role.  It runs again
 -- whenever it or a file before it has changed, on a database in use, and keeps
 -- the data: a function is edited where it stands (in one file only), a column
--- is added with ALTER TABLE ... ADD COLUMN IF NOT EXISTS behind its table.
+-- is added with ALTER TABLE ... ADD COLUMN IF NOT EXISTS behind its table, its
+-- default in a statement of its own (functions use the row's type).
 -- EXECUTE is not given to PUBLIC (see the default privileges below): each
 -- function is granted by name.
 --
@@ -239,10 +240,13 @@ CREATE TABLE IF NOT EXISTS key (
     version         bigint       NOT NULL DEFAULT nextval('apikey.version')
 );
 
-ALTER TABLE key ADD COLUMN IF NOT EXISTS made_by text NOT NULL
-    DEFAULT 'operator' CHECK (made_by IN ('operator', 'owner'));
-ALTER TABLE key ADD COLUMN IF NOT EXISTS disabled_by_owner boolean NOT NULL
-    DEFAULT false;
+ALTER TABLE key
+    ADD COLUMN IF NOT EXISTS made_by text
+        CHECK (made_by IN ('operator', 'owner')),
+    ADD COLUMN IF NOT EXISTS disabled_by_owner boolean;
+ALTER TABLE key
+    ALTER COLUMN made_by SET DEFAULT 'operator',
+    ALTER COLUMN disabled_by_owner SET DEFAULT false;
 
 COMMENT ON TABLE key IS
     'Keys, without their secrets; never deleted, only revoked';
@@ -256,7 +260,7 @@ COMMENT ON COLUMN key.allowed_ips IS
     'Networks in canonical CIDR text; null any, {} none';
 COMMENT ON COLUMN key.revoked_at IS 'Set once; a revoked key never changes';
 COMMENT ON COLUMN key.made_by IS
-    'operator, or its owner, who then may set its limits';
+    'operator (null, too), or its owner, who then may set its limits';
 COMMENT ON COLUMN key.disabled_by_owner IS
     'Its owner disabled it and may enable it again; what others disable, only'
     ' an operator enables';
@@ -603,7 +607,7 @@ BEGIN
             NEW.created_at)
         IS DISTINCT FROM (OLD.id, OLD.owner_id, OLD.plan, OLD.prefix,
             OLD.made_by, OLD.created_at)
-        OR (NOT OLD.enabled AND NOT OLD.disabled_by_owner
+        OR (NOT OLD.enabled AND OLD.disabled_by_owner IS NOT TRUE
             AND (NEW.enabled OR NEW.disabled_by_owner))
     THEN
         RAISE EXCEPTION 'an owner may not change this of key %', OLD.id

@@ -230,8 +230,8 @@ BEGIN
                 -> 0), '[]')
         FROM unnest(key_widened(body, old, new)) AS m
         WHERE more
-            OR (m = 'enabled' AND NOT old.disabled_by_owner)
-            OR (m = 'expires_at' AND old.made_by = 'operator'));
+            OR (m = 'enabled' AND old.disabled_by_owner IS NOT TRUE)
+            OR (m = 'expires_at' AND old.made_by IS DISTINCT FROM 'owner'));
 END
 $$;
 
