@@ -272,6 +272,48 @@ subtest 'auth_basic' => sub {
 };
 
 
+subtest 'what an owner does' => sub {
+    my $make = sub {
+        my ($user, $body) = @_;
+
+        return as($user, 'POST', '/id/api-keys', body => $body,
+                  headers => [ 'X-Apikey-Csrf' => 1 ]);
+    };
+
+    problem($make->('bob', '{"name": "early"}'), 403, 'forbidden',
+            'nothing before an operator knows it');
+    is(as('root', 'PUT', '/id/owners/bob', body => '{}',
+          headers => [ 'X-Apikey-Csrf' => 1 ])->{status}, 201, 'one does');
+
+    my $k = json($make->('bob', '{"name": "mine"}'));
+
+    is($k->{owner}, 'bob', 'its key is its own');
+    is($n->get('/', key => $k->{key})->{status}, 200, 'and passes');
+
+    is_deeply([ map { $_->{id} } @{json(as('bob', 'GET', '/id/api-keys'))
+                                       ->{data}} ], [ $k->{id} ],
+              'it sees its keys');
+    is_deeply(json(as('x' x 255, 'GET', '/id/api-keys'))->{data}, [],
+              'another owner does not');
+    problem(as('x' x 255, 'GET', "/id/api-keys/$k->{id}"), 404, 'not_found',
+            '... nor by id');
+    is(as('root', 'GET', "/id/api-keys/$k->{id}")->{status}, 200,
+       'an operator does');
+
+    problem($make->('bob', '{"name": "x", "owner": "root"}'), 403,
+            'forbidden', 'none for others');
+    is(as('bob', 'GET', '/id/owners')->{status}, 403, 'no list of owners');
+
+    my $manage = json($make->('root', '{"name": "manager", "owner": "bob",
+                                        "scopes": ["apikey:manage"]}'));
+    my $r = $n->admin('GET', 'whoami', as => $manage->{key});
+
+    owner($r, 'bob', 'a key with apikey:manage is its owner, too');
+    is(scalar @{json($n->admin('GET', 'api-keys', as => $manage->{key}))
+                    ->{data}}, 2, '... and sees the same');
+};
+
+
 # Nobody has checked the name: everybody could be root.
 
 subtest 'a name that does not count' => sub {

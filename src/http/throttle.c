@@ -36,10 +36,10 @@ static void ngx_http_apikey_throttle_address(ngx_http_request_t *r,
     u_char name[16]);
 
 
-/* 60 at once and one a second: a person who mistypes never meets it. */
+/* 120 at once and two a second: a person who mistypes never meets it. */
 
 static const apikey_rate_t  ngx_http_apikey_failures = {
-    1000000, 1, 60 * 1000000ULL, 1
+    500000, 1, 120 * 500000ULL, 1
 };
 
 /*

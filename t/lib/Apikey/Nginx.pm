@@ -135,7 +135,7 @@ $http
         listen 127.0.0.1:%%PORT%%;
 
         location /api/v1/ {
-            apikey_admin;
+            apikey_admin rate=1000000r/s;
         }
 
         location = /metrics {

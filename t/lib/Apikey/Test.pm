@@ -42,7 +42,7 @@ until it listens).  Without options its configuration is
     apikey_zone, apikey_postgres, apikey_redis (when $t->redis was called),
     apikey_journal, apikey_node, apikey_admin_token
     server {
-        location /api/v1/ { apikey_admin; }
+        location /api/v1/ { apikey_admin rate=1000000r/s; }
         location = /metrics { apikey_metrics; }
         location = /health { apikey_health; }
         location / { apikey required; proxy_pass http://%%UPSTREAM%%; }
