@@ -288,7 +288,7 @@ BEGIN
         RETURN;
     END IF;
 
-    k := merge_key(new_key(), b);
+    k := merge_key(new_key(), plan_defaults(b) || b);
     k.id := uuid_v7();
     k.prefix := coalesce(b ->> 'prefix', req ->> 'key_prefix');
 

@@ -148,6 +148,35 @@ COMMENT ON FUNCTION check_plan(jsonb, text) IS
     ' changed or deleted until the transaction ends';
 
 
+-- What a key that is made gets of its plan, else of its owner's, where nothing
+-- is said; an owner hands on only what it has.
+
+CREATE OR REPLACE FUNCTION plan_defaults(body jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    own  record := own_rights();
+    p    plan;
+BEGIN
+    SELECT x.* INTO p FROM plan x
+    WHERE x.external = coalesce(body ->> 'plan', (SELECT o.plan FROM owner o
+        WHERE CASE WHEN caller() = 'owner' THEN o.id = caller_owner()
+              ELSE o.external = body ->> 'owner' END));
+
+    RETURN jsonb_strip_nulls(jsonb_build_object(
+        'scopes', (SELECT jsonb_agg(s) FROM unnest(p.scopes) AS s
+                   WHERE holds_scope(own.scopes, s)),
+        'allowed_models', CASE WHEN own.models IS NULL
+            THEN to_jsonb(p.allowed_models) END));
+END
+$$;
+
+COMMENT ON FUNCTION plan_defaults(jsonb) IS
+    'Members for the body of a new key that its plan gives';
+
+
 -- What is due.  Called by every node's poll and before every call of the API,
 -- so no job is needed.  It waits for nobody and never fails: whoever calls has
 -- other things to do, and comes again.
@@ -571,7 +600,7 @@ $$;
 COMMENT ON FUNCTION api_plan_list(jsonb, jsonb) IS 'GET plans';
 
 GRANT EXECUTE ON FUNCTION plan_limits_changed(), check_plan(jsonb, text),
-    plans_due(), plan_json(plan), check_plan_body(jsonb), find_plan(jsonb),
+    plan_defaults(jsonb), plans_due(), plan_json(plan), check_plan_body(jsonb), find_plan(jsonb),
     merge_plan(plan, jsonb), write_plan(jsonb, jsonb, plan, boolean),
     plan_refresh(text), lock_plan(jsonb), api_plan_get(jsonb, jsonb),
     api_plan_put(jsonb, jsonb), api_plan_update(jsonb, jsonb),

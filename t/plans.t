@@ -299,6 +299,64 @@ cmp_ok($pg->value("SELECT version FROM apikey.owner WHERE id = '$ada'"), '>',
        $before, 'a new version');
 
 
+# what a new key gets of a plan
+
+template('wide', scopes => [ 'orders:*', 'items:read' ],
+         allowed_models => [ 'gpt-*' ]);
+owner('wide', plan => 'wide');
+
+my %manager = (kind => 'owner', external => 'wide', name => 'wide',
+               address => '192.0.2.1');
+
+sub given {
+    my ($as, %body) = @_;
+
+    my $r = $api->call('key_create', body => { name => 'k', %body },
+                       $as ? (as => $as) : ());
+    return $r->{json} unless $r->{status} == 201;
+    return [ map { join ' ', @{$r->{json}{$_} // [ 'any' ]} }
+             qw(scopes allowed_models) ];
+}
+
+is_deeply(given(undef, owner => 'wide'), [ 'orders:* items:read', 'gpt-*' ],
+          'of its owner\'s plan');
+is_deeply(given(undef, plan => 'wide'), [ 'orders:* items:read', 'gpt-*' ],
+          'of its own');
+is_deeply(given(undef, owner => 'wide', plan => 'free'), [ '', 'any' ],
+          'of its own rather');
+is_deeply(given(undef, owner => 'wide', scopes => [], allowed_models => undef),
+          [ '', 'any' ], 'what is said counts');
+is_deeply(given(undef, owner => 'nobody yet'), [ '', 'any' ],
+          'without a plan nothing');
+is_deeply(given(\%manager), [ 'orders:* items:read', 'gpt-*' ],
+          'an owner who is logged in has what its plan gives');
+is(given(\%manager, scopes => [ 'all:read' ])->{code}, 'forbidden',
+   'and gives no more');
+is_deeply(given(\%manager, scopes => [ 'orders:read' ],
+                allowed_models => [ 'gpt-4' ]), [ 'orders:read', 'gpt-4' ],
+          'but less');
+
+my $boss = $api->call('key_create', body => { name => 'k', owner => 'wide',
+    scopes => [ 'apikey:manage', 'items:*' ],
+    allowed_models => [ 'gpt-4*' ] })->{json};
+my %boss = (kind => 'owner', key => $boss->{id}, name => 'k',
+            address => '192.0.2.1', owner => uuid_of('wide'));
+
+is_deeply(given(\%boss), [ 'items:read', 'gpt-4*' ],
+          'a key hands on what it has');
+is($api->call('plan_get', id => 'wide', as => \%boss)->{json}{id}, 'wide',
+   'an owner reads its plan');
+problem($api->call('plan_get', id => 'pro', as => \%boss), 404, 'not_found',
+        'and no other');
+is($api->call('owner_get', id => 'wide', as => \%boss)->{json}{plan}, 'wide',
+   'and its record');
+problem($api->call($_, id => 'wide', as => \%boss, body => {},
+                   query => { plan => 'wide' }), 403, 'forbidden',
+        "$_ by an owner")
+    for qw(plan_put plan_update plan_delete plan_list owner_put owner_update
+           owner_delete owners_update owner_list);
+
+
 # usage at a glance
 
 $r = $api->call('usage_summary', query => { owner => 'ada' })->{json};
@@ -542,6 +600,7 @@ my $rules = 'SELECT name FROM apikey.limit_rule WHERE plan_id IS NOT NULL';
 is(seen('', $key, $ada, $plans), '', 'nobody sees no plan');
 is(seen('key', $key, '', $plans), 'free', 'a key sees its plan');
 is(seen('key', $key, '', $rules), 'hourly', 'and its limits');
+is(seen('owner', '', $ada, $plans), 'pro', 'an owner sees its plan');
 is(seen('operator_read', '', '', 'SELECT count(*) > 5 FROM apikey.plan'), 't',
    'an operator all');
 
