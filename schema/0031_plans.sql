@@ -36,10 +36,12 @@ CREATE POLICY operator_see ON plan FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'operator_read');
 CREATE POLICY own_see ON plan FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) IN ('key', 'owner')
-        AND external IN (
-            SELECT k.plan FROM key k WHERE k.id = (SELECT caller_key())
-            UNION ALL
-            SELECT o.plan FROM owner o WHERE o.id = (SELECT caller_owner())));
+        AND (external IN (SELECT o.plan FROM owner o
+                          WHERE o.id = (SELECT caller_owner()))
+             OR EXISTS (SELECT FROM key k
+                        WHERE k.plan = external
+                            AND (k.id = (SELECT caller_key())
+                                 OR k.owner_id = (SELECT caller_owner())))));
 CREATE POLICY node_see ON plan FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'node');
 CREATE POLICY node_share ON plan FOR UPDATE TO apikey_gateway

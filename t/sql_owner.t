@@ -526,6 +526,19 @@ wrong($api->call('key_create', as => \%person, body => {
     allowed_models => [ 'o1' ] }),
     [ '/scopes/1 forbidden', '/allowed_models/0 forbidden' ], 'and no more');
 
+$api->call('plan_put', id => $_, body => {}) for qw(bobs keys);
+$api->call('owner_update', id => 'bob', body => { plan => 'bobs' });
+$api->call('key_update', id => $strong->{id}, body => { plan => 'keys' });
+
+for my $as ($ada, \%person) {
+    is($api->call('plan_get', id => $_, as => $as)->{json}{id}, $_,
+       "it reads plan $_") for qw(pro keys);
+    problem($api->call('plan_get', id => 'bobs', as => $as), 404,
+            'not_found', 'and no other');
+    is($api->call('key_usage', id => $strong->{id}, as => $as)
+       ->{json}{plan}{id}, 'keys', 'a key\'s usage has the key\'s plan');
+}
+
 my %new = (%person, external => 'nobody yet');
 
 is_deeply($api->call('whoami', as => \%new)->{json},
