@@ -158,6 +158,17 @@ CREATE TABLE IF NOT EXISTS usage_event (
     aborted           text
 ) PARTITION BY RANGE (time);
 
+-- Columns that hold these in all events of a batch are left out of it.
+
+ALTER TABLE usage_event
+    ALTER weight SET DEFAULT 1,
+    ALTER tokens_input SET DEFAULT 0,
+    ALTER tokens_output SET DEFAULT 0,
+    ALTER tokens_cached SET DEFAULT 0,
+    ALTER tokens_reasoning SET DEFAULT 0,
+    ALTER usage_source SET DEFAULT 'none',
+    ALTER cost SET DEFAULT 0;
+
 CREATE TABLE IF NOT EXISTS usage_event_default
     PARTITION OF usage_event DEFAULT;
 

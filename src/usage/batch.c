@@ -19,6 +19,8 @@
 #define NGX_HTTP_APIKEY_SLOTS    65536       /* at most */
 
 
+static ngx_int_t ngx_http_apikey_batch_fill(ngx_http_apikey_batch_t *batch,
+    const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf);
 static void ngx_http_apikey_batch_table(ngx_http_apikey_batch_t *batch,
     const u_char *frames, size_t len);
 static ngx_int_t ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
@@ -78,6 +80,38 @@ ngx_int_t
 ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
     const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf)
 {
+    ngx_int_t  rc;
+
+    if (batch->wide) {
+        batch->wide--;
+    }
+
+    rc = ngx_http_apikey_batch_fill(batch, frames, len, conf);
+
+    if (rc == NGX_DECLINED) {
+        batch->wide = 1;
+        rc = ngx_http_apikey_batch_fill(batch, frames, len, conf);
+    }
+
+    if (rc != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (batch->count) {
+        ngx_http_apikey_batch_sql(batch, conf);
+    }
+
+    return batch->sql.failed || batch->copy.failed || batch->rows.failed
+           || batch->used.failed ? NGX_ERROR : NGX_OK;
+}
+
+
+/* NGX_DECLINED: an event needs wide rows. */
+
+static ngx_int_t
+ngx_http_apikey_batch_fill(ngx_http_apikey_batch_t *batch,
+    const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf)
+{
     size_t          pos;
     ngx_int_t       rc;
     apikey_frame_t  frame;
@@ -103,22 +137,17 @@ ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
 
         rc = ngx_http_apikey_batch_frame(batch, frames + pos, conf);
 
-        if (rc == NGX_ERROR) {
-            return NGX_ERROR;
-        }
-
         if (rc == NGX_DONE) {
             batch->more = 1;
             break;
         }
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
     }
 
-    if (batch->count) {
-        ngx_http_apikey_batch_sql(batch, conf);
-    }
-
-    return batch->sql.failed || batch->copy.failed || batch->rows.failed
-           || batch->used.failed ? NGX_ERROR : NGX_OK;
+    return NGX_OK;
 }
 
 
@@ -152,6 +181,7 @@ static ngx_int_t
 ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     const u_char *frame, ngx_http_apikey_batch_conf_t *conf)
 {
+    ngx_int_t                        rc;
     apikey_event_t                   event;
     apikey_decoder_t                *d;
     ngx_http_apikey_batch_stream_t  *stream;
@@ -199,8 +229,10 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
         stream->last = d->number;
         batch->count++;
 
-        if (ngx_http_apikey_batch_event(batch, &event, conf) != NGX_OK) {
-            return NGX_ERROR;
+        rc = ngx_http_apikey_batch_event(batch, &event, conf);
+
+        if (rc != NGX_OK) {
+            return rc;
         }
     }
 
@@ -252,7 +284,10 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
     }
 
     if (event->shape.kind != APIKEY_RECORD_SUM) {
-        ngx_http_apikey_batch_copy(batch, event, conf->node);
+        if (ngx_http_apikey_batch_copy(batch, event, conf->node) != NGX_OK) {
+            return NGX_DECLINED;
+        }
+
         batch->raw = 1;
     }
 

@@ -1,6 +1,9 @@
 
 /*
  * The raw events of a batch, as COPY wants them in binary.
+ *
+ * Half of the columns hold their defaults in most events.  Narrow rows leave
+ * them out: bytes copied into the socket are what shipping costs most.
  */
 
 
@@ -12,12 +15,15 @@
 
 
 #define NGX_HTTP_APIKEY_EPOCH_2000  946684800000000LL
-#define NGX_HTTP_APIKEY_COLUMNS     34
+#define NGX_HTTP_APIKEY_NARROW      18       /* columns */
+#define NGX_HTTP_APIKEY_WIDE        34
+#define NGX_HTTP_APIKEY_WIDE_FOR    256      /* batches */
 
 /* what a row takes at most, but for its texts */
 #define NGX_HTTP_APIKEY_COPY_ROW    1024
 
 
+static u_char *ngx_http_apikey_copy_count(u_char *p, uint64_t n);
 static u_char *ngx_http_apikey_copy_int(u_char *p, int64_t n);
 static u_char *ngx_http_apikey_copy_int4(u_char *p, int32_t n);
 static u_char *ngx_http_apikey_copy_null(u_char *p);
@@ -31,6 +37,9 @@ static u_char *ngx_http_apikey_copy_client(u_char *p, const u_char *client);
 static u_char *ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event);
 static u_char *ngx_http_apikey_copy_what(u_char *p, apikey_event_t *event);
 static u_char *ngx_http_apikey_copy_counts(u_char *p, apikey_event_t *event);
+static ngx_uint_t ngx_http_apikey_copy_plain(apikey_event_t *event);
+static u_char *ngx_http_apikey_copy_limit(u_char *p, apikey_event_t *event);
+static u_char *ngx_http_apikey_copy_rest(u_char *p, apikey_event_t *event);
 static const char *ngx_http_apikey_method(uint32_t method);
 
 
@@ -54,7 +63,7 @@ ngx_http_apikey_outcome(const apikey_shape_t *shape)
 }
 
 
-void
+ngx_int_t
 ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, const u_char *node)
 {
@@ -63,6 +72,15 @@ ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     ngx_uint_t               i;
     ngx_http_apikey_text_t  *t;
     static const u_char      header[19] = "PGCOPY\n\377\r\n\0";
+
+    if (!ngx_http_apikey_copy_plain(event)) {
+
+        if (batch->wide == 0) {
+            return NGX_DECLINED;
+        }
+
+        batch->wide = NGX_HTTP_APIKEY_WIDE_FOR;
+    }
 
     t = &batch->copy;
 
@@ -81,12 +99,12 @@ ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
 
     start = ngx_http_apikey_text_add(t, size);
     if (start == NULL) {
-        return;
+        return NGX_OK;
     }
 
     p = start;
     *p++ = 0;
-    *p++ = NGX_HTTP_APIKEY_COLUMNS;
+    *p++ = batch->wide ? NGX_HTTP_APIKEY_WIDE : NGX_HTTP_APIKEY_NARROW;
 
     p = ngx_http_apikey_copy_int(p, (int64_t) ((uint64_t) event->count.time
                                         - NGX_HTTP_APIKEY_EPOCH_2000));
@@ -97,7 +115,55 @@ ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     p = ngx_http_apikey_copy_what(p, event);
     p = ngx_http_apikey_copy_counts(p, event);
 
+    if (batch->wide) {
+        p = ngx_http_apikey_copy_limit(p, event);
+        p = ngx_http_apikey_copy_rest(p, event);
+    }
+
     t->len -= (size_t) (start + size - p);
+
+    return NGX_OK;
+}
+
+
+/* In the order of the functions below. */
+
+const char *
+ngx_http_apikey_batch_columns(ngx_http_apikey_batch_t *batch)
+{
+#define NGX_HTTP_APIKEY_COLUMNS                                               \
+    "time, event, node, key_id, secret_id, owner, client, service, endpoint," \
+    " method, status_code, outcome, verdict, mode, bytes_in, bytes_out,"      \
+    " duration_us, upstream_us"
+
+    return batch->wide ? NGX_HTTP_APIKEY_COLUMNS
+                         ", limit_name, \"limit\", remaining, retry_after,"
+                         " customer, session, model, weight, tokens_input,"
+                         " tokens_output, tokens_cached, tokens_reasoning,"
+                         " usage_source, cost, price_version, aborted"
+                       : NGX_HTTP_APIKEY_COLUMNS;
+}
+
+
+/* Are the columns that narrow rows leave out at their defaults? */
+
+static ngx_uint_t
+ngx_http_apikey_copy_plain(apikey_event_t *event)
+{
+    apikey_count_t  *c;
+    apikey_shape_t  *shape;
+
+    c = &event->count;
+    shape = &event->shape;
+
+    return shape->len[APIKEY_TEXT_CUSTOMER] == 0
+           && shape->len[APIKEY_TEXT_MODEL] == 0
+           && shape->len[APIKEY_TEXT_LIMIT] == 0
+           && shape->len[APIKEY_TEXT_SESSION] == 0
+           && shape->weight == 1 && shape->source == 0
+           && shape->end == APIKEY_END_NORMAL
+           && (c->tokens[0] | c->tokens[1] | c->tokens[2] | c->tokens[3]) == 0
+           && c->cost == 0;
 }
 
 
@@ -112,12 +178,8 @@ ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event)
     p = ngx_http_apikey_copy_uuid(p, shape->secret);
     p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_OWNER],
                                   shape->len[APIKEY_TEXT_OWNER]);
-    p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_CUSTOMER],
-                                  shape->len[APIKEY_TEXT_CUSTOMER]);
-    p = ngx_http_apikey_copy_client(p, event->count.client);
 
-    return ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_SESSION],
-                                     shape->len[APIKEY_TEXT_SESSION]);
+    return ngx_http_apikey_copy_client(p, event->count.client);
 }
 
 
@@ -143,63 +205,94 @@ ngx_http_apikey_copy_what(u_char *p, apikey_event_t *event)
     p = ngx_http_apikey_copy_name(p,
                  ngx_http_apikey_outcomes[ngx_http_apikey_outcome(shape)]);
     p = ngx_http_apikey_copy_name(p, apikey_verdict_name(shape->verdict));
-    p = ngx_http_apikey_copy_name(p, apikey_mode_name(shape->mode));
 
-    p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_LIMIT],
-                                  shape->len[APIKEY_TEXT_LIMIT]);
-
-    if (shape->len[APIKEY_TEXT_LIMIT]) {
-        p = ngx_http_apikey_copy_int(p, (int64_t) (shape->limit & INT64_MAX));
-        p = ngx_http_apikey_copy_int(p, (int64_t) (event->count.remaining
-                                                   & INT64_MAX));
-        p = ngx_http_apikey_copy_int4(p, shape->retry_after & 0x7fffffff);
-
-    } else {
-        p = ngx_http_apikey_copy_null(p);
-        p = ngx_http_apikey_copy_null(p);
-        p = ngx_http_apikey_copy_null(p);
-    }
-
-    return ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_MODEL],
-                                     shape->len[APIKEY_TEXT_MODEL]);
+    return ngx_http_apikey_copy_name(p, apikey_mode_name(shape->mode));
 }
 
 
 static u_char *
 ngx_http_apikey_copy_counts(u_char *p, apikey_event_t *event)
 {
-    uint64_t         n[9];
-    const char      *s;
-    ngx_uint_t       i;
     apikey_count_t  *c;
 
     c = &event->count;
 
-    n[0] = event->shape.weight;
-    ngx_memcpy(&n[1], c->tokens, sizeof(c->tokens));
-    n[5] = c->bytes_in;
-    n[6] = c->bytes_out;
-    n[7] = c->duration;
-    n[8] = c->upstream;
+    p = ngx_http_apikey_copy_count(p, c->bytes_in);
+    p = ngx_http_apikey_copy_count(p, c->bytes_out);
+    p = ngx_http_apikey_copy_count(p, c->duration);
 
-    for (i = 0; i < 9; i++) {
-        if (i == 5) {
-            p = ngx_http_apikey_copy_name(p,
-                         ngx_http_apikey_sources[event->shape.source & 3]);
+    return ngx_http_apikey_copy_count(p, c->upstream);
+}
 
-            p = c->cost < 0 ? ngx_http_apikey_copy_null(p)
-                            : ngx_http_apikey_copy_int(p, c->cost);
 
-            p = ngx_http_apikey_copy_null(p);            /* price_version */
-        }
+static u_char *
+ngx_http_apikey_copy_limit(u_char *p, apikey_event_t *event)
+{
+    apikey_shape_t  *shape;
 
-        p = ngx_http_apikey_copy_int(p, n[i] > INT64_MAX ? INT64_MAX
-                                                         : (int64_t) n[i]);
+    shape = &event->shape;
+
+    p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_LIMIT],
+                                  shape->len[APIKEY_TEXT_LIMIT]);
+
+    if (shape->len[APIKEY_TEXT_LIMIT] == 0) {
+        p = ngx_http_apikey_copy_null(p);
+        p = ngx_http_apikey_copy_null(p);
+        return ngx_http_apikey_copy_null(p);
     }
 
-    s = apikey_end_name(event->shape.end);
+    p = ngx_http_apikey_copy_int(p, (int64_t) (shape->limit & INT64_MAX));
+    p = ngx_http_apikey_copy_int(p, (int64_t) (event->count.remaining
+                                               & INT64_MAX));
+
+    return ngx_http_apikey_copy_int4(p, shape->retry_after & 0x7fffffff);
+}
+
+
+static u_char *
+ngx_http_apikey_copy_rest(u_char *p, apikey_event_t *event)
+{
+    ngx_uint_t           i;
+    const char          *s;
+    apikey_count_t      *c;
+    apikey_shape_t      *shape;
+    static const u_char  texts[] = { APIKEY_TEXT_CUSTOMER,
+                                     APIKEY_TEXT_SESSION,
+                                     APIKEY_TEXT_MODEL };
+
+    c = &event->count;
+    shape = &event->shape;
+
+    for (i = 0; i < sizeof(texts); i++) {
+        p = ngx_http_apikey_copy_text(p, event->text[texts[i]],
+                                      shape->len[texts[i]]);
+    }
+
+    p = ngx_http_apikey_copy_count(p, shape->weight);
+
+    for (i = 0; i < 4; i++) {
+        p = ngx_http_apikey_copy_count(p, c->tokens[i]);
+    }
+
+    p = ngx_http_apikey_copy_name(p,
+                                  ngx_http_apikey_sources[shape->source & 3]);
+
+    p = c->cost < 0 ? ngx_http_apikey_copy_null(p)
+                    : ngx_http_apikey_copy_int(p, c->cost);
+
+    p = ngx_http_apikey_copy_null(p);                    /* price_version */
+
+    s = apikey_end_name(shape->end);
 
     return ngx_http_apikey_copy_text(p, s, ngx_strlen(s));
+}
+
+
+static u_char *
+ngx_http_apikey_copy_count(u_char *p, uint64_t n)
+{
+    return ngx_http_apikey_copy_int(p, n > INT64_MAX ? INT64_MAX
+                                                     : (int64_t) n);
 }
 
 

@@ -108,8 +108,9 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_text_put(t, ");");
 
     if (batch->raw) {
-        ngx_http_apikey_text_put(t, "COPY apikey.usage_event FROM STDIN"
-                                    " (FORMAT binary)");
+        ngx_http_apikey_text_put(t, "COPY apikey.usage_event (");
+        ngx_http_apikey_text_put(t, ngx_http_apikey_batch_columns(batch));
+        ngx_http_apikey_text_put(t, ") FROM STDIN (FORMAT binary)");
 
         /* the end of binary data */
 

@@ -93,6 +93,7 @@ typedef struct {
 
     ngx_uint_t                       count;      /* events in it */
     uint64_t                         lost;       /* in gaps */
+    ngx_uint_t                       wide;       /* batches yet to be wide */
     unsigned                         raw:1;      /* copy is not empty */
     unsigned                         more:1;     /* the buffer holds others */
     apikey_decoder_t                 decoder;
@@ -279,9 +280,10 @@ void ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
 void *ngx_http_apikey_text_add(ngx_http_apikey_text_t *t, size_t len);
 extern const char *const  ngx_http_apikey_outcomes[];
 
-/* batch_copy.c */
-void ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
+/* batch_copy.c; NGX_DECLINED: the event needs wide rows */
+ngx_int_t ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, const u_char *node);
+const char *ngx_http_apikey_batch_columns(ngx_http_apikey_batch_t *batch);
 ngx_uint_t ngx_http_apikey_outcome(const apikey_shape_t *shape);
 /* bytes of the character at s; 0: not UTF-8, or NUL */
 size_t ngx_http_apikey_utf8(const char *s, size_t len);
