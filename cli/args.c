@@ -42,6 +42,11 @@ static const apikey_ctl_option_t  apikey_ctl_options[] = {
     apikey_ctl_option("--dir", APIKEY_CTL_DIR, dir),
     apikey_ctl_option("--role", APIKEY_CTL_ROLE, role),
     apikey_ctl_option("--format", APIKEY_CTL_FORMAT, format),
+    apikey_ctl_option("--from", APIKEY_CTL_IMPORT, from),
+    apikey_ctl_option("--to", APIKEY_CTL_IMPORT, to),
+    apikey_ctl_option("--token-file", APIKEY_CTL_IMPORT, token_file),
+    apikey_ctl_option("--ca", APIKEY_CTL_IMPORT, ca),
+    apikey_ctl_flag("--dry-run", APIKEY_CTL_IMPORT, dry_run),
     { NULL, 0, 0, false }
 };
 

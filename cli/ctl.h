@@ -17,7 +17,7 @@
 
 
 #define APIKEY_CTL_OK       0
-#define APIKEY_CTL_PENDING  1    /* schema status: run schema apply */
+#define APIKEY_CTL_PENDING  1    /* there is something left to do */
 #define APIKEY_CTL_USAGE    2
 #define APIKEY_CTL_FAILED   3
 
@@ -27,6 +27,7 @@
 #define APIKEY_CTL_DIR       0x2
 #define APIKEY_CTL_ROLE      0x4
 #define APIKEY_CTL_FORMAT    0x8
+#define APIKEY_CTL_IMPORT    0x10
 
 
 typedef struct {
@@ -34,6 +35,11 @@ typedef struct {
     const char    *dir;
     const char    *role;
     const char    *format;
+    const char    *from;
+    const char    *to;
+    const char    *token_file;
+    const char    *ca;
+    bool           dry_run;
 
     const char   **operand;
     size_t         n;
@@ -65,6 +71,7 @@ PGresult *apikey_ctl_query(PGconn *conn, const char *sql, int nparams,
 void apikey_ctl_pg_error(const char *what, const char *message);
 
 /* the commands: they return the exit code */
+int apikey_ctl_import(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_apply(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_status(const apikey_ctl_args_t *args);
 int apikey_ctl_scan_rules(const apikey_ctl_args_t *args);

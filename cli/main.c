@@ -33,6 +33,7 @@ static const apikey_ctl_command_t  apikey_ctl_commands[] = {
     { "secret new", "KID", 0, 1, 0, apikey_ctl_secret_new },
     { "scan-rules", "PREFIX", 1, SIZE_MAX, APIKEY_CTL_FORMAT,
       apikey_ctl_scan_rules },
+    { "import", "FILE", 1, SIZE_MAX, APIKEY_CTL_IMPORT, apikey_ctl_import },
     { NULL, NULL, 0, 0, 0, NULL }
 };
 
@@ -52,6 +53,10 @@ static const char *const  apikey_ctl_help[] = {
     "    a-z, by default 1",
     "apikeyctl scan-rules PREFIX... [--format regex|gitleaks|github]",
     "    prints how scanners find keys with these prefixes",
+    "apikeyctl import --from kong|unkey|litellm|aws|csv FILE...",
+    "        [--to URL [--token-file FILE] [--ca FILE] [--dry-run]]",
+    "    makes rows of others' exports and prints them as lines of JSON, or",
+    "    sends them to the admin API at URL; says what is not moved",
     "apikeyctl help | --version",
     "",
     "CONNINFO is a libpq connection string; without it APIKEY_POSTGRES is",
@@ -59,8 +64,11 @@ static const char *const  apikey_ctl_help[] = {
     "DIRECTORY holds the migrations, NNNN_NAME.sql; without it APIKEY_SCHEMA",
     "is taken, else the one that came with this program.",
     "",
-    "Exit codes: 0 done, 1 there is something to do (schema status), 2 wrong",
-    "arguments, 3 it could not be done.",
+    "An operator's token stands in the --token-file, else in APIKEY_TOKEN.",
+    "",
+    "Exit codes: 0 done, 1 something is left to do (schema status: run apply;",
+    "import: keys were left out or failed), 2 wrong arguments, 3 it could not",
+    "be done.",
     NULL
 };
 
