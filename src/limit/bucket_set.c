@@ -12,6 +12,8 @@
 
 static uint64_t apikey_bucket_set_row(const apikey_bucket_set_t *set,
     const uint8_t *name);
+static apikey_bucket_slot_t *apikey_bucket_set_find(
+    apikey_bucket_slot_t *row, const uint8_t *name);
 static apikey_bucket_slot_t *apikey_bucket_set_place(
     apikey_bucket_slot_t *row, uint64_t now);
 
@@ -41,23 +43,14 @@ apikey_bucket_set_get(apikey_bucket_set_t *set,
     const uint8_t name[APIKEY_BUCKET_SET_NAME], const apikey_rate_t *rate,
     uint64_t now)
 {
-    unsigned               i;
     apikey_bucket_slot_t  *row, *slot;
 
     row = set->slots + apikey_bucket_set_row(set, name)
                        * APIKEY_BUCKET_SET_WAYS;
 
-    for (i = 0; i < APIKEY_BUCKET_SET_WAYS; i++) {
-        slot = &row[i];
+    slot = apikey_bucket_set_find(row, name);
 
-        if (slot->rate.token
-            && memcmp(slot->name, name, APIKEY_BUCKET_SET_NAME) == 0)
-        {
-            break;
-        }
-    }
-
-    if (i == APIKEY_BUCKET_SET_WAYS) {
+    if (slot == NULL) {
         slot = apikey_bucket_set_place(row, now);
 
         memcpy(slot->name, name, APIKEY_BUCKET_SET_NAME);
@@ -90,6 +83,24 @@ apikey_bucket_set_row(const apikey_bucket_set_t *set, const uint8_t *name)
     h = (h ^ (h >> 29) ^ set->seed) * 0xbf58476d1ce4e5b9ULL;
 
     return (h >> 16) % set->rows;
+}
+
+
+static apikey_bucket_slot_t *
+apikey_bucket_set_find(apikey_bucket_slot_t *row, const uint8_t *name)
+{
+    unsigned  i;
+
+    for (i = 0; i < APIKEY_BUCKET_SET_WAYS; i++) {
+
+        if (row[i].rate.token
+            && memcmp(row[i].name, name, APIKEY_BUCKET_SET_NAME) == 0)
+        {
+            return &row[i];
+        }
+    }
+
+    return NULL;
 }
 
 

@@ -94,10 +94,10 @@ test_crc(void)
 
     for (i = 0; i <= 9; i++) {
         is_uint(apikey_crc32(apikey_crc32(0, "123456789", i),
-                             "123456789" + i, 9 - i), 0xcbf43926,
+                             &"123456789"[i], 9 - i), 0xcbf43926,
                 "CRC-32 in two pieces");
         is_uint(apikey_crc32c(apikey_crc32c(0, "123456789", i),
-                              "123456789" + i, 9 - i), 0xe3069283,
+                              &"123456789"[i], 9 - i), 0xe3069283,
                 "CRC-32C in two pieces");
     }
 }

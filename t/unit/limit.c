@@ -140,7 +140,7 @@ test_name(void)
         len += sprintf(line + len, "\xf0\x9f\x94\x91");
     }
 
-    strcpy(line + len, HOURLY + strlen("hourly"));
+    strcpy(line + len, &HOURLY[strlen("hourly")]);
 
     ok(test_parse(line, 4096, &count) != (size_t) -1,
        "64 characters of four bytes are a name");

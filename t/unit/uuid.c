@@ -87,7 +87,7 @@ test_text(void)
         "01a1fd9a-9a4b-7a52-9d3b_5a0c4e1f2b60",
         "01a1fd9a-9a4b-7a52-9d3b-5a0c4e1f2b6g",
         "01a1fd9-a9a4b-7a52-9d3b-5a0c4e1f2b60",
-        "01a1fd9a-9a4b-7a52-9d3b-5a0c4e1f2b\x10" "0",
+        "01a1fd9a-9a4b-7a52-9d3b-5a0c4e1f2b\0200",
     };
 
     ok(apikey_uuid_parse(uuid, good, strlen(good)), good);
