@@ -573,6 +573,47 @@ problem($api->call('key_create', as => \%new, body => { name => 'x' }), 403,
         'forbidden', 'nor makes keys');
 
 
+# whatever an owner sends, nothing of another's changes, and no 500
+
+my $state = q{SELECT md5(string_agg(x, ',' ORDER BY x)) FROM (
+    SELECT k::text FROM apikey.key k WHERE owner_id IS DISTINCT FROM
+        (SELECT id FROM apikey.owner WHERE external = 'ada')
+    UNION ALL SELECT o::text FROM apikey.owner o
+    UNION ALL SELECT p::text FROM apikey.plan p) AS y (x)};
+my $all_json = JSON::PP->new->allow_nonref;
+my @values = ('null', 'true', '-1', '1.5', '""', '"ada"', '[]', '{}', '[null]',
+              '["*"]', '["admin"]', '[{}]', '"2099-01-01"', '[7, "ship"]',
+              '["gpt-4o*"]', qq("$boss->{id}"));
+my @names = (sort(keys %$boss), 'grace', 'made_by', 'disabled_by_owner');
+my @ids = ($boss->{id}, $strong->{id}, $all, $theirs->{id}, $loose->{id}, 'x');
+my @odd;
+
+srand 7;
+$before = $pg->value($state);
+
+for my $i (1 .. Apikey::Test::rounds(150, 5000)) {
+    my $fn = (qw(key_create key_update key_update key_rotate secret_end
+                 owner_put plan_put usage_summary))[rand 8];
+    my $body = '{' . join(',', map {
+        $all_json->encode($names[rand @names]) . ':' . $values[rand @values]
+        } 1 .. 1 + rand 5) . '}';
+    my $r = $api->call($fn, id => $ids[rand @ids], body => $body,
+                       path => { sid => $current },
+                       as => $i % 2 ? $ada : \%person);
+
+    push @odd, "$fn $body: $r->{body}" if $r->{status} >= 500;
+}
+
+is("@odd", '', 'garbage');
+is($pg->value($state), $before, 'and nothing of another\'s has changed');
+is($pg->value(q{SELECT count(*) FROM apikey.key WHERE made_by = 'owner'
+                AND owner_id = (SELECT id FROM apikey.owner
+                                WHERE external = 'ada')
+                AND created_at > now() - interval '1 min'
+                AND ('*' = ANY (scopes) OR 'admin' = ANY (scopes))}), 0,
+   'nor was anything given that it has not');
+
+
 # audit
 
 is($pg->value(qq{SELECT string_agg(DISTINCT actor_kind || ' ' || actor, ',')
