@@ -1,44 +1,31 @@
 --
 -- The admin API's list of keys: filters, order, and pages by (sort value, id),
--- so that a page stays stable while keys come and go.
+-- so that a page stays stable while keys come and go.  Which keys are on a
+-- page is key_page()'s part, in 0032_search.sql.
 --
 
 SET LOCAL ROLE apikey_owner;
 SET LOCAL search_path = apikey, pg_temp;
 
 
-CREATE OR REPLACE FUNCTION key_order(sort text, OUT expr text, OUT kind text)
-LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
-BEGIN ATOMIC
-    SELECT c.expr, c.kind FROM (VALUES
-        ('created_at', 'k.created_at', 'timestamptz'),
-        ('name', 'k.name', 'text'),
-        ('last_used_at', 'coalesce(u.last_used_at, ''-infinity'')',
-            'timestamptz'),
-        ('usage_count', 'coalesce(u.requests, 0)', 'bigint'),
-        ('expires_at', 'coalesce(k.expires_at, ''infinity'')', 'timestamptz'))
-        AS c (name, expr, kind)
-    WHERE c.name = ltrim(sort, '-') AND sort !~ '^--';
-END;
-
-COMMENT ON FUNCTION key_order(text) IS
-    'SQL of what a list of keys is sorted by, and its type; null: unknown';
+DROP FUNCTION IF EXISTS key_order(text);
+DROP FUNCTION IF EXISTS key_search(text);
 
 
 CREATE OR REPLACE FUNCTION check_key_query(req jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = apikey, pg_temp
-RETURN check_request(req, 'owner', 'status', 'q', 'sort', 'limit', 'cursor')
+RETURN check_request(req, 'owner', 'customer', 'status', 'q', 'sort', 'limit',
+        'cursor')
     || check_limit_query(req)
     || CASE WHEN coalesce(query_value(req, 'status'), 'all') IN
             ('active', 'disabled', 'expired', 'revoked', 'all')
         THEN jsonb '[]'
         ELSE wrong('query:status', 'bad_value',
             'active, disabled, expired, revoked or all') END
-    || CASE WHEN (key_order(coalesce(query_value(req, 'sort'), 'name'))).expr
-            IS NOT NULL
+    || CASE WHEN coalesce(query_value(req, 'sort'), 'name') ~
+            '^-?(created_at|name|last_used_at|usage_count|expires_at)$'
         THEN jsonb '[]'
         ELSE wrong('query:sort', 'bad_value', 'created_at, name, last_used_at,'
             ' usage_count or expires_at, "-" before it for descending') END
@@ -54,46 +41,37 @@ SET search_path = apikey, pg_temp
 SET TimeZone = 'UTC'
 AS $$
 DECLARE
-    sort    text := coalesce(query_value(req, 'sort'), '-created_at');
-    size    int;
-    after   jsonb;
-    ids     uuid[];
-    sorts   text[];
-    ord     record;
-    more    boolean;
+    named  text := query_value(req, 'owner');
+    holder uuid := CASE WHEN caller() = 'owner' THEN caller_owner() END;
+    size   int;
+    after  jsonb;
+    ids    uuid[];
+    sorts  text[];
+    more   boolean;
 BEGIN
     PERFORM allow('operator', 'operator_read', 'owner');
     PERFORM fail_if(check_key_query(req));
 
     size := coalesce(query_value(req, 'limit'), '50')::int;
-    ord := key_order(sort);
 
     IF query_value(req, 'cursor') IS NOT NULL THEN
         after := read_cursor(req);
     END IF;
 
-    EXECUTE format($q$
-        SELECT array_agg(id), array_agg(sort_value) FROM (
-            SELECT k.id, (%1$s)::text AS sort_value
-            FROM key k
-                LEFT JOIN owner o ON o.id = k.owner_id
-                LEFT JOIN key_usage u ON u.key_id = k.id
-            WHERE %3$s AND %4$s AND %5$s AND %6$s
-            ORDER BY %1$s %2$s, k.id %2$s
-            LIMIT $4 + 1) AS page
-        $q$,
-        ord.expr,
-        CASE WHEN sort ^@ '-' THEN 'DESC' ELSE 'ASC' END,
-        key_where(query_value(req, 'status')),
-        CASE WHEN query_value(req, 'owner') IS NULL THEN 'true'
-            ELSE 'o.external = $1' END,
-        key_search(query_value(req, 'q')),
-        CASE WHEN after IS NULL THEN 'true'
-            ELSE format('(%s, k.id) %s ($3::%s, $5)', ord.expr,
-                CASE WHEN sort ^@ '-' THEN '<' ELSE '>' END, ord.kind) END)
-    INTO ids, sorts
-    USING query_value(req, 'owner'), lower(query_value(req, 'q')),
-        after ->> 'k', size, (after ->> 'i')::uuid;
+    IF named IS NOT NULL THEN
+        SELECT o.id INTO holder FROM owner o
+        WHERE o.external = named AND o.id = coalesce(holder, o.id);
+    END IF;
+
+    -- none where an owner is named that is not there, or the caller is none
+
+    IF holder IS NOT NULL OR named IS NULL AND caller() <> 'owner' THEN
+        SELECT * INTO ids, sorts FROM key_page(holder,
+            query_value(req, 'customer'), query_value(req, 'status'),
+            lower(query_value(req, 'q')),
+            coalesce(query_value(req, 'sort'), '-created_at'),
+            after ->> 'k', (after ->> 'i')::uuid, size + 1);
+    END IF;
 
     more := cardinality(ids) > size;
 
@@ -123,30 +101,13 @@ RETURN CASE coalesce(status, '')
     WHEN 'revoked' THEN 'k.revoked_at IS NOT NULL'
     WHEN 'disabled' THEN 'k.revoked_at IS NULL AND NOT k.enabled'
     WHEN 'expired' THEN 'k.revoked_at IS NULL AND k.enabled'
-        ' AND k.expires_at <= now()'
+        ' AND coalesce(k.expires_at, ''infinity'') <= now()'
     WHEN 'active' THEN 'k.revoked_at IS NULL AND k.enabled'
-        ' AND coalesce(k.expires_at > now(), true)'
+        ' AND coalesce(k.expires_at, ''infinity'') > now()'
     ELSE 'false' END;
 
 COMMENT ON FUNCTION key_where(text) IS
     'SQL condition for keys of this status; without one all but the revoked';
 
-
-CREATE OR REPLACE FUNCTION key_search(q text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
-RETURN CASE WHEN q IS NULL THEN 'true' ELSE $$(
-    strpos(lower(k.name), $2) > 0
-    OR strpos(lower(k.customer), $2) > 0
-    OR strpos(lower(o.external), $2) > 0
-    OR k.id IN (SELECT s.key_id FROM secret s
-                WHERE strpos(lower(s.start || '...' || s.last4), $2) > 0))
-    $$ END;
-
-COMMENT ON FUNCTION key_search(text) IS
-    'SQL condition for keys that hold $2 (lower case) in what people see';
-
-GRANT EXECUTE ON FUNCTION key_order(text), check_key_query(jsonb),
-    key_where(text), key_search(text), api_key_list(jsonb, jsonb)
-    TO apikey_gateway;
+GRANT EXECUTE ON FUNCTION check_key_query(jsonb), key_where(text),
+    api_key_list(jsonb, jsonb) TO apikey_gateway;

@@ -265,6 +265,36 @@ COMMENT ON COLUMN key_usage.cost IS 'Nano-units of the currency';
 COMMENT ON COLUMN key_usage.last_used_at IS 'Last admitted request';
 
 
+-- What lists are sorted by.  Both stay the same over most updates.
+
+CREATE OR REPLACE FUNCTION usage_slot(at timestamptz)
+RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN date_bin('2 s', at, timestamptz '2000-01-01 00:00:00+00');
+
+CREATE OR REPLACE FUNCTION usage_size(n bigint)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN trunc(n::numeric, 2 - length(n::text))::bigint;
+
+COMMENT ON FUNCTION usage_slot(timestamptz) IS 'The two seconds it is in';
+COMMENT ON FUNCTION usage_size(bigint) IS
+    'A count with its first two digits, the others 0';
+
+ALTER TABLE key_usage
+    ADD COLUMN IF NOT EXISTS owner_id uuid,
+    ADD COLUMN IF NOT EXISTS last_slot timestamptz
+        GENERATED ALWAYS AS (usage_slot(last_used_at)) STORED,
+    ADD COLUMN IF NOT EXISTS size bigint
+        GENERATED ALWAYS AS (usage_size(requests)) STORED;
+
+COMMENT ON COLUMN key_usage.owner_id IS 'As in key, for the lists of owners';
+COMMENT ON COLUMN key_usage.last_slot IS
+    'last_used_at to two seconds, which is what its index holds';
+COMMENT ON COLUMN key_usage.size IS
+    'requests to two digits, which is what its index holds';
+
+
 CREATE TABLE IF NOT EXISTS secret_usage (
     secret_id     uuid         PRIMARY KEY,
     last_used_at  timestamptz  NOT NULL
@@ -521,7 +551,8 @@ GRANT SELECT, INSERT, UPDATE ON usage_node, usage_stream, usage_quarter,
     key_usage, secret_usage TO apikey_gateway;
 GRANT INSERT ON usage_batch, usage_event, usage_quarantine TO apikey_gateway;
 GRANT SELECT ON usage_request TO apikey_gateway;
-GRANT EXECUTE ON FUNCTION usage_time(bigint),
+GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
+    usage_size(bigint),
     usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply
     TO apikey_gateway;
 GRANT SELECT ON usage_node, usage_hourly, usage_daily TO apikey_reader;

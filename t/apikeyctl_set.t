@@ -111,7 +111,7 @@ $pg->run('DELETE FROM apikey.limit_rule');
 is($rc, 0, 'without any it can be changed');
 $ctl->run(['set', 'currency', 'JPY', @pg]);
 
-$pg->run("INSERT INTO apikey.key_usage (key_id, cost) VALUES ('$key', 1)");
+$pg->run("UPDATE apikey.key_usage SET cost = 1 WHERE key_id = '$key'");
 $fixed->('usage that cost something');
 
 ($rc, undef, $err) = $ctl->run(['schema', 'apply', @pg]);

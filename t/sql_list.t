@@ -39,9 +39,10 @@ $pg->run(q{UPDATE apikey.key SET revoked_at = now() WHERE revoked_at IS NULL});
 my @ids = map { create(name => "list $_", owner => 'lister',
                        customer => $_ % 2 ? 'Odd_%' : undef)->{json}{id} }
           1 .. 7;
-$pg->run("INSERT INTO apikey.key_usage (key_id, requests, last_used_at)"
-         . " VALUES ('$ids[2]', 9, now()),"
-         . " ('$ids[5]', 3, now() - interval '1 h');");
+$pg->run("UPDATE apikey.key_usage u SET requests = n, last_used_at = at"
+         . " FROM (VALUES ('$ids[2]'::uuid, 9, now()),"
+         . " ('$ids[5]', 3, now() - interval '1 h')) AS x (id, n, at)"
+         . " WHERE key_id = id");
 $pg->run("UPDATE apikey.key SET created_at = '2026-01-01'"
          . " WHERE id IN ('$ids[3]', '$ids[4]')");
 $api->call('key_update', id => $ids[0], body => { enabled => $false });
@@ -138,8 +139,9 @@ is(scalar(@{$next->{data}}) + 2,
 # usage at a glance
 
 $pg->run(qq{
-    INSERT INTO apikey.key_usage VALUES
-        ('$mine->{id}', 18234, 12, 40, 9120334, 131204118000, now());
+    UPDATE apikey.key_usage SET requests = 18234, refused = 12, errors = 40,
+        tokens = 9120334, cost = 131204118000, last_used_at = now()
+    WHERE key_id = '$mine->{id}';
     INSERT INTO apikey.usage_quarter (start, node, key_id, owner, customer,
         service, endpoint, model, outcome, status_code, verdict, limit_name,
         requests, refused, errors, tokens_input, tokens_output, cost,

@@ -68,8 +68,7 @@ my $theirs = $api->call('key_create', as => $bob, body => {
 
 is("$mine->{owner} $theirs->{owner}", 'ada bob', 'owners make their own keys');
 
-$pg->run("INSERT INTO apikey.key_usage (key_id, requests)"
-         . " SELECT id, 1 FROM apikey.key;"
+$pg->run("UPDATE apikey.key_usage SET requests = 1;"
          . "INSERT INTO apikey.secret_usage (secret_id, last_used_at)"
          . " SELECT id, now() FROM apikey.secret;"
          . "INSERT INTO apikey.usage_quarter (start, node, key_id, owner,"

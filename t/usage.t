@@ -37,7 +37,8 @@ subtest 'one request' => sub {
        'is in Postgres, and no other request had to come');
     is(used($key->{id}), 1, 'usage_count');
     is($pg->value("SELECT last_used_at BETWEEN '$before' AND now()
-                   FROM apikey.key_usage"), 't', 'last_used_at');
+                   FROM apikey.key_usage
+                   WHERE key_id = '$key->{id}'"), 't', 'last_used_at');
     ok($pg->value("SELECT last_used_at IS NOT NULL FROM apikey.secret_usage
                    WHERE secret_id = '$key->{secret}'"), 'of the secret too');
 
