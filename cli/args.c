@@ -46,6 +46,11 @@ static const apikey_ctl_option_t  apikey_ctl_options[] = {
     apikey_ctl_option("--to", APIKEY_CTL_IMPORT, to),
     apikey_ctl_option("--token-file", APIKEY_CTL_IMPORT, token_file),
     apikey_ctl_option("--ca", APIKEY_CTL_IMPORT, ca),
+    apikey_ctl_option("--redis", APIKEY_CTL_DOCTOR, redis),
+    apikey_ctl_option("--password-file", APIKEY_CTL_DOCTOR, password_file),
+    apikey_ctl_option("--journal", APIKEY_CTL_DOCTOR, journal),
+    apikey_ctl_option("--conf", APIKEY_CTL_DOCTOR, conf),
+    apikey_ctl_option("--nginx", APIKEY_CTL_DOCTOR, nginx),
     apikey_ctl_flag("--dry-run", APIKEY_CTL_IMPORT, dry_run),
     { NULL, 0, 0, false }
 };

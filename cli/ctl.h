@@ -28,6 +28,7 @@
 #define APIKEY_CTL_ROLE      0x4
 #define APIKEY_CTL_FORMAT    0x8
 #define APIKEY_CTL_IMPORT    0x10
+#define APIKEY_CTL_DOCTOR    0x20
 
 
 typedef struct {
@@ -40,6 +41,11 @@ typedef struct {
     const char    *token_file;
     const char    *ca;
     bool           dry_run;
+    const char    *redis;
+    const char    *password_file;
+    const char    *journal;
+    const char    *conf;
+    const char    *nginx;
 
     const char   **operand;
     size_t         n;
@@ -71,6 +77,7 @@ PGresult *apikey_ctl_query(PGconn *conn, const char *sql, int nparams,
 void apikey_ctl_pg_error(const char *what, const char *message);
 
 /* the commands: they return the exit code */
+int apikey_ctl_doctor(const apikey_ctl_args_t *args);
 int apikey_ctl_import(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_apply(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_status(const apikey_ctl_args_t *args);

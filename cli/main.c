@@ -29,6 +29,9 @@ static const apikey_ctl_command_t  apikey_ctl_commands[] = {
     { "schema status", NULL, 0, 0, APIKEY_CTL_POSTGRES|APIKEY_CTL_DIR,
       apikey_ctl_schema_status },
     { "set", "NAME", 0, 2, APIKEY_CTL_POSTGRES, apikey_ctl_set },
+    { "doctor", NULL, 0, 0,
+      APIKEY_CTL_DOCTOR|APIKEY_CTL_POSTGRES|APIKEY_CTL_DIR,
+      apikey_ctl_doctor },
     { "token new", "NAME", 1, 1, APIKEY_CTL_ROLE, apikey_ctl_token_new },
     { "secret new", "KID", 0, 1, 0, apikey_ctl_secret_new },
     { "scan-rules", "PREFIX", 1, SIZE_MAX, APIKEY_CTL_FORMAT,
@@ -46,6 +49,9 @@ static const char *const  apikey_ctl_help[] = {
     "    lists what is applied, changed since, and pending",
     "apikeyctl set [NAME [VALUE]] [--postgres CONNINFO]",
     "    lists what is set per installation, shows one value, or sets it",
+    "apikeyctl doctor [--conf FILE] [--nginx BINARY] [--postgres CONNINFO]",
+    "        [--redis URL [--password-file FILE]] [--journal DIRECTORY]",
+    "    looks at an installation: what nginx -T names, or what is given here",
     "apikeyctl token new NAME [--role admin|read]",
     "    prints a line for the file of apikey_admin_token, then the token",
     "apikeyctl secret new [KID]",
@@ -67,8 +73,8 @@ static const char *const  apikey_ctl_help[] = {
     "An operator's token stands in the --token-file, else in APIKEY_TOKEN.",
     "",
     "Exit codes: 0 done, 1 something is left to do (schema status: run apply;",
-    "import: keys were left out or failed), 2 wrong arguments, 3 it could not",
-    "be done.",
+    "doctor: a check failed; import: keys were left out or failed), 2 wrong",
+    "arguments, 3 it could not be done.",
     NULL
 };
 

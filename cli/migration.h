@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <libpq-fe.h>
+
 #include "base/digest.h"
 
 
@@ -44,6 +46,14 @@ bool apikey_migrations_read(apikey_migrations_t *all, const char *dir);
 
 /* Also after read() failed. */
 void apikey_migrations_free(apikey_migrations_t *all);
+
+/*
+ * schema.c: asks a database what of these is applied and what has changed.
+ * newer: it belongs to a newer version, which was said.  False after the
+ * reason was printed.
+ */
+bool apikey_migrations_state(PGconn *conn, apikey_migrations_t *all,
+    bool *newer);
 
 
 #endif /* APIKEY_CTL_MIGRATION_H_INCLUDED */

@@ -44,8 +44,6 @@ static int apikey_ctl_schema_with(const apikey_ctl_args_t *args,
 static int apikey_ctl_schema_missing(PGconn *conn, apikey_migrations_t *all);
 static int apikey_ctl_schema_list(PGconn *conn, apikey_migrations_t *all);
 static bool apikey_ctl_schema_run(PGconn *conn, const char *sql);
-static bool apikey_ctl_schema_applied(PGconn *conn, apikey_migrations_t *all,
-    bool *newer);
 static bool apikey_ctl_schema_mark(apikey_migrations_t *all, int version,
     const char *name, const char *digest);
 static bool apikey_ctl_schema_version(PGconn *conn, bool *newer);
@@ -110,7 +108,7 @@ apikey_ctl_schema_missing(PGconn *conn, apikey_migrations_t *all)
 
     if (!apikey_ctl_schema_run(conn,
                                "SELECT pg_advisory_lock(107135432877433)")
-        || !apikey_ctl_schema_applied(conn, all, &newer)
+        || !apikey_migrations_state(conn, all, &newer)
         || newer)
     {
         return APIKEY_CTL_FAILED;
@@ -151,7 +149,7 @@ apikey_ctl_schema_list(PGconn *conn, apikey_migrations_t *all)
     size_t               i;
     apikey_migration_t  *m;
 
-    if (!apikey_ctl_schema_applied(conn, all, &newer)) {
+    if (!apikey_migrations_state(conn, all, &newer)) {
         return APIKEY_CTL_FAILED;
     }
 
@@ -186,8 +184,8 @@ apikey_ctl_schema_run(PGconn *conn, const char *sql)
 
 /* The first migration makes the table: without it none is applied. */
 
-static bool
-apikey_ctl_schema_applied(PGconn *conn, apikey_migrations_t *all, bool *newer)
+bool
+apikey_migrations_state(PGconn *conn, apikey_migrations_t *all, bool *newer)
 {
     int        i;
     bool       none;
