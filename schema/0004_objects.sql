@@ -467,12 +467,15 @@ COMMENT ON FUNCTION put_limits(uuid, uuid, jsonb, uuid) IS
     ' before';
 
 
+-- api() knows an error in here by the function's name: no entry, no change.
+
 CREATE OR REPLACE FUNCTION write_audit(who jsonb, req jsonb, action text,
     object_kind text, object_id uuid, before json, after json)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = apikey, pg_temp
-BEGIN ATOMIC
+AS $$
+BEGIN
     INSERT INTO audit (actor, actor_kind, address, action, object_kind,
         object_id, owner_id, before, after, request_id)
     VALUES (coalesce(CASE WHEN who ->> 'kind' IN ('owner', 'key')
@@ -483,7 +486,8 @@ BEGIN ATOMIC
             WHEN 'key' THEN (SELECT k.owner_id FROM key k
                              WHERE k.id = object_id) END,
         before::jsonb, after::jsonb, read_uuid(req ->> 'request_id'));
-END;
+END
+$$;
 
 COMMENT ON FUNCTION write_audit(jsonb, jsonb, text, text, uuid, json, json) IS
     'The audit entry of a change';

@@ -66,6 +66,8 @@ BEGIN ATOMIC
         ('^42501', 403, 'forbidden', 'This is not allowed.'),
         ('^(42P01|42703|42883|3F)', 503, 'schema_outdated',
             'Run: apikeyctl schema apply'),
+        ('^audit', 503, 'unavailable',
+            'The audit entry cannot be written, so nothing was changed.'),
         ('', 503, 'unavailable',
             'The database cannot do this now. Try again.'))
         AS c (pattern, status, code, detail)
@@ -302,6 +304,10 @@ EXCEPTION
 
             RAISE WARNING 'apikey.api %: SQLSTATE % %', fn, state,
                 substring(place FROM 'PL/pgSQL function [^\n]*');
+
+            IF place ~ 'function (apikey\.)?write_audit\(' THEN
+                state := 'audit';
+            END IF;
 
             errors := '[]';
             SELECT p.status, p.code, p.detail INTO status, code, message

@@ -525,6 +525,7 @@ BEGIN
         AND c.seq < (SELECT max(l.seq) FROM change l);
 
     PERFORM idempotency_drop();
+    PERFORM audit_drop();
 
     RETURN (SELECT count(*) FROM node n
             WHERE n.seen_at > now() - interval '1 hour');

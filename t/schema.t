@@ -89,7 +89,7 @@ is_deeply([ $pg->column(q{
 is_deeply([ sort $pg->column(q{
     SELECT p.proname FROM pg_proc p
     WHERE p.pronamespace = 'apikey'::regnamespace AND p.prosecdef}) ],
-    [ qw(key_item key_page key_unused keyring_find keyring_rows
+    [ qw(audit_drop key_item key_page key_unused keyring_find keyring_rows
          secret_item) ],
     'only what reads digests, and lists, runs as the owner');
 

@@ -59,6 +59,7 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "plans/{id}", "plan_update"),
     ngx_http_apikey_sql(NGX_HTTP_DELETE, "plans/{id}", "plan_delete"),
 
+    ngx_http_apikey_sql(NGX_HTTP_GET, "audit", "audit_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "whoami", "whoami"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
 
