@@ -231,6 +231,23 @@ subtest 'a change' => sub {
 };
 
 
+subtest 'by the API' => sub {
+    my $k = json($n->admin('POST', 'api-keys', body => {
+        name => 'api', allowed_models => [ 'a*', 'b' ] }));
+
+    is(ask($k, 'ab')->{status}, 200, 'allowed at once');
+    denied(ask($k, 'ba'), 'model_denied', 'not this one');
+
+    for my $case ([ [ 'ba' ], 200 ], [ [], 403 ], [ undef, 200 ]) {
+        my $r = $n->admin('PATCH', "api-keys/$k->{id}", body => {
+            allowed_models => $case->[0] });
+
+        is($r->{status}, 200, 'changed') or diag $r->{body};
+        is(ask($k, 'ba')->{status}, $case->[1], "at once: $case->[1]");
+    }
+};
+
+
 subtest 'records' => sub {
     my $r = ask($some, 'gpt-4o-mini', '/', 'X-Session' => 'talk 7');
 

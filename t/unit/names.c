@@ -16,12 +16,25 @@
 static void
 test_names(void)
 {
+    unsigned     i;
+    const char  *name;
+
     is_name(apikey_verdict_name(APIKEY_OK), "ok");
     is_name(apikey_verdict_name(APIKEY_REVOKED_KEY), "revoked_key");
     is_name(apikey_verdict_name(APIKEY_RATE_LIMITED), "rate_limited");
     is_name(apikey_verdict_name(APIKEY_UNAVAILABLE), "unavailable");
     is_name(apikey_verdict_name(APIKEY_VERDICTS), "unknown");
     is_name(apikey_verdict_name((apikey_verdict_e) -1), "unknown");
+
+    for (i = 0; i < APIKEY_VERDICTS; i++) {
+        name = apikey_verdict_name((apikey_verdict_e) i);
+        is_uint(apikey_verdict_parse(name, strlen(name)), i, name);
+    }
+
+    is_uint(apikey_verdict_parse("", 0), APIKEY_VERDICTS, "no name");
+    is_uint(apikey_verdict_parse("ok", 1), APIKEY_VERDICTS, "a part of one");
+    is_uint(apikey_verdict_parse("okay", 4), APIKEY_VERDICTS, "more than one");
+    is_uint(apikey_verdict_parse("unknown", 7), APIKEY_VERDICTS, "no verdict");
 
     is_name(apikey_mode_name(APIKEY_MODE_NONE), "none");
     is_name(apikey_mode_name(APIKEY_MODE_DOWN_DENY), "down_deny");
