@@ -57,6 +57,13 @@ apikey_move_litellm_item(apikey_move_t *m, json_t *item, void *data)
         return;
     }
 
+    if (apikey_move_text(item, "team_id")
+        && strcmp(apikey_move_text(item, "team_id"), "litellm-dashboard") == 0)
+    {
+        apikey_move_leave(m, what, "a login of LiteLLM's dashboard");
+        return;
+    }
+
     row = apikey_move_row(m, what);
 
     if (!apikey_move_hash(m, row, what, token, "sha256")

@@ -170,6 +170,8 @@ subtest 'litellm' => sub {
         for 'aliases', 'allowed_routes', 'limits by model';
     said($said, qr/^left out: "over": it expired at 2025-01-01T00:00:00/,
          'expired');
+    said($said, qr/^left out: "sk-\.\.\.el11": a login of LiteLLM's dashboard/,
+         'a login');
     is($rows->{listed}[0]{expires_at}, '2099-01-01T00:00:00.000Z',
        'a page of /key/list');
     said($said, qr/^left out: "[0-9a-f]{64}": a hash alone/, 'a hash alone');
