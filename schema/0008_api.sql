@@ -314,9 +314,7 @@ EXCEPTION
             FROM problem_of(state) AS p;
         END IF;
 
-        headers := CASE WHEN status = 401
-            THEN E'WWW-Authenticate: Bearer error="invalid_token"\n'
-            ELSE '' END;
+        headers := '';           -- nginx knows the challenge of a 401
         refresh := '';
 
         -- not by ->>, which fails for a NUL anywhere in it

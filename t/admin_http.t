@@ -209,6 +209,17 @@ subtest 'credentials' => sub {
     problem(raw('GET', 'whoami', Authorization => 'Bearer ' . plain_key('op')),
             401, 'invalid_credential', 'an unknown token');
 
+    # a change that no node has heard of yet
+
+    $t->postgres->run("BEGIN; SET LOCAL session_replication_role = replica;
+        UPDATE apikey.key SET enabled = false WHERE id = '$limited->{id}';
+        COMMIT;");
+
+    $r = raw('GET', 'whoami', 'X-API-Key' => $limited->{key});
+    problem($r, 401, 'invalid_credential', 'disabled a moment ago');
+    is($r->{headers}{'www-authenticate'},
+       'Bearer realm="api", ApiKey realm="api"', 'WWW-Authenticate');
+
     cmp_ok($n->metric('apikey_credential_failures_total',
                       reason => 'operator'), '>=', 2, 'counted');
 
