@@ -279,8 +279,17 @@ subtest 'guesses while the copy is not complete' => sub {
             'X-API-Key' => $_, 'X-Real-IP' => $from ] } } @_);
     };
 
-    is_deeply(statuses($ask->(map { $_->{key} } @keys[0 .. 1999])),
-              { 200 => 2000 }, 'keys that are found are not counted');
+    # no more at once than Postgres answers in good time
+
+    my @found;
+
+    for my $i (0 .. 19) {
+        push @found, $ask->(map { $_->{key} }
+                            @keys[100 * $i .. 100 * $i + 99]);
+    }
+
+    is_deeply(statuses(@found), { 200 => 2000 },
+              'keys that are found are not counted');
     is_deeply(statuses($ask->(map { substr(plain_key('sk'), 0, -1) . '_' }
                               1 .. 10)), { 401 => 10 }, '... a few guesses');
 
