@@ -111,6 +111,11 @@ $pg->run('DELETE FROM apikey.limit_rule');
 is($rc, 0, 'without any it can be changed');
 $ctl->run(['set', 'currency', 'JPY', @pg]);
 
+$pg->run("INSERT INTO apikey.plan (external, name, monthly_price)"
+         . " VALUES ('pro', 'Pro', 49000000000)");
+$fixed->('a plan that has a price');
+$pg->run('DELETE FROM apikey.plan');
+
 $pg->run("UPDATE apikey.key_usage SET cost = 1 WHERE key_id = '$key'");
 $fixed->('usage that cost something');
 
