@@ -8,6 +8,7 @@ SET LOCAL ROLE apikey_owner;
 SET LOCAL search_path = apikey, pg_temp;
 
 
+DROP FUNCTION IF EXISTS check_key_query(jsonb);
 DROP FUNCTION IF EXISTS key_order(text);
 DROP FUNCTION IF EXISTS key_search(text);
 
