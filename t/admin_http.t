@@ -258,10 +258,18 @@ subtest 'methods' => sub {
     }
 
     for my $path ('', 'nothing', 'api-keys/', "api-keys/$k->{id}/",
-                  'api-keys/a/b', 'usage', 'x/' x 20, 'API-KEYS')
+                  'api-keys/a/b', 'x/' x 20, 'API-KEYS')
     {
         problem($n->admin('GET', $path), 404, 'not_found', "/$path");
     }
+
+    # paths of the API that nothing stands behind yet
+
+    problem($n->admin('GET', $_), 400, 'not_supported', $_)
+        for 'usage', 'limits', 'export/usage', 'requests/1';
+    problem($n->admin('POST', "api-keys/$k->{id}/credits",
+                      body => { add => '1.00' }),
+            400, 'not_supported', 'credits');
 
     my $get = $n->admin('GET', "api-keys/$k->{id}");
     my $head = $n->admin('HEAD', "api-keys/$k->{id}");

@@ -70,6 +70,34 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 };
 
 
+/* Paths of the API that nothing stands behind yet, whatever the method. */
+
+static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
+    ngx_http_apikey_sql(0, "alerts", NULL),
+    ngx_http_apikey_sql(0, "alerts/{id}", NULL),
+    ngx_http_apikey_sql(0, "analytics", NULL),
+    ngx_http_apikey_sql(0, "api-keys/{id}/credits", NULL),
+    ngx_http_apikey_sql(0, "export/conversations", NULL),
+    ngx_http_apikey_sql(0, "export/usage", NULL),
+    ngx_http_apikey_sql(0, "import/usage", NULL),
+    ngx_http_apikey_sql(0, "limits", NULL),
+    ngx_http_apikey_sql(0, "models", NULL),
+    ngx_http_apikey_sql(0, "models/{id}", NULL),
+    ngx_http_apikey_sql(0, "owners/{id}/credits", NULL),
+    ngx_http_apikey_sql(0, "prices", NULL),
+    ngx_http_apikey_sql(0, "prices/{id}", NULL),
+    ngx_http_apikey_sql(0, "requests", NULL),
+    ngx_http_apikey_sql(0, "requests/{id}", NULL),
+    ngx_http_apikey_sql(0, "usage", NULL),
+    ngx_http_apikey_sql(0, "webhooks", NULL),
+    ngx_http_apikey_sql(0, "webhooks/{id}", NULL),
+    ngx_http_apikey_sql(0, "webhooks/{id}/deliveries", NULL),
+    ngx_http_apikey_sql(0, "webhooks/{id}/test", NULL),
+
+    { 0, ngx_null_string, NULL, NULL, 0, 0 }
+};
+
+
 static const struct {
     ngx_uint_t   method;
     const char  *name;
@@ -118,13 +146,22 @@ ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a)
         allowed |= route->method;
     }
 
-    if (allowed == 0) {
-        return ngx_http_apikey_admin_problem(a,
-                                             NGX_HTTP_APIKEY_PROBLEM_NOT_FOUND,
-                                             "There is no such path.", NULL);
+    if (allowed) {
+        return ngx_http_apikey_admin_other_method(a, allowed);
     }
 
-    return ngx_http_apikey_admin_other_method(a, allowed);
+    for (route = ngx_http_apikey_admin_later; route->pattern.len; route++) {
+
+        if (ngx_http_apikey_admin_match(a, route) == NGX_OK) {
+            return ngx_http_apikey_admin_problem(a,
+                                         NGX_HTTP_APIKEY_PROBLEM_NOT_SUPPORTED,
+                                         "This version does not have this "
+                                         "path yet.", NULL);
+        }
+    }
+
+    return ngx_http_apikey_admin_problem(a, NGX_HTTP_APIKEY_PROBLEM_NOT_FOUND,
+                                         "There is no such path.", NULL);
 }
 
 
