@@ -600,7 +600,8 @@ my $rules = 'SELECT name FROM apikey.limit_rule WHERE plan_id IS NOT NULL';
 is(seen('', $key, $ada, $plans), '', 'nobody sees no plan');
 is(seen('key', $key, '', $plans), 'free', 'a key sees its plan');
 is(seen('key', $key, '', $rules), 'hourly', 'and its limits');
-is(seen('owner', '', $ada, $plans), 'pro', 'an owner sees its plan');
+is(seen('owner', '', $ada, $plans), 'free pro',
+   'an owner sees its plan and those of its keys');
 is(seen('operator_read', '', '', 'SELECT count(*) > 5 FROM apikey.plan'), 't',
    'an operator all');
 

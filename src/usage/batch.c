@@ -30,6 +30,8 @@ static ngx_http_apikey_batch_stream_t *ngx_http_apikey_batch_stream(
     ngx_http_apikey_batch_conf_t *conf);
 static ngx_int_t ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf);
+static void ngx_http_apikey_batch_add(ngx_http_apikey_row_t *row,
+    apikey_event_t *event);
 static ngx_http_apikey_row_t *ngx_http_apikey_batch_row(
     ngx_http_apikey_batch_t *batch, apikey_event_t *event);
 static uint32_t ngx_http_apikey_batch_hash(apikey_event_t *event,
@@ -274,8 +276,6 @@ static ngx_int_t
 ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf)
 {
-    ngx_uint_t              i;
-    apikey_count_t         *c;
     ngx_http_apikey_row_t  *row;
 
     if (conf->poison) {
@@ -305,12 +305,25 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
         return NGX_ERROR;
     }
 
-    c = &event->count;
-
     if (event->shape.kind == APIKEY_RECORD_SUM) {
-        row->refused += c->count;
+        row->refused += event->count.count;
         return NGX_OK;
     }
+
+    ngx_http_apikey_batch_add(row, event);
+    ngx_http_apikey_batch_used(batch, event);
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_apikey_batch_add(ngx_http_apikey_row_t *row, apikey_event_t *event)
+{
+    ngx_uint_t       i;
+    apikey_count_t  *c;
+
+    c = &event->count;
 
     row->requests++;
     row->errors += event->shape.status >= 400;
@@ -333,10 +346,6 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
     if (c->time > row->last) {
         row->last = c->time;
     }
-
-    ngx_http_apikey_batch_used(batch, event);
-
-    return NGX_OK;
 }
 
 
