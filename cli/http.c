@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "base/version.h"
 
@@ -20,8 +21,13 @@
 #define APIKEY_CTL_HTTP_TOKEN    512
 #define APIKEY_CTL_HTTP_CONNECT  10L       /* seconds */
 #define APIKEY_CTL_HTTP_STALL    120L
+#define APIKEY_CTL_HTTP_TRIES    20        /* of a limited caller */
+#define APIKEY_CTL_HTTP_FAULTS   3         /* of a gateway at fault */
+#define APIKEY_CTL_HTTP_PAUSE    30        /* at most */
 
 
+static long apikey_ctl_http_perform(apikey_ctl_http_t *http,
+    const char *method, const char *url);
 static bool apikey_ctl_http_token(apikey_ctl_http_t *http,
     const apikey_ctl_args_t *args);
 static bool apikey_ctl_http_file(const char *file, char *token, size_t size);
@@ -91,20 +97,19 @@ apikey_ctl_http_call(apikey_ctl_http_t *http, const char *method,
 {
     char               *url, *line;
     long                status;
-    CURLcode            rc;
     struct curl_slist  *headers;
 
     url = NULL;
     line = NULL;
     headers = NULL;
     status = 0;
-    http->len = 0;
 
     if (asprintf(&url, "%s%s%s", http->base,
                  http->base[strlen(http->base) - 1] == '/' ? "" : "/", path)
         == -1
         || asprintf(&line, "Content-Type: %s", type ? type : "") == -1
         || !apikey_ctl_http_header(&headers, line)
+        || !apikey_ctl_http_header(&headers, "Expect:")
         || !apikey_ctl_http_header(&headers, http->headers->data))
     {
         apikey_ctl_error("out of memory");
@@ -125,14 +130,7 @@ apikey_ctl_http_call(apikey_ctl_http_t *http, const char *method,
 
     curl_easy_setopt(http->curl, CURLOPT_CUSTOMREQUEST, method);
 
-    rc = curl_easy_perform(http->curl);
-
-    if (rc != CURLE_OK) {
-        apikey_ctl_error("%s %s: %s", method, url, curl_easy_strerror(rc));
-        goto done;
-    }
-
-    curl_easy_getinfo(http->curl, CURLINFO_RESPONSE_CODE, &status);
+    status = apikey_ctl_http_perform(http, method, url);
 
 done:
 
@@ -141,6 +139,46 @@ done:
     free(url);
 
     return status;
+}
+
+
+/* Callers are limited, too: who is told to wait waits.  What is sent here may
+   be sent again. */
+
+static long
+apikey_ctl_http_perform(apikey_ctl_http_t *http, const char *method,
+    const char *url)
+{
+    long          status;
+    unsigned      i;
+    CURLcode      rc;
+    curl_off_t    pause;
+
+    for (i = 1; ; i++) {
+        http->len = 0;
+
+        rc = curl_easy_perform(http->curl);
+
+        if (rc != CURLE_OK) {
+            apikey_ctl_error("%s %s: %s", method, url, curl_easy_strerror(rc));
+            return 0;
+        }
+
+        status = 0;
+        pause = 0;
+
+        curl_easy_getinfo(http->curl, CURLINFO_RESPONSE_CODE, &status);
+        curl_easy_getinfo(http->curl, CURLINFO_RETRY_AFTER, &pause);
+
+        if (i >= (status == 429 ? APIKEY_CTL_HTTP_TRIES
+                  : status == 503 ? APIKEY_CTL_HTTP_FAULTS : 1)
+            || pause <= 0 || pause > APIKEY_CTL_HTTP_PAUSE)
+        {
+            return status;
+        }
+
+        (void) sleep((unsigned) pause);
+    }
 }
 
 
