@@ -321,12 +321,16 @@ COMMENT ON TABLE secret IS
     'Secrets of keys: one is current, older ones are in their grace or ended';
 COMMENT ON COLUMN secret.digest IS
     'SHA-256 of the exact bytes; apikey_gateway writes but cannot read it';
-COMMENT ON COLUMN secret.start IS 'The prefix and four characters, for people';
+COMMENT ON COLUMN secret.start IS
+    'The prefix and four characters, for people; null: not known (imported)';
 COMMENT ON COLUMN secret.last4 IS 'The last four characters, for people';
 COMMENT ON COLUMN secret.expires_at IS
     'End of its grace after a rotation; null while it is current';
 COMMENT ON COLUMN secret.ended_at IS
     'Ended at once, by rotation or revocation';
+
+ALTER TABLE secret ALTER COLUMN start DROP NOT NULL,
+    ALTER COLUMN last4 DROP NOT NULL;
 
 CREATE INDEX IF NOT EXISTS secret_key ON secret (key_id, created_at);
 

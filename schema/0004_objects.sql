@@ -365,6 +365,17 @@ COMMENT ON FUNCTION secrets_json(uuid) IS
     'Secrets of a key, newest first; nothing that opens a door';
 
 
+CREATE OR REPLACE FUNCTION masked_text(start text, last4 text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN coalesce(start, last4) IS NULL THEN 'imported'
+    ELSE concat(start, '...', last4) END;
+
+COMMENT ON FUNCTION masked_text(text, text) IS
+    'What people know a secret by; one imported without a hint is so called';
+
+
 CREATE OR REPLACE FUNCTION key_json(k key)
 RETURNS json
 LANGUAGE plpgsql STABLE
@@ -379,7 +390,7 @@ BEGIN
             k.customer, k.plan, k.prefix,
             secrets #>> '{0,start}' AS start,
             secrets #>> '{0,last4}' AS last4,
-            (secrets #>> '{0,start}') || '...' || (secrets #>> '{0,last4}')
+            masked_text(secrets #>> '{0,start}', secrets #>> '{0,last4}')
                 AS masked,
             key_status(k) AS status, k.enabled, k.scopes, k.allowed_models,
             k.allowed_ips, limits_json(k.id, NULL) AS limits,
@@ -498,7 +509,8 @@ GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
     check_flag(jsonb, text), check_body(jsonb), check_match(jsonb, bigint),
     etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
     read_cursor(jsonb), check_cursor(jsonb), limits_json(uuid, uuid, uuid),
-    key_status(key), secrets_json(uuid), key_json(key), with_secret(json),
+    key_status(key), masked_text(text, text), secrets_json(uuid),
+    key_json(key), with_secret(json),
     owner_json(owner), put_limits(uuid, uuid, jsonb, uuid),
     write_audit(jsonb, jsonb, text, text, uuid, json, json)
     TO apikey_gateway;

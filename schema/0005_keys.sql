@@ -214,9 +214,10 @@ RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = apikey, pg_temp
 BEGIN ATOMIC
-    INSERT INTO secret (id, key_id, digest, start, last4)
+    INSERT INTO secret (id, key_id, digest, start, last4, created_at)
     VALUES ((made ->> 'id')::uuid, (k).id, decode(made ->> 'digest', 'hex'),
-        made ->> 'start', made ->> 'last4');
+        made ->> 'start', made ->> 'last4',
+        coalesce(read_time(made ->> 'created_at'), now()));
 END;
 
 COMMENT ON FUNCTION add_secret(key, jsonb) IS
@@ -296,12 +297,14 @@ BEGIN
 
     INSERT INTO key (id, owner_id, name, customer, plan, prefix, scopes,
         allowed_models, allowed_ips, metadata, enabled, disabled_by_owner,
-        expires_at, made_by)
+        expires_at, made_by, created_at)
     VALUES (k.id, holder.id, k.name, k.customer, k.plan, k.prefix, k.scopes,
         k.allowed_models, k.allowed_ips, k.metadata, k.enabled,
-        k.disabled_by_owner, k.expires_at, k.made_by);
+        k.disabled_by_owner, k.expires_at, k.made_by,
+        coalesce(read_time(req #>> '{import,created_at}'), now()));
 
     PERFORM add_secret(k, req -> 'secret');
+    PERFORM import_use(k, req -> 'import');
     PERFORM put_limits(k.id, NULL, b -> 'limits');
 
     SELECT * INTO k FROM key WHERE id = k.id;

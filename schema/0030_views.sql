@@ -12,7 +12,8 @@ SET LOCAL search_path = apikey, pg_temp;
 
 CREATE OR REPLACE VIEW key_summary AS
 SELECT k.id, k.name, o.external AS owner, k.customer, k.plan, k.prefix,
-    s.start, s.last4, s.start || '...' || s.last4 AS masked,
+    s.start, s.last4, CASE WHEN coalesce(s.start, s.last4) IS NULL
+        THEN 'imported' ELSE concat(s.start, '...', s.last4) END AS masked,
     CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'
          WHEN NOT k.enabled THEN 'disabled'
          WHEN k.expires_at <= now() THEN 'expired'

@@ -69,7 +69,7 @@ CREATE OR REPLACE VIEW key_item_now AS
 SELECT k.id, k.owner_id, k.customer, k.name, k.created_at, k.expires_at,
     k.revoked_at, k.enabled,
     lower(concat_ws(E'\n', k.name, k.customer, o.external,
-        (SELECT string_agg(s.start || '...' || s.last4, E'\n')
+        (SELECT string_agg(concat(s.start, '...', s.last4), E'\n')
             FROM (SELECT * FROM secret x WHERE x.key_id = k.id
                   ORDER BY x.created_at DESC LIMIT 200) AS s))) AS text
 FROM key k LEFT JOIN owner o ON o.id = k.owner_id;

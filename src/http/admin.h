@@ -270,6 +270,9 @@ char *ngx_http_apikey_content_set(ngx_conf_t *cf, ngx_command_t *cmd,
 ngx_int_t ngx_http_apikey_content_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, ngx_str_t *body);
 
+/* import.c: POST api-keys/import */
+ngx_int_t ngx_http_apikey_import(ngx_http_apikey_admin_t *a);
+
 /* verify.c: POST api-keys/verify */
 ngx_int_t ngx_http_apikey_verify(ngx_http_apikey_admin_t *a);
 

@@ -16,6 +16,7 @@
 
 #define NGX_HTTP_APIKEY_ADMIN_QUERY_MAX  100
 #define NGX_HTTP_APIKEY_ADMIN_HEADERS    3
+#define NGX_HTTP_APIKEY_ADMIN_ONCE       2       /* Idempotency-Key */
 
 
 static ngx_int_t ngx_http_apikey_admin_headers_check(
@@ -26,6 +27,10 @@ static ngx_int_t ngx_http_apikey_admin_decode(ngx_str_t *text, u_char *p,
     u_char *last);
 static size_t ngx_http_apikey_admin_size(ngx_http_apikey_admin_t *a,
     ngx_str_t *headers);
+static ngx_int_t ngx_http_apikey_admin_gather(ngx_http_apikey_admin_t *a,
+    ngx_str_t *headers);
+static ngx_int_t ngx_http_apikey_admin_part(ngx_http_apikey_admin_t *a,
+    ngx_str_t *once);
 static void ngx_http_apikey_admin_write_path(apikey_json_t *j,
     ngx_http_apikey_admin_t *a);
 static void ngx_http_apikey_admin_write_query(apikey_json_t *j,
@@ -223,10 +228,8 @@ ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a)
     ngx_uint_t      i;
     apikey_json_t   j;
 
-    for (i = 0; i < NGX_HTTP_APIKEY_ADMIN_HEADERS; i++) {
-        (void) ngx_http_apikey_admin_header(a->request,
-                                        ngx_http_apikey_admin_headers[i].name,
-                                        &headers[i]);
+    if (ngx_http_apikey_admin_gather(a, headers) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     size = ngx_http_apikey_admin_size(a, headers);
@@ -308,6 +311,52 @@ ngx_http_apikey_admin_size(ngx_http_apikey_admin_t *a, ngx_str_t *headers)
     }
 
     return size;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_admin_gather(ngx_http_apikey_admin_t *a, ngx_str_t *headers)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < NGX_HTTP_APIKEY_ADMIN_HEADERS; i++) {
+        (void) ngx_http_apikey_admin_header(a->request,
+                                        ngx_http_apikey_admin_headers[i].name,
+                                        &headers[i]);
+    }
+
+    if (a->part == 0) {
+        return NGX_OK;
+    }
+
+    return ngx_http_apikey_admin_part(a, &headers[NGX_HTTP_APIKEY_ADMIN_ONCE]);
+}
+
+
+/* Each of several calls is kept under a key of its own. */
+
+static ngx_int_t
+ngx_http_apikey_admin_part(ngx_http_apikey_admin_t *a, ngx_str_t *once)
+{
+    u_char  *p, digest[APIKEY_DIGEST_LEN];
+
+    /* one of a wrong length is apikey.api()'s to refuse */
+
+    if (once->len == 0 || once->len > 255) {
+        return NGX_OK;
+    }
+
+    p = ngx_pnalloc(a->pool, 2 * APIKEY_DIGEST_LEN + 1 + NGX_INT_T_LEN);
+
+    if (p == NULL || !apikey_sha256(once->data, once->len, digest)) {
+        return NGX_ERROR;
+    }
+
+    once->data = p;
+    p = ngx_hex_dump(p, digest, APIKEY_DIGEST_LEN);
+    once->len = ngx_sprintf(p, "#%ui", a->part) - once->data;
+
+    return NGX_OK;
 }
 
 
