@@ -69,6 +69,21 @@ for my $help ('help', '--help') {
     like($out, qr/apikeyctl schema apply/, 'names the commands');
 }
 
+{
+    open my $f, '<', 'README.md' or die "README.md: $!\n";
+    my $readme = do { local $/; <$f> };
+    my %said;
+
+    $said{$1} = 1 while $out =~ /^apikeyctl ([a-z]\S*(?: [a-z]+)?)/mg;
+    delete $said{help};
+
+    cmp_ok(scalar keys %said, '>', 6, 'the commands are found');
+
+    for my $command (sort keys %said) {
+        ok($readme =~ /^\| .*`\Q$command\E\b/m, "README has $command");
+    }
+}
+
 ($rc, $out) = $ctl->run(['--version']);
 is($rc, 0, 'version');
 like($out, qr/^apikeyctl \d+\.\d+\.\d+$/, 'is a version');
