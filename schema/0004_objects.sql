@@ -185,12 +185,15 @@ AS $$
 DECLARE
     want text := req ->> 'if_match';
 BEGIN
-    IF want IS NULL OR btrim(want, E' \t') = '*'
-        OR (want ~ ('^[ \t,]*(W/)?"[^"]*"'
-                    '([ \t]*,([ \t,]*(W/)?"[^"]*")?)*[ \t]*$')
-            AND EXISTS (SELECT FROM regexp_matches(want, '"([^"]*)"', 'g')
-                            AS m
-                        WHERE m[1] = version::text))
+    -- what is not there (-1) is not "*" either
+
+    IF want IS NULL OR version >= 0
+        AND (btrim(want, E' \t') = '*'
+            OR want ~ ('^[ \t,]*(W/)?"[^"]*"'
+                       '([ \t]*,([ \t,]*(W/)?"[^"]*")?)*[ \t]*$')
+                AND EXISTS (SELECT
+                    FROM regexp_matches(want, '"([^"]*)"', 'g') AS m
+                    WHERE m[1] = version::text))
     THEN
         RETURN;
     END IF;

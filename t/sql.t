@@ -441,8 +441,9 @@ is($api->call('owner_update', id => 'Ada / Ltd é',
 problem($api->call('owner_update', id => 'nobody', body => {}),
         404, 'not_found', 'PATCH makes none');
 problem($api->call('owner_get', id => 'nobody'), 404, 'not_found', 'nor GET');
-problem($api->call('owner_put', id => 'nobody', body => {}, match => '"1"'),
-        412, 'precondition_failed', 'nor PUT with If-Match');
+problem($api->call('owner_put', id => 'nobody', body => {}, match => $_),
+        412, 'precondition_failed', "nor PUT with If-Match: $_")
+    for '"1"', '"-1"', '*';
 wrong($api->call('owner_put', id => 'x' x 256, body => {
     time_zone => 'Europe/Berlin', anchor_day => 15, plan => 'pro',
     credits => {}, id => 'x', name => 7 }),
