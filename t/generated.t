@@ -24,7 +24,7 @@ my $pg = $t->postgres;
 
 $t->upstream;
 
-my $n = $t->nginx(workers => 2, base => { redis => undef,
+my $n = $t->nginx(workers => 2, leaks => 1, base => { redis => undef,
     zone => 'apikey_zone zone=apikey:32m;' }, http => <<'EOT')->start;
     keepalive_requests 1000000000;
     keepalive_time 10h;
@@ -39,6 +39,9 @@ EOT
 
 # nginx closes first
 $SIG{PIPE} = 'IGNORE';
+
+# as explained below
+$t->allow(qr/LeakSanitizer: detected|SUMMARY: \w+: \d+ byte\S* leaked/);
 
 my $json = JSON::PP->new->utf8;
 my $g = Apikey::Generate->new(seed => $seed, token => $t->token,
@@ -123,6 +126,7 @@ sub check {
                                          && $status != 505;
 
     if ($r->{kind} =~ /shape|json|text/ && $status >= 400
+        && $status != 414
         && $head !~ m{^Content-Type: application/problem\+json}m)
     {
         found("no problem: $status", $r);
@@ -285,12 +289,23 @@ is(@found, 0, 'no 500, no answer missing, no answer that is none')
     or diag("APIKEY_SEED=$seed", map { "\n$_" } splice @found, 0, 10);
 is_deeply([ $n->workers ], \@workers, 'no worker exits');
 
-# a sanitizer keeps what was freed
-
-cmp_ok($grown, '<', 4096 + ($all - $first) / 100, 'no leak')
-    unless $ENV{APIKEY_ASAN};
-
 is($n->admin('GET', 'whoami')->{status}, 200, 'it still answers');
+
+wait_for('no waiting request', sub { $n->metric('apikey_waiting') == 0 });
+$n->stop;
+
+# A sanitizer keeps what was freed, but knows at the end what nobody can free
+# any more.  Some things that live as long as the process are among it, because
+# nginx has unloaded the module by then; what leaks by request is more.
+
+if ($ENV{APIKEY_ASAN}) {
+    my @leaked = $n->log_text('reports/*') =~ /leaked in (\d+) allocation/g;
+
+    is(grep({ $_ > 50 } @leaked), 0, "no leak (@leaked allocations)");
+
+} else {
+    cmp_ok($grown, '<', 4096 + ($all - $first) / 100, 'no leak');
+}
 
 
 # Plaintext

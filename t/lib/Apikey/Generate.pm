@@ -363,7 +363,7 @@ sub percent {
     my ($text) = @_;
 
     utf8::encode($text) if utf8::is_utf8($text);
-    $text = substr $text, 0, 2000;
+    $text = substr $text, 0, 300;
     return $text =~ s/([^A-Za-z0-9._~-])/sprintf '%%%02X', ord $1/ger;
 }
 

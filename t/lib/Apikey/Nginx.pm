@@ -206,12 +206,16 @@ sub env {
 
         chomp(my $lib = `\${CC:-cc} -print-file-name=libasan.so`);
 
+        my $leaks = $self->{leaks} ? 1 : 0;
+        my $abort = 1 - $leaks;
+
         $env{LD_PRELOAD} = $lib;
 
         # nginx and the module both define ngx_modules, by design; nginx
         # leaves what lives as long as the process to the system
-        $env{ASAN_OPTIONS} = "$log:detect_odr_violation=0:detect_leaks=0"
-                             . ':abort_on_error=1:disable_coredump=1';
+        $env{ASAN_OPTIONS} = "$log:detect_odr_violation=0"
+                             . ":detect_leaks=$leaks"
+                             . ":abort_on_error=$abort:disable_coredump=1";
         $env{UBSAN_OPTIONS} = "$log:print_stacktrace=1";
     }
 

@@ -73,6 +73,10 @@ C<< base => { redis => 'apikey_redis %%REDIS%% timeout=1s;' } >>
 a whole configuration; it wants C<%%GLOBALS%%> on top and C<%%GLOBALS_HTTP%%>
 in http{}
 
+=item leaks
+
+1: under a sanitizer its report tells what leaked, too
+
 =item daemon
 
 1: in the background, as an upgrade of the binary needs it
