@@ -249,9 +249,15 @@ BEGIN
         END IF;
     END IF;
 
-    EXECUTE format('SELECT * FROM %I($1, $2)', 'api_' || fn)
-    INTO status, headers, body, refresh
-    USING who, req;
+    IF req -> 'compat' = 'true' THEN
+        SELECT * INTO status, headers, body, refresh
+        FROM compat_call(fn, who, req);
+
+    ELSE
+        EXECUTE format('SELECT * FROM %I($1, $2)', 'api_' || fn)
+        INTO status, headers, body, refresh
+        USING who, req;
+    END IF;
 
     headers := coalesce(headers, '');
     body := coalesce(body, '');
@@ -319,8 +325,10 @@ EXCEPTION
 
         -- not by ->>, which fails for a NUL anywhere in it
 
-        body := problem_json(status, code, message, substring(req
-            FROM '"request_id" *: *"([0-9a-f-]{36})"'), errors::json);
+        body := CASE WHEN fn ^@ 'keys_'
+            THEN compat_problem(code, message, errors::json)
+            ELSE problem_json(status, code, message, substring(req
+                FROM '"request_id" *: *"([0-9a-f-]{36})"'), errors::json) END;
 END
 $$;
 

@@ -73,6 +73,7 @@ typedef enum {
     NGX_HTTP_APIKEY_BODY_NONE = 0,
     NGX_HTTP_APIKEY_BODY_JSON,
     NGX_HTTP_APIKEY_BODY_SECRET,     /* holds keys: no copy of it stays */
+    NGX_HTTP_APIKEY_BODY_OLDER,      /* holds a password: it is taken out */
     NGX_HTTP_APIKEY_BODY_STREAM      /* the handler reads it itself */
 } ngx_http_apikey_body_e;
 
@@ -87,8 +88,9 @@ typedef struct {
     ngx_str_t                       pattern;
     const char                     *function;    /* apikey.api()'s $1 */
     ngx_http_apikey_admin_stage_pt  handler;     /* answered here instead */
-    unsigned                        body:2;      /* ngx_http_apikey_body_e */
+    unsigned                        body:3;      /* ngx_http_apikey_body_e */
     unsigned                        open:1;      /* needs no credential */
+    unsigned                        older:1;     /* only with compat */
 } ngx_http_apikey_admin_route_t;
 
 
@@ -239,6 +241,12 @@ ngx_int_t ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a,
     off_t max);
 ngx_int_t ngx_http_apikey_admin_body_next(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_too_large(ngx_http_apikey_admin_t *a);
+
+/* admin_older.c: paths below keys/, with compat */
+ngx_uint_t ngx_http_apikey_admin_older(ngx_http_apikey_admin_t *a);
+void ngx_http_apikey_admin_older_forget(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_older_problem(ngx_http_apikey_admin_t *a,
+    ngx_uint_t status, const char *code, const char *detail);
 
 /* admin_call.c: Postgres and the keyring */
 ngx_int_t ngx_http_apikey_admin_call(ngx_http_apikey_admin_t *a);

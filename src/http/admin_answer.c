@@ -71,6 +71,7 @@ ngx_http_apikey_admin_answer(ngx_http_apikey_admin_t *a)
 
     return ngx_http_apikey_admin_send(a, a->status,
                                       a->status >= 400
+                                      && !ngx_http_apikey_admin_older(a)
                                           ? "application/problem+json"
                                           : "application/json",
                                       &a->answer);
@@ -173,6 +174,10 @@ ngx_http_apikey_admin_problems(ngx_http_apikey_admin_t *a,
 
     status = ngx_http_apikey_admin_titles[problem].status;
     code = ngx_http_apikey_admin_titles[problem].code;
+
+    if (ngx_http_apikey_admin_older(a)) {
+        return ngx_http_apikey_admin_older_problem(a, status, code, detail);
+    }
 
     size = 1024;
 

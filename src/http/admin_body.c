@@ -205,7 +205,7 @@ ngx_http_apikey_admin_body_take(ngx_http_apikey_admin_t *a)
                 return NGX_HTTP_INTERNAL_SERVER_ERROR;
             }
 
-            if (a->route->body == NGX_HTTP_APIKEY_BODY_SECRET) {
+            if (a->route->body != NGX_HTTP_APIKEY_BODY_JSON) {
                 OPENSSL_cleanse(b->pos, b->last - b->pos);
             }
 
@@ -268,6 +268,10 @@ ngx_http_apikey_admin_body_check(ngx_http_apikey_admin_t *a)
     if (a->body.len == 0) {
         ngx_str_null(&a->body);
         return NGX_DECLINED;
+    }
+
+    if (a->route->body == NGX_HTTP_APIKEY_BODY_OLDER) {
+        ngx_http_apikey_admin_older_forget(a);
     }
 
     if (!ngx_http_apikey_admin_body_json(a->request)) {

@@ -21,10 +21,10 @@ static ngx_int_t ngx_http_apikey_admin_other_method(
 
 
 #define ngx_http_apikey_sql(method, pattern, function)                        \
-    { method, ngx_string(pattern), function, NULL, 0, 0 }
+    { method, ngx_string(pattern), function, NULL, 0, 0, 0 }
 #define ngx_http_apikey_sql_body(method, pattern, function)                   \
     { method, ngx_string(pattern), function, NULL,                            \
-      NGX_HTTP_APIKEY_BODY_JSON, 0 }
+      NGX_HTTP_APIKEY_BODY_JSON, 0, 0 }
 
 
 static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
@@ -35,7 +35,7 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     { NGX_HTTP_POST, ngx_string("api-keys/import"), "key_import",
       ngx_http_apikey_import, NGX_HTTP_APIKEY_BODY_STREAM, 0 },
     { NGX_HTTP_POST, ngx_string("api-keys/verify"), NULL,
-      ngx_http_apikey_verify, NGX_HTTP_APIKEY_BODY_SECRET, 0 },
+      ngx_http_apikey_verify, NGX_HTTP_APIKEY_BODY_SECRET, 0, 0 },
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}", "key_get"),
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "api-keys/{id}", "key_update"),
@@ -66,9 +66,12 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
 
     { NGX_HTTP_GET, ngx_string("health"), NULL, ngx_http_apikey_health_json,
-      0, 1 },
+      0, 1, 0 },
 
-    { 0, ngx_null_string, NULL, NULL, 0, 0 }
+    { NGX_HTTP_POST, ngx_string("keys/getApiKeys"), "keys_get", NULL,
+      NGX_HTTP_APIKEY_BODY_OLDER, 0, 1 },
+
+    { 0, ngx_null_string, NULL, NULL, 0, 0, 0 }
 };
 
 
@@ -96,7 +99,7 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "webhooks/{id}/deliveries", NULL),
     ngx_http_apikey_sql(0, "webhooks/{id}/test", NULL),
 
-    { 0, ngx_null_string, NULL, NULL, 0, 0 }
+    { 0, ngx_null_string, NULL, NULL, 0, 0, 0 }
 };
 
 
@@ -136,7 +139,9 @@ ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a)
 
     for (route = ngx_http_apikey_admin_routes; route->method; route++) {
 
-        if (ngx_http_apikey_admin_match(a, route) != NGX_OK) {
+        if (ngx_http_apikey_admin_match(a, route) != NGX_OK
+            || (route->older && !a->alcf->admin_conf->compat))
+        {
             continue;
         }
 
