@@ -175,6 +175,30 @@ subtest 'a rotated-out secret' => sub {
 };
 
 
+# The connection that listens is cut in the transaction that changes a key: the
+# notice goes nowhere, and there is no poll for an hour.
+
+subtest 'the listener is cut off' => sub {
+    my $k = $t->key(name => 'cut');
+    my $cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE application_name = 'apikey keyring'";
+
+    wait_status($_, $k->{key}, 200) for $a, $b;
+
+    for my $round (1 .. rounds(3, 30)) {
+        for my $to ('false', 'true') {
+            my $n = $pg->value("BEGIN; UPDATE apikey.key SET enabled = $to
+                WHERE id = '$k->{id}'; $cut; COMMIT");
+
+            cmp_ok($n, '>', 0, 'cut');
+
+            ok(wait_status($_, $k->{key}, $to eq 'true' ? 200 : 401),
+               $_->name . " hears of $to") for $a, $b;
+        }
+    }
+};
+
+
 subtest 'a dump is restored into the same database' => sub {
     my $n = $t->nginx(name => 'n', base => $fast)->start;
 

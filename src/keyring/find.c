@@ -519,9 +519,6 @@ ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr, ngx_str_t *ids,
         return NGX_ERROR;
     }
 
-    ngx_http_apikey_store_before(kr->conf.sh, kr->conf.shpool,
-                                 &query->before);
-
     query->op.sql = ngx_http_apikey_refresh_sql;
     query->op.nparams = 2;
     query->op.values = refresh->ids.values;
@@ -529,7 +526,7 @@ ngx_http_apikey_keyring_refresh(ngx_http_apikey_keyring_t *kr, ngx_str_t *ids,
     query->op.handler = ngx_http_apikey_refresh_done;
     query->op.data = query;
 
-    if (ngx_http_apikey_pg_query(kr->pg, &query->op) != NGX_OK) {
+    if (ngx_http_apikey_find_send(query) != NGX_OK) {
         ngx_free(refresh);
         return NGX_ERROR;
     }
@@ -553,9 +550,13 @@ ngx_http_apikey_refresh_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
         /* a zone that is too small forgets the row: a miss finds it */
 
-        (void) ngx_http_apikey_keyring_apply(query->kr, res,
-                                             &query->before,
-                                             NGX_HTTP_APIKEY_APPLY_NOTICE);
+        rc = ngx_http_apikey_keyring_apply(query->kr, res, &query->before,
+                                           NGX_HTTP_APIKEY_APPLY_NOTICE);
+
+        if (rc == NGX_AGAIN && ngx_http_apikey_find_send(query) == NGX_OK) {
+            return;
+        }
+
         rc = NGX_OK;
 
     } else if (res) {

@@ -140,12 +140,12 @@ ngx_http_apikey_store_apply(ngx_http_apikey_keyring_sh_t *sh,
          ? ngx_http_apikey_store_key(sh, row, before, how)
          : ngx_http_apikey_store_owner(sh, row, before, how);
 
+    if (how == NGX_HTTP_APIKEY_APPLY_NOTICE && rc != NGX_DECLINED) {
+        sh->created++;
+    }
+
     if (rc == NGX_OK) {
         sh->changes++;
-
-        if (how == NGX_HTTP_APIKEY_APPLY_NOTICE) {
-            sh->created++;
-        }
 
     } else if (rc == NGX_ABORT) {
         sh->full = 1;
