@@ -370,12 +370,22 @@ REVOKE ALL ON limit_held, keyring_owner, keyring_key FROM PUBLIC,
 
 
 -- Columns are only ever added, at the end: a node of another version of the
--- module reads those that it knows.
+-- module reads those that it knows.  Nodes call these all the time, so they
+-- are not dropped but once.
 
-DROP FUNCTION IF EXISTS keyring_rows(uuid[], uuid[], text, uuid, int);
-DROP FUNCTION IF EXISTS keyring_find(bytea);
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_proc
+                   WHERE oid = to_regprocedure('apikey.keyring_find(bytea)')
+                       AND 'models' = ANY (proargnames))
+    THEN
+        DROP FUNCTION IF EXISTS keyring_rows(uuid[], uuid[], text, uuid, int);
+        DROP FUNCTION IF EXISTS keyring_find(bytea);
+    END IF;
+END
+$$;
 
-CREATE FUNCTION keyring_rows(keys uuid[], owners uuid[],
+CREATE OR REPLACE FUNCTION keyring_rows(keys uuid[], owners uuid[],
     page text, after uuid, n int)
 RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     owner_id uuid, name text, prefix text, customer text, plan text,
@@ -417,7 +427,7 @@ COMMENT ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int) IS
     ' and owners, or n rows of page key or owner with ids after the given one';
 
 
-CREATE FUNCTION keyring_find(digest bytea)
+CREATE OR REPLACE FUNCTION keyring_find(digest bytea)
 RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     owner_id uuid, name text, prefix text, customer text, plan text,
     revoked boolean, expires bigint, scopes text, ips text, metadata text,
