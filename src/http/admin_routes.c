@@ -33,7 +33,7 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql_body(NGX_HTTP_POST, "api-keys", "key_create"),
 
     { NGX_HTTP_POST, ngx_string("api-keys/import"), "key_import",
-      ngx_http_apikey_import, NGX_HTTP_APIKEY_BODY_STREAM, 0 },
+      ngx_http_apikey_import, NGX_HTTP_APIKEY_BODY_STREAM, 0, 0 },
     { NGX_HTTP_POST, ngx_string("api-keys/verify"), NULL,
       ngx_http_apikey_verify, NGX_HTTP_APIKEY_BODY_SECRET, 0, 0 },
 
