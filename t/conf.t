@@ -251,6 +251,10 @@ for my $wrong ('0', 'x', '""', 'on', '-1s', '1z') {
     http(qr/"apikey_max_stale": invalid time/, "apikey_max_stale $wrong;");
 }
 
+http(qr/"apikey_max_stale": at least 100ms are needed, not "99ms"/,
+     'apikey_max_stale 99ms;');
+good('a short apikey_max_stale', 'apikey_max_stale 100ms;',
+     'apikey required;');
 http(qr/"apikey_max_stale" directive is duplicate/,
      'apikey_max_stale off; apikey_max_stale 1s;');
 http(qr/number of arguments in "apikey_max_stale"/, 'apikey_max_stale 1s 2s;');

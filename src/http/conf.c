@@ -470,6 +470,7 @@ ngx_http_apikey_conf_max_stale(ngx_conf_t *cf, ngx_command_t *cmd,
 {
     ngx_http_apikey_main_conf_t *amcf = conf;
 
+    char       *rv;
     ngx_str_t  *value;
 
     if (amcf->max_stale != NGX_CONF_UNSET_MSEC) {
@@ -483,7 +484,17 @@ ngx_http_apikey_conf_max_stale(ngx_conf_t *cf, ngx_command_t *cmd,
         return NGX_CONF_OK;
     }
 
-    return ngx_http_apikey_conf_msec(cf, cmd, &value[1], &amcf->max_stale);
+    rv = ngx_http_apikey_conf_msec(cf, cmd, &value[1], &amcf->max_stale);
+
+    /* the log has to be read, too */
+
+    if (rv == NGX_CONF_OK && amcf->max_stale < 100) {
+        return ngx_http_apikey_conf_refuse(cf, cmd,
+                                           "at least 100ms are needed, not",
+                                           &value[1]);
+    }
+
+    return rv;
 }
 
 
