@@ -287,5 +287,8 @@ ngx_int_t ngx_http_apikey_verify(ngx_http_apikey_admin_t *a);
 /* health.c */
 ngx_int_t ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a);
 
+/* openapi.c */
+ngx_int_t ngx_http_apikey_openapi_json(ngx_http_apikey_admin_t *a);
+
 
 #endif /* NGX_HTTP_APIKEY_ADMIN_H_INCLUDED */

@@ -1,7 +1,8 @@
 
 /*
  * The admin API as a table: (method, path, function).  Everything a function
- * does is SQL; to add a route is to add a line.
+ * does is SQL; to add a route is to add a line, and the operation to
+ * docs/openapi.json.
  *
  * Literal paths stand before those with {parameters} that would match them.
  */
@@ -16,6 +17,7 @@
 
 static ngx_int_t ngx_http_apikey_admin_match(ngx_http_apikey_admin_t *a,
     const ngx_http_apikey_admin_route_t *route);
+static ngx_int_t ngx_http_apikey_admin_no_route(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_other_method(
     ngx_http_apikey_admin_t *a, ngx_uint_t allowed);
 
@@ -67,6 +69,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 
     { NGX_HTTP_GET, ngx_string("health"), NULL, ngx_http_apikey_health_json,
       0, 1, 0 },
+    { NGX_HTTP_GET, ngx_string("openapi.json"), NULL,
+      ngx_http_apikey_openapi_json, 0, 1, 0 },
 
     { NGX_HTTP_POST, ngx_string("keys/getApiKeys"), "keys_get", NULL,
       NGX_HTTP_APIKEY_BODY_OLDER, 0, 1 },
@@ -121,7 +125,7 @@ ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a)
 {
     ngx_int_t                             rc;
     ngx_uint_t                            method, allowed;
-    const ngx_http_apikey_admin_route_t  *route;
+    const ngx_http_apikey_admin_route_t  *route, *first;
 
     rc = ngx_http_apikey_admin_path(a);
 
@@ -136,12 +140,23 @@ ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a)
     }
 
     allowed = 0;
+    first = NULL;
 
     for (route = ngx_http_apikey_admin_routes; route->method; route++) {
 
         if (ngx_http_apikey_admin_match(a, route) != NGX_OK
             || (route->older && !a->alcf->admin_conf->compat))
         {
+            continue;
+        }
+
+        if (first == NULL) {
+            first = route;
+        }
+
+        /* a literal path is no {id}, with whatever method */
+
+        if (ngx_strcmp(route->pattern.data, first->pattern.data) != 0) {
             continue;
         }
 
@@ -153,9 +168,15 @@ ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a)
         allowed |= route->method;
     }
 
-    if (allowed) {
-        return ngx_http_apikey_admin_other_method(a, allowed);
-    }
+    return allowed ? ngx_http_apikey_admin_other_method(a, allowed)
+                   : ngx_http_apikey_admin_no_route(a);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_admin_no_route(ngx_http_apikey_admin_t *a)
+{
+    const ngx_http_apikey_admin_route_t  *route;
 
     for (route = ngx_http_apikey_admin_later; route->pattern.len; route++) {
 

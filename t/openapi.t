@@ -1,0 +1,361 @@
+# openapi.json says what the admin API is: it is an OpenAPI 3.1 document, has
+# every route of admin_routes.c, and every answer here is one that it knows,
+# member by member.  And what all routes have in common: HEAD, OPTIONS, 405
+# with Allow, no-store.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Apikey::Test qw(json json_encode plain_key);
+
+my $t = Apikey::Test->new;
+
+$t->postgres;
+$t->redis;
+$t->upstream;
+
+my $n = $t->nginx(http => <<'EOT')->start;
+    server {
+        listen 127.0.0.1:%%PORT_other%%;
+
+        location /deep/er-"1"/ {
+            apikey_admin;
+        }
+
+        location / {
+            apikey_admin;
+        }
+
+        location /old/ {
+            apikey_admin compat;
+        }
+    }
+EOT
+
+my ($true, $false) = (JSON::PP::true, JSON::PP::false);
+my $conn = $n->conn;
+my @answers;
+
+
+# ask(METHOD, PATH of the document, parameters, OPTIONS)
+
+sub ask {
+    my ($method, $path, $with, %opt) = @_;
+
+    my %with = %{$with // {}};
+    my $uri = $path =~ s/\{(\w+)\}/delete $with{$1} \/\/ die "$path: $1"/ger;
+    my $query = join '&', map { "$_=$with{$_}" } sort keys %with;
+    my $type = $opt{type} // 'application/json';
+    my $body = ref $opt{body} ? json_encode($opt{body}) : $opt{body};
+    my $token = $opt{as} // $t->token;
+
+    my $at = $opt{at} // '/api/v1';
+    my $c = $opt{at} ? Apikey::Http->new(port => $n->port('other')) : $conn;
+
+    my $r = $c->request($method, $at . $uri . ($query && "?$query"),
+        headers => [
+            $token ne '' ? (Authorization => "Bearer $token") : (),
+            defined $body ? ('Content-Type' => $type) : (),
+            @{$opt{headers} // []},
+        ], defined $body ? (body => $body) : ());
+
+    push @answers, {
+        method => $method, path => $path, status => $r->{status},
+        type => $r->{headers}{'content-type'}, headers => $r->{headers},
+        body => $r->{body}, sent => $body, sent_type => $type,
+        query => [ sort keys %with ],
+    };
+
+    return $r;
+}
+
+sub status_is {
+    my ($status, @ask) = @_;
+
+    my $r = ask(@ask);
+    is($r->{status}, $status, "$ask[0] $ask[1]: $status") or diag($r->{body});
+    return $r;
+}
+
+
+# the document
+
+my $r = ask('GET', '/openapi.json', {}, as => '');
+my $document = json($r);
+
+is($r->{status}, 200, 'anybody reads it');
+is_deeply($document->{servers}, [ { url => '/api/v1' } ], 'its server');
+is_deeply([ map { json(Apikey::Http->new(port => $n->port('other'))
+                       ->request('GET', $_))->{servers}[0]{url} }
+            '/openapi.json', '/deep/er-"1"/openapi.json' ],
+          [ '/', '/deep/er-%221%22' ], 'in any location');
+
+{
+    open my $f, '<', 'docs/openapi.json' or die "docs/openapi.json: $!\n";
+    my $source = do { local $/; <$f> };
+    my ($version) = do { open my $v, '<', 'src/base/version.h'; local $/;
+                         <$v> =~ /APIKEY_VERSION\s+"([^"]+)"/ };
+
+    is($document->{info}{version}, $version, 'the version of the module');
+    $source =~ s/\@BASE\@/\/api\/v1/;
+    $source =~ s/\@VERSION\@/$version/;
+    is_deeply($document, JSON::PP->new->decode($source), 'is the file');
+}
+
+
+# its routes are ours
+
+my %documented;
+
+for my $path (keys %{$document->{paths}}) {
+    $documented{uc($_) . " $path"} = 1
+        for grep { $_ ne 'parameters' } keys %{$document->{paths}{$path}};
+}
+
+{
+    my %route;
+
+    open my $f, '<', 'src/http/admin_routes.c' or die "admin_routes.c: $!\n";
+    my $source = do { local $/; <$f> };
+    my ($table) = $source =~ /admin_routes\[\] = \{(.*?)^\};/ms;
+
+    $route{"$1 /$2"} = 1
+        while $table =~ /NGX_HTTP_(\w+),\s*(?:ngx_string\()?"([^"]+)"/g;
+
+    cmp_ok(scalar keys %route, '>', 20, 'the routes are found');
+    is_deeply([ grep { !$documented{$_} } sort keys %route ], [],
+              'every route is in it');
+    is_deeply([ grep { !$route{$_} } sort keys %documented ], [],
+              'and no other');
+}
+
+
+# answers
+
+my @limits = ({ name => 'hourly', unit => 'requests', limit => 1000,
+                window => '1h' });
+
+status_is(201, 'PUT', '/plans/{id}', { id => 'pro' }, body => {
+    name => 'Pro', limits => \@limits, scopes => [ 'orders:*' ],
+    allowed_models => undef, monthly_price => '49.00',
+    upgrade_url => 'https://example.com/upgrade' });
+status_is(200, 'PUT', '/plans/{id}', { id => 'pro' }, body => {});
+status_is(200, 'PATCH', '/plans/{id}', { id => 'pro' },
+          body => { name => 'Pro!' });
+status_is(200, 'GET', '/plans/{id}', { id => 'pro' });
+status_is(200, 'GET', '/plans', { q => 'pr', sort => '-name', limit => 1 });
+status_is(400, 'PUT', '/plans/{id}', { id => 'pro' },
+          body => { monthly_price => 1, colour => 1 });
+status_is(404, 'GET', '/plans/{id}', { id => 'none' });
+
+status_is(201, 'PUT', '/owners/{id}', { id => 'user_42' }, body => {
+    name => 'Ada', enabled => $true, plan => 'pro', plan_next => 'pro',
+    limits => \@limits, credits => undef, time_zone => 'Europe/Berlin',
+    anchor_day => 31, metadata => { a => [ 1 ] } });
+status_is(200, 'PUT', '/owners/{id}', { id => 'user_42' }, body => {});
+status_is(200, 'PATCH', '/owners/{id}', { id => 'user_42' },
+          body => { name => undef });
+status_is(200, 'GET', '/owners/{id}', { id => 'user_42' });
+status_is(200, 'GET', '/owners', { plan => 'pro', enabled => 'true' });
+status_is(200, 'PATCH', '/owners', { plan => 'pro', dry_run => 'true' },
+          body => { plan => 'pro' });
+status_is(400, 'PATCH', '/owners/{id}', { id => 'user_42' },
+          body => { limits => 1 });
+status_is(404, 'GET', '/owners/{id}', { id => 'none' });
+
+my $key = json(status_is(201, 'POST', '/api-keys', {}, body => {
+    name => 'Production', owner => 'user_42', customer => 'c', plan => 'pro',
+    prefix => 'sk_live', scopes => [ 'orders:read', 'apikey:manage' ],
+    allowed_models => [ 'gpt-4o*' ], allowed_ips => [ '127.0.0.0/8' ],
+    limits => \@limits, credits => undef, metadata => { team => 'x' },
+    expires_at => '2100-01-01', enabled => $true },
+    headers => [ 'Idempotency-Key' => 'one' ]));
+my ($id, $secret) = ($key->{id}, $key->{secrets}[0]{id});
+
+status_is(422, 'POST', '/api-keys', {}, body => { name => 'Other' },
+          headers => [ 'Idempotency-Key' => 'one' ]);
+status_is(201, 'POST', '/api-keys', {}, body => { name => 'plain' },
+          headers => [ 'Idempotency-Key' => 'two' ]);
+$r = status_is(200, 'POST', '/api-keys', {}, body => { name => 'plain' },
+               headers => [ 'Idempotency-Key' => 'two' ]);
+is("$r->{headers}{'idempotent-replayed'} " . (json($r)->{key} // 'null'),
+   'true null', 'a request repeated');
+my $plain = json($r)->{id};
+
+$t->sync;
+
+status_is(400, 'POST', '/api-keys', {}, body => '{');
+status_is(400, 'POST', '/api-keys', {}, body => { limits => [ {} ] });
+status_is(415, 'POST', '/api-keys', {}, body => 'x', type => 'text/plain');
+status_is(413, 'POST', '/api-keys', {}, body => ' ' x 1048577);
+$conn = $n->conn;
+status_is(401, 'GET', '/api-keys', {}, as => '');
+status_is(401, 'GET', '/api-keys', {}, as => plain_key('op'));
+status_is(403, 'POST', '/api-keys', {}, body => { name => 'x' },
+          as => $t->{read_token});
+status_is(200, 'GET', '/api-keys', { owner => 'user_42', customer => 'c',
+    status => 'active', q => 'pro', sort => '-last_used_at', limit => 2 });
+status_is(200, 'GET', '/api-keys', { limit => 1 });
+status_is(200, 'GET', '/api-keys', {}, as => $key->{key});
+status_is(200, 'GET', '/api-keys/{id}', { id => $id });
+status_is(404, 'GET', '/api-keys/{id}', { id => 'x' });
+status_is(200, $_, '/api-keys/{id}', { id => $id }, body => {
+    name => 'New', metadata => { team => undef }, allowed_ips => undef })
+    for 'PATCH', 'PUT';
+status_is(412, 'PATCH', '/api-keys/{id}', { id => $id }, body => {},
+          headers => [ 'If-Match' => '"0"' ]);
+status_is(200, 'GET', '/api-keys/{id}/usage', { id => $id, days => 2 });
+status_is(200, 'POST', '/api-keys/verify', {}, body => {
+    key => $key->{key}, scopes => [ 'orders:read' ], model => 'gpt-4o',
+    weight => 1, service => 'batch' });
+status_is(200, 'POST', '/api-keys/verify', {},
+          body => { key => plain_key('sk') });
+status_is(200, 'POST', '/api-keys/verify', {},
+          body => { key => $key->{key}, scopes => [ 'admin' ] });
+status_is(400, 'POST', '/api-keys/verify', {}, body => {});
+status_is(200, 'POST', '/api-keys/{id}/rotate', { id => $id },
+          body => { grace => '1h' });
+status_is(204, 'DELETE', '/api-keys/{id}/secrets/{sid}',
+          { id => $id, sid => $secret });
+status_is(409, 'DELETE', '/api-keys/{id}/secrets/{sid}', { id => $id,
+    sid => json(ask('GET', '/api-keys/{id}', { id => $id }))
+           ->{secrets}[0]{id} });
+status_is(404, 'DELETE', '/api-keys/{id}/secrets/{sid}',
+          { id => $id, sid => 'x' });
+
+my %row = (name => 'old', owner => 'user_7', hash => 'ab' x 32,
+           alg => 'sha256', start => 'nk_', created_at => '2020-01-01',
+           usage_count => 7, last_used_at => '2026-01-01T00:00:00+01:00');
+
+status_is(200, 'POST', '/api-keys/import', { dry_run => 'true' },
+          body => [ \%row ]);
+status_is(200, 'POST', '/api-keys/import', {}, body => [ \%row ]);
+status_is(200, 'POST', '/api-keys/import', {}, type => 'text/csv',
+          body => "name,key\nfrom csv,nk_0123456789\n,short\n");
+status_is(200, 'POST', '/api-keys/import', {}, body => json_encode(\%row),
+          type => 'application/x-ndjson');
+status_is(415, 'POST', '/api-keys/import', {}, body => 'x', type => 'x/y');
+$conn = $n->conn;
+
+my @old = (at => '/old');
+
+$r = status_is(201, 'POST', '/api-keys', {}, @old, body => {
+    name => 'old', active => $true, user_id => 'user_8', rate_limit => 5,
+    workflow_id => 'w', customer_id => 'c' });
+status_is(200, 'PATCH', '/api-keys/{id}', { id => json($r)->{id} }, @old,
+          body => { is_active => $false });
+status_is(200, 'GET', '/api-keys', {}, @old);
+status_is(200, 'POST', '/keys/getApiKeys', {}, @old,
+          body => { email => 'a@b', password => 'x' });
+status_is(404, 'POST', '/keys/getApiKeys', {}, @old,
+          body => { apiKeyId => 'x' });
+status_is(401, 'POST', '/keys/getApiKeys', {}, @old, as => '', body => {});
+
+status_is(200, 'GET', '/whoami', {});
+my $own = json(ask('POST', '/api-keys/{id}/rotate', { id => $plain }))->{key};
+$t->sync;
+status_is(200, 'GET', '/whoami', {}, as => $own);
+status_is(200, 'GET', '/usage/summary', {}, as => $own);
+status_is(200, 'GET', '/usage/summary', { owner => 'user_42' });
+status_is(404, 'GET', '/usage/summary', { key => 'x' });
+status_is(403, 'GET', '/audit', {}, as => $own);
+status_is(200, 'GET', '/audit', { limit => 100 });
+status_is(200, 'GET', '/audit', { key => $id, from => '2020-01-01',
+    to => '2100-01-01T00:00:00Z', sort => 'time', limit => 1, object => 'key',
+    owner => 'user_42', actor => 'x', action => 'x' });
+status_is(200, 'GET', '/health', {});
+status_is(200, 'GET', '/health', {}, as => '');
+
+status_is(204, 'DELETE', '/api-keys/{id}', { id => $plain });
+status_is(409, 'PATCH', '/api-keys/{id}', { id => $plain }, body => {});
+status_is(200, 'GET', '/api-keys', { status => 'all' });
+status_is(409, 'DELETE', '/owners/{id}', { id => 'user_42' });
+status_is(204, 'DELETE', '/owners/{id}', { id => 'user_42',
+                                           revoke_keys => 'true' });
+status_is(204, 'DELETE', '/plans/{id}', { id => 'pro' });
+
+
+# what all have in common
+
+sub plain_path { $_[0] =~ s/\{\w+\}/x/gr }
+
+for my $path (sort keys %{$document->{paths}}) {
+    my $item = $document->{paths}{$path};
+    my $at = $path =~ m{^/keys/} ? '/old' : '/api/v1';
+    my $conn = Apikey::Http->new(port => $n->port($at eq '/old' ? 'other'
+                                                                : ()));
+    my @methods = grep { $item->{lc $_} } qw(GET POST PUT PATCH DELETE);
+    my $allow = join ', ', map({ $_ eq 'GET' ? 'GET, HEAD' : $_ } @methods),
+                'OPTIONS';
+
+    for my $method (qw(OPTIONS GET POST PUT PATCH DELETE MKCOL FOO)) {
+        next if $item->{lc $method};
+
+        $r = $conn->request($method, $at . plain_path($path),
+            headers => [ Authorization => 'Bearer ' . $t->token ]);
+        is(join(' ', map { $_ // '' } $r->{status},
+                @{$r->{headers}}{qw(allow cache-control)}),
+           ($method eq 'OPTIONS' ? 204 : 405) . " $allow no-store",
+           "$method $path");
+        is(eval { json($r)->{code} // json($r)->{error}{code} },
+           'method_not_allowed', '... as a problem') if $method ne 'OPTIONS';
+    }
+
+    if ($item->{get}) {
+        my %with = map { $_ => 'x' } $path =~ /\{(\w+)\}/g;
+        my ($get, $head) = map { ask($_, $path, { %with }) } qw(GET HEAD);
+
+        $get->{headers}{'content-length'} = $head->{headers}{'content-length'}
+            = 0 if $path eq '/health';
+        is("$head->{status} $head->{headers}{'content-length'} $head->{body}",
+           "$get->{status} $get->{headers}{'content-length'} ",
+           "HEAD $path is GET without its body");
+    }
+}
+
+is_deeply([ map { "$_->{method} $_->{path}" }
+            grep { ($_->{headers}{'cache-control'} // '') ne 'no-store' }
+            @answers ], [], 'nothing is to be stored');
+
+
+# Postgres away
+
+$t->postgres->stop;
+status_is(503, 'GET', '/api-keys', {});
+status_is(503, 'POST', '/api-keys', {}, body => { name => 'x' });
+status_is(200, 'GET', '/openapi.json', {}, as => '');
+$t->postgres->start;
+
+
+# all of them against the document
+
+my ($file, $log) = map { $t->dir . "/$_" } qw(openapi.json answers);
+my $meta = (`tools/openapi-schema 2> /dev/null` // '') =~ s/\n//r;
+
+for ([ $file, $document ], [ $log, @answers ]) {
+    my ($name, @lines) = @$_;
+
+    open my $f, '>:raw', $name or die "$name: $!\n";
+    print $f map { JSON::PP->new->utf8->canonical->encode($_) . "\n" } @lines;
+    close $f;
+}
+
+my @says = qx(python3 t/lib/openapi.py '$file' '$meta' '$log' 2>&1);
+
+is($?, 0, 'it was checked') or diag(@says);
+ok(!(grep { /^wrong/ } @says), 'all answers are as it says')
+    or diag(grep { /^wrong/ } @says);
+
+SKIP: {
+    skip 'the schema of OpenAPI is not here: tools/openapi-schema', 1
+        unless $meta;
+    ok((grep { $_ eq "validated\n" } @says), 'it is an OpenAPI document');
+}
+
+my %seen = map { /^seen: (\S+ \S+) 2/ ? ($1 => 1) : () } @says;
+
+is_deeply([ grep { !$seen{$_} } sort keys %documented ], [],
+          'every operation was asked');
+
+$t->done;
