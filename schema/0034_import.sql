@@ -229,8 +229,11 @@ BEGIN
 
     PERFORM set_config('apikey.caller', 'node', true);
 
-    INSERT INTO key_usage (key_id, requests, last_used_at)
-    VALUES (k.id, uses, last);
+    INSERT INTO key_usage AS u (key_id, requests, last_used_at)
+    VALUES (k.id, uses, last)
+    ON CONFLICT (key_id) DO UPDATE
+        SET requests = u.requests + excluded.requests,
+            last_used_at = greatest(u.last_used_at, excluded.last_used_at);
 
     PERFORM set_config('apikey.caller', was, true);
 END
