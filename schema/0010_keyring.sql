@@ -290,34 +290,45 @@ RETURN CASE WHEN at < '9999-01-01+00'
 COMMENT ON FUNCTION micros(timestamptz) IS
     'Microseconds since 1970, at least 1; null for what is never reached';
 
-CREATE OR REPLACE VIEW limit_held AS
-SELECT l.key_id, l.owner_id, false AS inherited, l.position, l.name, l.unit,
-    l."limit", l.window_text, l.window_us, l.burst, l.rolling, l.model,
-    l.service, l.mode, l.token, l.refill, l.capacity, l.tick
-FROM limit_rule l
-WHERE l.plan_id IS NULL
-UNION ALL
-SELECT k.id, NULL, true, l.position, l.name, l.unit,
-    l."limit", l.window_text, l.window_us, l.burst, l.rolling, l.model,
-    l.service, l.mode, l.token, l.refill, l.capacity, l.tick
-FROM key k
-    JOIN plan p ON p.external = k.plan
-    JOIN limit_rule l ON l.plan_id = p.id
-WHERE NOT EXISTS (SELECT FROM limit_rule o
-                  WHERE o.key_id = k.id AND o.name = l.name)
-UNION ALL
-SELECT NULL, w.id, true, l.position, l.name, l.unit,
-    l."limit", l.window_text, l.window_us, l.burst, l.rolling, l.model,
-    l.service, l.mode, l.token, l.refill, l.capacity, l.tick
-FROM owner w
-    JOIN plan p ON p.external = w.plan
-    JOIN limit_rule l ON l.plan_id = p.id
-WHERE NOT EXISTS (SELECT FROM limit_rule o
-                  WHERE o.owner_id = w.id AND o.name = l.name);
+-- Without SET, so that it is inlined into the views: a body of this kind is
+-- bound to its tables when it is made, whatever the search_path.
 
-COMMENT ON VIEW limit_held IS
-    'All limits that keys and owners hold: their own, and those of their plan'
-    ' (inherited) that they have none of the same name for';
+CREATE OR REPLACE FUNCTION limits_held(holder_key uuid, holder_owner uuid,
+    holder_plan text)
+RETURNS TABLE (inherited boolean, "position" int, name text, unit text,
+    "limit" bigint, window_text text, window_us bigint, burst bigint,
+    rolling boolean, model text, service text, mode text, token bigint,
+    refill bigint, capacity bigint, tick bigint)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT false, l.position, l.name, l.unit, l."limit", l.window_text,
+        l.window_us, l.burst, l.rolling, l.model, l.service, l.mode, l.token,
+        l.refill, l.capacity, l.tick
+    FROM limit_rule l
+    WHERE l.key_id = holder_key
+    UNION ALL
+    SELECT false, l.position, l.name, l.unit, l."limit", l.window_text,
+        l.window_us, l.burst, l.rolling, l.model, l.service, l.mode, l.token,
+        l.refill, l.capacity, l.tick
+    FROM limit_rule l
+    WHERE l.owner_id = holder_owner
+    UNION ALL
+    SELECT true, l.position, l.name, l.unit, l."limit", l.window_text,
+        l.window_us, l.burst, l.rolling, l.model, l.service, l.mode, l.token,
+        l.refill, l.capacity, l.tick
+    FROM plan p JOIN limit_rule l ON l.plan_id = p.id
+    WHERE p.external = holder_plan
+        AND NOT EXISTS (SELECT FROM limit_rule o
+                        WHERE o.key_id = holder_key AND o.name = l.name)
+        AND NOT EXISTS (SELECT FROM limit_rule o
+                        WHERE o.owner_id = holder_owner AND o.name = l.name);
+END;
+
+COMMENT ON FUNCTION limits_held(uuid, uuid, text) IS
+    'All limits that a key or an owner holds: its own, and those of its plan'
+    ' (inherited) that it has none of the same name for';
+
+GRANT EXECUTE ON FUNCTION limits_held(uuid, uuid, text) TO apikey_gateway;
 
 CREATE OR REPLACE VIEW keyring_owner AS
 SELECT 'owner'::text AS kind, o.id, o.version, o.enabled,
@@ -331,7 +342,7 @@ SELECT 'owner'::text AS kind, o.id, o.version, o.enabled,
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
             coalesce(l.model, '')) || E'\n', ''
             ORDER BY l.inherited, l.position, l.name)
-        FROM limit_held l WHERE l.owner_id = o.id) AS limits,
+        FROM limits_held(NULL, o.id, o.plan) AS l) AS limits,
     NULL::text AS models
 FROM owner o;
 
@@ -358,15 +369,15 @@ SELECT 'key'::text AS kind, k.id, k.version, k.enabled,
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
             coalesce(l.model, '')) || E'\n', ''
             ORDER BY l.inherited, l.position, l.name)
-        FROM limit_held l WHERE l.key_id = k.id) AS limits,
+        FROM limits_held(k.id, NULL, k.plan) AS l) AS limits,
     array_to_string(k.allowed_models, E'\n') AS models
 FROM key k;
 
 COMMENT ON VIEW keyring_key IS
     'Keys as nodes read them, with all secrets that work and the last ended';
 
-REVOKE ALL ON limit_held, keyring_owner, keyring_key FROM PUBLIC,
-    apikey_gateway, apikey_reader;
+REVOKE ALL ON keyring_owner, keyring_key FROM PUBLIC, apikey_gateway,
+    apikey_reader;
 
 
 -- Columns are only ever added, at the end: a node of another version of the

@@ -1,6 +1,6 @@
 --
 -- Plans: templates of limits that owners and keys name.  What a plan's limits
--- do stands in the view limit_held (0010_keyring.sql): its holders hold them
+-- do stands in limits_held() (0010_keyring.sql): its holders hold them
 -- as if they were their own, under the same names and accounts, so a change
 -- of plan refills nothing.
 --
