@@ -8,12 +8,14 @@ use strict;
 use warnings;
 use utf8;
 
-use Test::More;
+use IO::Handle;
 use JSON::PP ();
+use POSIX ();
+use Test::More;
 
 use lib 't/lib';
 use Apikey::Api;
-use Apikey::Test;
+use Apikey::Test qw(wait_for);
 
 binmode Test::More->builder->$_, ':utf8' for qw(output failure_output);
 
@@ -297,6 +299,61 @@ template('pro', limits => []);
 is(held(owner => $ada), 'own 1, all 7', 'taken from the plan');
 cmp_ok($pg->value("SELECT version FROM apikey.owner WHERE id = '$ada'"), '>',
        $before, 'a new version');
+
+
+# a holder that is made while its plan is edited, and while it is deleted
+
+sub meanwhile {
+    my ($name, $fn, %call) = @_;
+
+    my $req = { body => JSON::PP::encode_json({ name => $name,
+                plan => 'race' }), query => {}, path => {}, base => '/',
+                key_prefix => 'sk', secret => { id => Apikey::Api::uuid(),
+                digest => unpack('H*', $name) . '0' x (64 - 2 * length $name),
+                start => 'sk_race', last4 => 'race' } };
+
+    open my $one, '|-', $pg->bindir . '/psql', '-Xqo', '/dev/null', '-d',
+        $pg->conninfo or die "psql: $!\n";
+    $one->autoflush;
+    print $one 'BEGIN; SELECT apikey.api(', join(', ', map { $pg->quote($_) }
+        'key_create', JSON::PP::encode_json(\%Apikey::Api::operator),
+        JSON::PP::encode_json($req)), ");\n";
+
+    wait_for('a key that is not committed', sub { $pg->value(
+        q{SELECT count(*) FROM pg_stat_activity
+          WHERE state = 'idle in transaction'}) });
+
+    my $pid = fork // die "fork: $!\n";
+
+    if ($pid == 0) {
+        my $r = eval { $api->call($fn, id => 'race', %call) };
+        POSIX::_exit($r ? $r->{status} - 200 : 255);
+    }
+
+    my $ended;
+    wait_for('the other to wait or to end', sub {
+        $ended = waitpid($pid, POSIX::WNOHANG()) == $pid;
+        return $ended || $pg->value(q{SELECT count(*) FROM pg_stat_activity
+            WHERE wait_event_type = 'Lock'});
+    });
+
+    print $one "COMMIT;\n";
+    close $one or die "psql: $?\n";
+    waitpid $pid, 0 unless $ended;
+
+    return 200 + ($? >> 8);
+}
+
+template('race', limits => [ hour('hourly', 1) ]);
+
+is(meanwhile('edited', 'plan_update', body => { limits => [] }), 200,
+   'the plan is edited');
+is($pg->value(q{SELECT count(*) FROM apikey.change c
+    JOIN apikey.key k ON k.id = c.id WHERE k.name = 'edited'}), 2,
+   'and the key that was made meanwhile changes with it');
+$pg->run(q{UPDATE apikey.key SET revoked_at = now() WHERE name = 'edited'});
+is(meanwhile('deleted', 'plan_delete'), 409,
+   'a plan is not deleted under a key that is being made');
 
 
 # what a new key gets of a plan
