@@ -5,6 +5,8 @@
  */
 
 
+#include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,6 +14,8 @@
 
 
 static int apikey_ctl_set_show(PGconn *conn, const char *name);
+static const char *apikey_ctl_set_short(const char *value);
+static bool apikey_ctl_set_file(const char **value, char *text, size_t size);
 static int apikey_ctl_set_write(PGconn *conn, const char *const *operand);
 
 
@@ -67,7 +71,7 @@ apikey_ctl_set_show(PGconn *conn, const char *name)
     } else {
         for (i = 0; i < n; i++) {
             printf("%-14s %-14s %s\n", PQgetvalue(result, i, 0),
-                   PQgetlength(result, i, 1) ? PQgetvalue(result, i, 1) : "-",
+                   apikey_ctl_set_short(PQgetvalue(result, i, 1)),
                    PQgetvalue(result, i, 2));
         }
     }
@@ -78,17 +82,71 @@ apikey_ctl_set_show(PGconn *conn, const char *name)
 }
 
 
+/* What came out of a file is no word in a table. */
+
+static const char *
+apikey_ctl_set_short(const char *value)
+{
+    if (*value == '\0') {
+        return "-";
+    }
+
+    return strchr(value, '\n') || *value == '{' ? "(set)" : value;
+}
+
+
+/* leak_keys takes the file that GitHub serves; all nodes read it here. */
+
+static bool
+apikey_ctl_set_file(const char **value, char *text, size_t size)
+{
+    FILE    *f;
+    size_t   n;
+
+    f = fopen(*value, "r");
+    n = f ? fread(text, 1, size - 1, f) : 0;
+
+    if (f == NULL || ferror(f) || n == 0 || n == size - 1) {
+        apikey_ctl_error("cannot read \"%s\": %s", *value,
+                         f == NULL || ferror(f) ? strerror(errno)
+                         : n ? "it is too long" : "it is empty");
+        if (f) {
+            fclose(f);
+        }
+
+        return false;
+    }
+
+    fclose(f);
+
+    text[n] = '\0';
+    *value = text;
+
+    return true;
+}
+
+
 static int
 apikey_ctl_set_write(PGconn *conn, const char *const *operand)
 {
     int               rc;
+    char              text[65536];
     PGresult         *result;
-    const char       *state;
+    const char       *state, *values[2];
     ExecStatusType    status;
+
+    values[0] = operand[0];
+    values[1] = operand[1];
+
+    if (strcmp(values[0], "leak_keys") == 0 && *values[1]
+        && !apikey_ctl_set_file(&values[1], text, sizeof(text)))
+    {
+        return APIKEY_CTL_USAGE;
+    }
 
     result = PQexecParams(conn, "INSERT INTO apikey.setting (name, value) "
                           "VALUES ($1, $2) ON CONFLICT (name) DO UPDATE "
-                          "SET value = excluded.value", 2, NULL, operand,
+                          "SET value = excluded.value", 2, NULL, values,
                           NULL, NULL, 0);
 
     status = PQresultStatus(result);

@@ -119,27 +119,31 @@ COMMENT ON FUNCTION check_import(jsonb, boolean) IS
 
 -- Which key has this digest, and how its secret stands.
 
-CREATE OR REPLACE FUNCTION import_find(digest bytea, OUT id uuid,
-    OUT ended boolean)
+DROP FUNCTION IF EXISTS import_find(bytea);
+
+CREATE FUNCTION import_find(digest bytea, OUT id uuid, OUT secret uuid,
+    OUT ended boolean, OUT current_ boolean)
 LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     secrets text;
-    secret_ uuid;
 BEGIN
     SELECT f.id, f.secrets INTO id, secrets FROM keyring_find(digest) AS f
     WHERE f.kind = 'key';
 
-    secret_ := substring(secrets
+    secret := substring(secrets
         FROM '([0-9a-f-]{36})\t' || encode(digest, 'hex'));
-    ended := NOT EXISTS (SELECT FROM secret s WHERE s.id = secret_
-        AND s.ended_at IS NULL AND coalesce(s.expires_at > now(), true));
+
+    SELECT s.ended_at IS NOT NULL OR coalesce(s.expires_at <= now(), false),
+        s.expires_at IS NULL
+    INTO ended, current_
+    FROM apikey.secret s WHERE s.id = secret;
 END
 $$;
 
 COMMENT ON FUNCTION import_find(bytea) IS
-    'The key that has a secret of this digest, and whether that has ended';
+    'The key that has a secret of this digest, and how that stands';
 
 
 CREATE OR REPLACE FUNCTION import_differs(k key, b jsonb)

@@ -22,12 +22,14 @@ BEGIN ATOMIC
             'bits of a client''s IPv4 and IPv6 address that are recorded'),
         (4, 'audit_days', '0', 'days that the audit is kept; 0 for ever'),
         (5, 'leak_keys', '',
-            'file of the public keys that sign reports of leaks'),
+            'public keys that sign reports of leaks, out of a file'),
         (6, 'leak_action', 'notify',
             'what a reported key meets: notify, disable or expire'),
         (7, 'webhook_allow', '',
             'networks that webhooks may reach although they are private'),
-        (8, 'export_dir', '', 'directory of scheduled exports'))
+        (8, 'export_dir', '', 'directory of scheduled exports'),
+        (9, 'leak_expire', '24h',
+            'how long a leaked key still works under leak_action expire'))
         AS k (position, name, standard, meaning)
         LEFT JOIN setting s ON s.name = k.name
     ORDER BY k.position;
@@ -63,8 +65,10 @@ RETURN CASE a_name
         FROM regexp_split_to_table(btrim(a_value), '[ ,]+') AS n
         WHERE n <> '' AND read_network(n) IS NULL
         HAVING count(*) > 0)
-    WHEN 'leak_keys' THEN CASE WHEN a_value !~ '^(/[^\u0001-\u001f]*)?$'
-        THEN 'the full path of a file, or empty for none' END
+    WHEN 'leak_keys' THEN check_leak_keys(a_value)
+    WHEN 'leak_expire' THEN CASE WHEN coalesce(read_duration(a_value), -1)
+            NOT BETWEEN 0 AND 366 * 86400000000
+        THEN 'a length of time up to 366d, such as 24h' END
     WHEN 'export_dir' THEN CASE WHEN a_value !~ '^(/[^\u0001-\u001f]*)?$'
         THEN 'the full path of a directory, or empty for none' END
     ELSE 'there is no such setting' END;

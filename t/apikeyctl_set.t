@@ -22,7 +22,7 @@ sub value { ($ctl->run(['set', $_[0], @pg]))[1] }
 # Names are those of the contract's section 6.
 
 my @names = qw(currency raw_days client_prefix audit_days leak_keys
-               leak_action webhook_allow export_dir);
+               leak_action webhook_allow export_dir leak_expire);
 
 ($rc, $out, $err) = $ctl->run(['set', @pg]);
 is($rc, 0, 'all settings') or diag $err;
@@ -30,7 +30,8 @@ is_deeply([ map { (split)[0] } split /\n/, $out ], \@names, 'are listed');
 like($out, qr/^currency +USD +ISO 4217/m, 'with value and meaning');
 
 my %standard = (currency => 'USD', raw_days => 7, client_prefix => '24,48',
-                audit_days => 0, leak_action => 'notify');
+                audit_days => 0, leak_action => 'notify',
+                leak_expire => '24h');
 is(value($_), ($standard{$_} // '') . "\n", "$_ where nothing is set")
     for @names;
 
@@ -42,7 +43,8 @@ my %good = (
     raw_days      => [ '0', '30', '9999' ],
     client_prefix => [ '0,0', '32,128', '16,56', '8,100' ],
     audit_days    => [ '0', '365' ],
-    leak_keys     => [ '/etc/nginx/github.pem', '' ],
+    leak_keys     => [ '' ],
+    leak_expire   => [ '1h', '30d', '0s' ],
     leak_action   => [ 'disable', 'expire', 'notify' ],
     webhook_allow => [ '10.0.0.0/8', '10.1.0.0/16 fd00::/8,192.168.1.7', '' ],
     export_dir    => [ '/var/lib/apikey/export', '' ],
@@ -53,7 +55,7 @@ my %bad = (
     raw_days      => [ '-1', '1.5', '', '7 days', '10000', '07' ],
     client_prefix => [ '33,48', '24,129', '24', '24, 48', ',', '-1,48' ],
     audit_days    => [ 'ever', '100000' ],
-    leak_keys     => [ 'github.pem', "/a\nb" ],
+    leak_expire   => [ 'soon', '', '400d' ],
     leak_action   => [ 'delete', '' ],
     webhook_allow => [ 'example.com', '10.0.0.0/33', '10.0.0.0/8;::/0' ],
     export_dir    => [ 'export' ],

@@ -215,6 +215,10 @@ ngx_int_t ngx_http_apikey_admin_challenge(ngx_http_apikey_admin_t *a);
 ngx_uint_t ngx_http_apikey_admin_header(ngx_http_request_t *r,
     const char *name, ngx_str_t *value);
 
+/* A wrong credential: counts against the address. */
+ngx_int_t ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a,
+    apikey_fail_e reason);
+
 /* admin_identity.c: callers named by variables */
 ngx_int_t ngx_http_apikey_admin_identity(ngx_http_apikey_admin_t *a);
 
@@ -280,6 +284,9 @@ ngx_int_t ngx_http_apikey_content_send(ngx_http_request_t *r,
 
 /* import.c: POST api-keys/import */
 ngx_int_t ngx_http_apikey_import(ngx_http_apikey_admin_t *a);
+
+/* leaks.c: POST leaks */
+ngx_int_t ngx_http_apikey_leaks(ngx_http_apikey_admin_t *a);
 
 /* verify.c: POST api-keys/verify */
 ngx_int_t ngx_http_apikey_verify(ngx_http_apikey_admin_t *a);

@@ -34,8 +34,6 @@ static ngx_int_t ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a,
 static void ngx_http_apikey_admin_found(ngx_http_apikey_keyring_wait_t *wait,
     ngx_int_t rc);
 static ngx_int_t ngx_http_apikey_admin_key_state(ngx_http_apikey_admin_t *a);
-static ngx_int_t ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a,
-    apikey_fail_e reason);
 static ngx_int_t ngx_http_apikey_admin_too_many(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_unauthorized(
     ngx_http_apikey_admin_t *a, ngx_http_apikey_problem_e problem,
@@ -440,7 +438,7 @@ ngx_http_apikey_admin_key_state(ngx_http_apikey_admin_t *a)
 
 /* One answer for all reasons; the metric tells them apart. */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a, apikey_fail_e reason)
 {
     apikey_stats_add(&a->amcf->sh->stats.failures[reason], 1);

@@ -67,6 +67,9 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql(NGX_HTTP_GET, "whoami", "whoami"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
 
+    { NGX_HTTP_POST, ngx_string("leaks"), "leak_report",
+      ngx_http_apikey_leaks, NGX_HTTP_APIKEY_BODY_SECRET, 1, 0 },
+
     { NGX_HTTP_GET, ngx_string("health"), NULL, ngx_http_apikey_health_json,
       0, 1, 0 },
     { NGX_HTTP_GET, ngx_string("openapi.json"), NULL,
