@@ -236,6 +236,36 @@ status_is(200, 'POST', '/api-keys/import', {}, type => 'text/csv',
 status_is(200, 'POST', '/api-keys/import', {}, body => json_encode(\%row),
           type => 'application/x-ndjson');
 status_is(415, 'POST', '/api-keys/import', {}, body => 'x', type => 'x/y');
+
+# a report of GitHub's, signed with a key of our own
+
+{
+    my $pem = $t->dir . '/github';
+
+    system("openssl ecparam -name prime256v1 -genkey -noout -out $pem"
+           . " && openssl ec -in $pem -pubout -out $pem.pub 2> /dev/null")
+        and die "openssl: $?\n";
+
+    open my $f, '<', "$pem.pub" or die "$pem.pub: $!\n";
+    my $public = do { local $/; <$f> };
+
+    $t->postgres->run('INSERT INTO apikey.setting VALUES (\'leak_keys\', '
+        . $t->postgres->quote(json_encode({ public_keys => [
+            { key_identifier => 'one', key => $public } ] })) . ')');
+
+    my $body = json_encode([ { token => plain_key('sk'), type => 'x' } ]);
+
+    open $f, '>', "$pem.body" or die "$pem.body: $!\n";
+    print $f $body;
+    close $f;
+
+    my $signature = qx(openssl dgst -sha256 -sign $pem $pem.body | base64 -w0);
+
+    status_is(200, 'POST', '/leaks', {}, as => '', body => $body, headers => [
+        'Github-Public-Key-Identifier' => 'one',
+        'Github-Public-Key-Signature' => $signature ]);
+    status_is(401, 'POST', '/leaks', {}, as => '', body => $body);
+}
 $conn = $n->conn;
 
 my @old = (at => '/old');
