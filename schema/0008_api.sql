@@ -279,6 +279,7 @@ CREATE OR REPLACE FUNCTION api(fn text, caller text, req text,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
+SET jit = off
 SET lock_timeout = '3s'
 AS $$
 DECLARE

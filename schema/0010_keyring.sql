@@ -404,6 +404,7 @@ RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     secrets text, limits text, models text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = apikey, pg_temp
+SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -445,6 +446,7 @@ RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     secrets text, limits text, models text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = apikey, pg_temp
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -483,6 +485,7 @@ RETURNS TABLE (kind text, id uuid, version bigint, seq bigint, mark uuid,
     origin text, horizon text, known boolean)
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE

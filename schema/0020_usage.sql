@@ -363,6 +363,7 @@ CREATE OR REPLACE FUNCTION usage_apply(a_node uuid, a_name text,
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
+SET jit = off
 AS $$
 DECLARE
     i  int;

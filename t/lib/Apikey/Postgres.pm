@@ -36,7 +36,8 @@ sub bindir {
 }
 
 
-# new(dir => of the test, build => where apikeyctl is, schema => 0: none)
+# new(dir => of the test, build => where apikeyctl is, schema => 0: none,
+# conf => [ 'name=value', ... ])
 
 sub new {
     my ($class, %opt) = @_;
@@ -44,6 +45,7 @@ sub new {
     my $self = bless {
         dir  => "$opt{dir}/pg",
         build => $opt{build},
+        conf => $opt{conf} // [],
         port => free_port(),
         user => account('postgres'),
         log  => "$opt{dir}/postgres.log",
@@ -145,7 +147,7 @@ sub start {
                  map { ('-c', $_) } 'full_page_writes=off',
                      'max_connections=60', 'shared_buffers=16MB',
                      'log_line_prefix=%m [%p] %a ', 'autovacuum=off',
-                     'max_parallel_workers=0' ],
+                     'max_parallel_workers=0', @{$self->{conf}} ],
         user => $self->{user}, log => $self->{log}, dir => $self->{dir},
         name => 'postgres');
 
