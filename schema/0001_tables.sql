@@ -560,22 +560,22 @@ CREATE POLICY owner_add ON key FOR INSERT TO apikey_gateway
 CREATE POLICY owner_change ON key FOR UPDATE TO apikey_gateway
     USING ((SELECT caller()) = 'owner'
         AND owner_id = (SELECT caller_owner()));
+-- not EXISTS nor IN, for which the planner may hash all keys of the owner
+
 CREATE POLICY owner_all ON secret TO apikey_gateway
     USING ((SELECT caller()) = 'owner'
-        AND EXISTS (SELECT FROM key k
-                    WHERE k.id = key_id
-                        AND k.owner_id = (SELECT caller_owner())));
+        AND (SELECT k.owner_id FROM key k WHERE k.id = key_id)
+            = (SELECT caller_owner()));
 CREATE POLICY owner_see ON limit_rule FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'owner'
         AND (owner_id = (SELECT caller_owner())
-             OR EXISTS (SELECT FROM key k
-                        WHERE k.id = key_id
-                            AND k.owner_id = (SELECT caller_owner()))));
+             OR (SELECT k.owner_id FROM key k WHERE k.id = key_id)
+                = (SELECT caller_owner())));
 CREATE POLICY owner_all ON limit_rule TO apikey_gateway
     USING ((SELECT caller()) = 'owner'
-        AND EXISTS (SELECT FROM key k
-                    WHERE k.id = key_id AND k.made_by = 'owner'
-                        AND k.owner_id = (SELECT caller_owner())));
+        AND (SELECT k.owner_id FROM key k
+             WHERE k.id = key_id AND k.made_by = 'owner')
+            = (SELECT caller_owner()));
 CREATE POLICY owner_see ON audit FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'owner'
         AND owner_id = (SELECT caller_owner()));

@@ -483,12 +483,12 @@ CREATE POLICY own_see ON usage_quarter FOR SELECT TO apikey_gateway
 CREATE POLICY own_see ON key_usage FOR SELECT TO apikey_gateway
     USING (((SELECT caller()) = 'key' AND key_id = (SELECT caller_key()))
         OR ((SELECT caller()) = 'owner'
-            AND key_id IN (SELECT k.id FROM apikey.key k
-                           WHERE k.owner_id = (SELECT caller_owner()))));
+            AND owner_id = (SELECT caller_owner())));
 
 CREATE POLICY own_see ON secret_usage FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) IN ('key', 'owner')
-        AND secret_id IN (SELECT s.id FROM apikey.secret s));
+        AND (SELECT s.id FROM apikey.secret s WHERE s.id = secret_id)
+            IS NOT NULL);
 
 
 CREATE OR REPLACE VIEW usage_request WITH (security_barrier) AS
