@@ -7,6 +7,7 @@ use warnings;
 use Digest::SHA qw(sha256 sha256_hex);
 use MIME::Base64 qw(encode_base64 encode_base64url);
 use Test::More;
+use Apikey::Process qw(spawn);
 use Apikey::Test qw(wait_for json rounds);
 
 my $t = Apikey::Test->new;
@@ -387,6 +388,8 @@ subtest 'Idempotency-Key' => sub {
 
     is(json($first)->{created}, 120, 'created');
     is_deeply(json($again), json($first), 'the same answer again');
+    is($again->{headers}{'idempotent-replayed'}, 'true', 'and says so');
+    ok(!$first->{headers}{'idempotent-replayed'}, 'the first does not');
     is(json(rows(\@rows))->{unchanged}, 120, 'without it: unchanged');
 
     $rows[0]{name} = 'another';
@@ -413,6 +416,50 @@ subtest 'parallel imports of the same keys' => sub {
     }
 
     is("$created $unchanged", '200 600', 'each key is made once');
+};
+
+
+subtest 'a node that is still loading asks Postgres' => sub {
+    results(rows([ { name => 'owner', owner => 'imp_1',
+                     alg => 'sha256-last-segment', scopes => ['apikey:manage'],
+                     hash => sha256_hex('w0rd' x 6) } ]),
+            [ '1 created' ], 'a key of an owner');
+
+    $pg->run('CREATE TABLE gate ()');
+
+    my $held = spawn(name => 'held', log => $t->dir . '/held.log', code => sub {
+        $pg->run('BEGIN; LOCK TABLE apikey.change IN ACCESS EXCLUSIVE MODE;
+            DO $do$ BEGIN WHILE NOT EXISTS (SELECT FROM gate) LOOP
+                PERFORM pg_sleep(0.05); END LOOP; END $do$; COMMIT');
+    });
+
+    wait_for('the lock', sub {
+        $pg->value("SELECT count(*) FROM pg_stat_activity
+                    WHERE wait_event = 'PgSleep'") });
+
+    my $l = $t->nginx(name => 'loading', server => $server)
+              ->start(wait => 0);
+    my $manager = 'any_prefix_' . 'w0rd' x 6;
+    my $verify = sub {
+        return json($l->admin('POST', 'api-keys/verify', as => $_[1],
+            body => { key => $_[0], weight => 0 }))->{code};
+    };
+
+    uses($old{hex}, 200, 'a key', $l);
+    uses($old{segment}, 200, 'one known by its last segment', $l);
+    uses('L0ng' x 6, 401, 'not that part alone', $l);
+    uses('nobody_knows_me', 401, 'nor an unknown one', $l);
+    is($verify->($old{base64}), 'ok', 'verify');
+    is($verify->($old{url}), 'ok', 'of another');
+    is($verify->('nobody_knows_this'), 'not_found', 'and of none');
+    is($verify->($old{plain}, $manager), 'ok', 'by an owner so known');
+    is($l->get('/health?ready')->{status}, 503, 'it is still loading');
+
+    $pg->run('INSERT INTO gate DEFAULT VALUES');
+    wait_for('its commit', sub { !$held->alive });
+    $l->wait_ready;
+    uses($old{segment}, 200, 'loaded', $l);
+    $l->stop;
 };
 
 

@@ -163,7 +163,10 @@ ngx_http_apikey_import_next(ngx_http_apikey_import_t *im)
 
         ngx_destroy_pool(a->pool);
         a->pool = a->request->pool;
+
         ngx_str_null(&a->refresh);
+        ngx_str_null(&a->headers);
+        ngx_str_null(&a->answer);
 
         im->state = NGX_HTTP_APIKEY_IMPORT_READ;
 
@@ -259,6 +262,17 @@ ngx_http_apikey_import_note(ngx_http_apikey_import_t *im)
 
     if (!apikey_json_walk(&w, (char *) a->answer.data, a->answer.len)) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    /* whether it was a replay */
+
+    if (a->part == 1 && a->headers.len) {
+        im->headers.len = a->headers.len;
+        im->headers.data = ngx_pstrdup(a->request->pool, &a->headers);
+
+        if (im->headers.data == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
     }
 
     while (apikey_json_walk_next(&w)) {
@@ -426,6 +440,7 @@ ngx_http_apikey_import_answer(ngx_http_apikey_import_t *im)
     a->answer.len = p - results->data;
 
     a->status = NGX_HTTP_OK;
+    a->headers = im->headers;
 
     return NGX_DECLINED;
 }

@@ -54,6 +54,7 @@ typedef struct {
     ngx_http_apikey_import_buf_t   batch;
     ngx_http_apikey_import_buf_t   results;
 
+    ngx_str_t                      headers;      /* of the first batch */
     apikey_json_t                  json;         /* writes batch */
     ngx_uint_t                     nbatch;       /* rows in it */
     ngx_uint_t                     nrows;        /* rows put into batches */
