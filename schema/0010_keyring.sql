@@ -218,8 +218,13 @@ BEGIN
         END IF;
     END IF;
 
-    PERFORM touch('key', keys);
-    PERFORM touch('owner', owners);
+    IF cardinality(keys) > 0 THEN
+        PERFORM touch('key', keys);
+    END IF;
+
+    IF cardinality(owners) > 0 THEN
+        PERFORM touch('owner', owners);
+    END IF;
 
     RETURN NULL;
 END
