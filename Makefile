@@ -156,6 +156,7 @@ bench:
 	@tools/deps build test bench
 	@$(MAKE) --no-print-directory build
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/run
+	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/keys
 
 clean:
 	rm -rf $(BUILD)
