@@ -295,21 +295,36 @@ DROP FUNCTION IF EXISTS limits_json(uuid, uuid);
 DROP FUNCTION IF EXISTS put_limits(uuid, uuid, jsonb);
 
 
+-- One query for each kind of holder: for "this or that" the planner reads the
+-- whole table while it knows little of it.
+
 CREATE OR REPLACE FUNCTION limits_json(holder_key uuid, holder_owner uuid,
     holder_plan uuid DEFAULT NULL)
 RETURNS json
 LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
 AS $$
+DECLARE
+    rules limit_rule[];
 BEGIN
-    RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x)
-            ORDER BY x_position)), '[]')
-        FROM (SELECT l.position AS x_position,
-                  l.name, l.unit, l.window_text, l.burst, l.rolling, l.model,
-                  l.service, l.mode, l."limit"
-              FROM limit_rule l
-              WHERE l.key_id = holder_key OR l.owner_id = holder_owner
-                  OR l.plan_id = holder_plan) AS l,
+    IF holder_key IS NOT NULL THEN
+        rules := ARRAY(SELECT l FROM limit_rule l
+                       WHERE l.key_id = holder_key);
+    ELSIF holder_owner IS NOT NULL THEN
+        rules := ARRAY(SELECT l FROM limit_rule l
+                       WHERE l.owner_id = holder_owner);
+    ELSE
+        rules := ARRAY(SELECT l FROM limit_rule l
+                       WHERE l.plan_id = holder_plan);
+    END IF;
+
+    IF cardinality(rules) = 0 THEN
+        RETURN '[]';
+    END IF;
+
+    RETURN (SELECT array_to_json(array_agg(row_to_json(x)
+            ORDER BY l.position))
+        FROM unnest(rules) AS l,
             LATERAL (SELECT l.name, l.unit,
                   CASE l.unit WHEN 'cost'
                       THEN to_json(money_text(l."limit"))
@@ -454,9 +469,13 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 BEGIN
-    DELETE FROM limit_rule l
-    WHERE l.key_id = holder_key OR l.owner_id = holder_owner
-        OR l.plan_id = holder_plan;
+    IF holder_key IS NOT NULL THEN
+        DELETE FROM limit_rule l WHERE l.key_id = holder_key;
+    ELSIF holder_owner IS NOT NULL THEN
+        DELETE FROM limit_rule l WHERE l.owner_id = holder_owner;
+    ELSE
+        DELETE FROM limit_rule l WHERE l.plan_id = holder_plan;
+    END IF;
 
     INSERT INTO limit_rule (key_id, owner_id, plan_id, position, name, unit,
         "limit", window_text, window_us, burst, rolling, service, token,

@@ -405,25 +405,38 @@ COMMENT ON FUNCTION api_key_update(jsonb, jsonb) IS
     'PATCH and PUT api-keys/{id}';
 
 
-CREATE OR REPLACE FUNCTION revoke_key(who jsonb, req jsonb, k key)
-RETURNS void
+DROP FUNCTION IF EXISTS revoke_key(jsonb, jsonb, key);
+
+-- One statement for each step, however many they are.
+
+CREATE OR REPLACE FUNCTION revoke_keys(who jsonb, req jsonb, ids uuid[])
+RETURNS text
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    before json := key_json(k);
+    before json[] := ARRAY(SELECT key_json(k)
+        FROM unnest(ids) WITH ORDINALITY AS i (id, n)
+            JOIN key k ON k.id = i.id
+        ORDER BY i.n);
 BEGIN
-    UPDATE key SET revoked_at = now(), updated_at = now() WHERE id = k.id;
-    UPDATE secret SET ended_at = now()
-    WHERE key_id = k.id AND ended_at IS NULL;
+    UPDATE key SET revoked_at = now(), updated_at = now()
+    WHERE id = ANY (ids);
 
-    SELECT * INTO k FROM key WHERE id = k.id;
-    PERFORM write_audit(who, req, 'revoke', 'key', k.id, before, key_json(k));
+    UPDATE secret SET ended_at = now()
+    WHERE key_id = ANY (ids) AND ended_at IS NULL;
+
+    PERFORM write_audit(who, req, 'revoke', 'key', k.id, i.before,
+        key_json(k))
+    FROM unnest(ids, before) AS i (id, before) JOIN key k ON k.id = i.id;
+
+    RETURN (SELECT string_agg('key ' || i || E'\n', '') FROM unnest(ids) AS i);
 END
 $$;
 
-COMMENT ON FUNCTION revoke_key(jsonb, jsonb, key) IS
-    'Revokes this key, which is locked, and all its secrets';
+COMMENT ON FUNCTION revoke_keys(jsonb, jsonb, uuid[]) IS
+    'Revokes these keys, which are locked, and all their secrets; returns what'
+    ' is to be refreshed';
 
 
 CREATE OR REPLACE FUNCTION api_key_revoke(who jsonb, req jsonb,
@@ -446,9 +459,7 @@ BEGIN
     END IF;
 
     k := lock_key(req);
-    PERFORM revoke_key(who, req, k);
-
-    refresh := 'key ' || k.id || E'\n';
+    refresh := revoke_keys(who, req, ARRAY[k.id]);
 END
 $$;
 
@@ -589,7 +600,7 @@ GRANT EXECUTE ON FUNCTION check_key(jsonb, boolean, jsonb),
     check_prefix(jsonb), merge_key(key, jsonb), find_key(jsonb),
     lock_key(jsonb), check_revoked(key), add_secret(key, jsonb),
     need_owner(jsonb, jsonb, text), check_grace(jsonb),
-    revoke_key(jsonb, jsonb, key),
+    revoke_keys(jsonb, jsonb, uuid[]),
     api_key_create(jsonb, jsonb), api_key_get(jsonb, jsonb),
     api_key_update(jsonb, jsonb), api_key_revoke(jsonb, jsonb),
     api_key_rotate(jsonb, jsonb) TO apikey_gateway;

@@ -129,7 +129,7 @@ BEGIN
         made := FOUND;
 
         IF made THEN
-            PERFORM revoke_keys(who, req, id);
+            PERFORM revoke_keys(who, req, lock_keys(id));
         END IF;
     END IF;
 
@@ -294,29 +294,22 @@ $$;
 COMMENT ON FUNCTION api_owner_put(jsonb, jsonb) IS 'PUT owners/{id}';
 
 
-CREATE OR REPLACE FUNCTION revoke_keys(who jsonb, req jsonb, owner uuid)
-RETURNS text
+DROP FUNCTION IF EXISTS revoke_keys(jsonb, jsonb, uuid);
+
+CREATE OR REPLACE FUNCTION lock_keys(holder uuid)
+RETURNS uuid[]
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
-DECLARE
-    k        key;
-    refresh  text[] := '{}';
 BEGIN
-    FOR k IN SELECT * FROM key
-        WHERE owner_id = owner AND revoked_at IS NULL
-        ORDER BY id FOR UPDATE
-    LOOP
-        PERFORM revoke_key(who, req, k);
-        refresh := refresh || ('key ' || k.id || E'\n');
-    END LOOP;
-
-    RETURN array_to_string(refresh, '');
+    RETURN ARRAY(SELECT id FROM key
+        WHERE owner_id = holder AND revoked_at IS NULL
+        ORDER BY id FOR UPDATE);
 END
 $$;
 
-COMMENT ON FUNCTION revoke_keys(jsonb, jsonb, uuid) IS
-    'Revokes all keys of an owner; returns what is to be refreshed';
+COMMENT ON FUNCTION lock_keys(uuid) IS
+    'An owner''s keys that are not revoked, for a change';
 
 
 CREATE OR REPLACE FUNCTION api_owner_delete(who jsonb, req jsonb,
@@ -326,7 +319,8 @@ SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     o       owner;
-    n       bigint;
+    keys    uuid[];
+    n       int;
     before  json;
 BEGIN
     PERFORM allow('operator');
@@ -344,8 +338,8 @@ BEGIN
     o := find_owner(req);
     PERFORM check_match(req, o.version);
 
-    SELECT count(*) INTO n FROM key
-    WHERE owner_id = o.id AND revoked_at IS NULL;
+    keys := lock_keys(o.id);
+    n := cardinality(keys);
 
     IF n > 0 AND query_value(req, 'revoke_keys') IS DISTINCT FROM 'true' THEN
         PERFORM fail(409, 'conflict', CASE n
@@ -355,7 +349,7 @@ BEGIN
     END IF;
 
     before := owner_json(o);
-    refresh := revoke_keys(who, req, o.id) || 'owner ' || o.id || E'\n';
+    refresh := concat(revoke_keys(who, req, keys), 'owner ', o.id, E'\n');
 
     UPDATE owner SET deleted_at = now(), updated_at = now(), enabled = false,
         name = DEFAULT, plan = DEFAULT, plan_next = DEFAULT,
@@ -583,7 +577,7 @@ COMMENT ON FUNCTION api_owners_update(jsonb, jsonb) IS
 GRANT EXECUTE ON FUNCTION check_owner(jsonb, jsonb), merge_owner(owner, jsonb),
     find_owner(jsonb), make_owner(jsonb, jsonb, text),
     write_owner(jsonb, jsonb, owner, boolean), put_owner(owner, jsonb),
-    revoke_keys(jsonb, jsonb, uuid), owner_where(jsonb), owner_order(text),
+    lock_keys(uuid), owner_where(jsonb), owner_order(text),
     check_owners(jsonb), put_owners(jsonb, jsonb, uuid[]),
     api_owner_get(jsonb, jsonb), api_owner_update(jsonb, jsonb),
     api_owner_put(jsonb, jsonb), api_owner_delete(jsonb, jsonb),

@@ -127,7 +127,8 @@ sub check {
 
     if ($r->{kind} =~ /shape|json|text/ && $status >= 400
         && $status != 414
-        && $head !~ m{^Content-Type: application/problem\+json}m)
+        && $head !~ m{^Content-Type: application/problem\+json}m
+        && $body !~ /^\{"success":false,"error":\{"code":"/)    # below keys/
     {
         found("no problem: $status", $r);
     }
