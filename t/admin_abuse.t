@@ -290,6 +290,11 @@ subtest 'guesses while the copy is not complete' => sub {
 
     is_deeply(statuses(@found), { 200 => 2000 },
               'keys that are found are not counted');
+    @found = map { $n->parallel(map { +{ uri => '/api/v1/whoami', headers => [
+                 'X-API-Key' => $_->{key}, 'X-Real-IP' => $from ] } } @$_) }
+             map { [ @keys[100 * $_ .. 100 * $_ + 99] ] } 20 .. 39;
+
+    is_deeply(statuses(@found), { 200 => 2000 }, '... by the admin API');
     is_deeply(statuses($ask->(map { substr(plain_key('sk'), 0, -1) . '_' }
                               1 .. 10)), { 401 => 10 }, '... a few guesses');
 

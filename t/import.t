@@ -260,6 +260,13 @@ subtest 'NDJSON and CSV' => sub {
     uses('csv_number_2', 401, 'a disabled one');
     uses('csv_number_7', 200, 'by hash');
 
+    # each byte of these becomes six in the batch
+
+    results(import_keys('lines', join "\n", map {
+                qq({"name":"del $_","metadata":{"a":") . "\x7f" x 6000
+                . qq("},"key":"del_number_$_"}) } 1 .. 12),
+            [ map { "$_ created" } 1 .. 12 ], 'control characters of JSON');
+
     is(import_keys('csv', '')->{status}, 200, 'nothing at all');
     results(import_keys('csv', "name,key\n"), [], 'a header');
     results(import_keys('json', '[]'), [], 'an empty array');
@@ -326,6 +333,11 @@ subtest 'who may, and what is refused' => sub {
 
     uses('syntax_1', 401, 'not even the row before');
 
+    my $long = import_keys('csv', 'name,' . 'x' x (512 * 1024) . "\na,b\n");
+    is($long->{status}, 400, 'a header line that never ends');
+    is_deeply([ map { "$_->{location} $_->{code}" }
+                @{json($long)->{errors}} ], [ '/0 bad_length' ], 'and where');
+
     my $r = $n->request('POST', '/small/api-keys/import',
         body => '[' . ' ' x 2000 . ']', headers => [
             Authorization => 'Bearer ' . $t->token,
@@ -337,6 +349,15 @@ subtest 'who may, and what is refused' => sub {
         'Content-Type' => 'application/json',
         'Content-Length' => 64 * 1024 * 1024 + 1 ]);
     is($r->{status}, 413, 'over 64 MiB');
+
+    my $c = $n->conn;
+    $c->send("POST /api/v1/api-keys/import HTTP/1.1\r\nHost: x\r\n"
+        . 'Authorization: Bearer ' . $t->token . "\r\n"
+        . "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\nno");
+    $r = $c->response;
+    is($r->{status}, 400, 'wrong before all of it is there');
+    is($r->{headers}{connection}, 'close', 'and the rest is not waited for');
+    $c->close;
 };
 
 

@@ -50,7 +50,8 @@ sub report {
         'Content-Type' => 'application/json',
         'Github-Public-Key-Identifier' => $opt{id} // 'first',
         'Github-Public-Key-Signature' =>
-            $opt{signature} // sign($opt{by} // 'first', $body) ]);
+            $opt{signature} // sign($opt{by} // 'first', $body),
+        @{$opt{headers} // []} ]);
 }
 
 sub leak {
@@ -96,11 +97,15 @@ my $one = create(owner => 'ada');
 subtest 'no signature, no report' => sub {
     my $body = Apikey::Http::json_encode([ leak($one->{key}) ]);
 
-    is(report($body)->{status}, 401, 'no public key is set');
+    # nobody's answers are kept: the next list must be the one of then
+
+    my @once = (headers => [ 'Idempotency-Key' => 'of nobody' ]);
+
+    is(report($body, @once)->{status}, 401, 'no public key is set');
     publish('first');
 
     wait_for('the public key is known', sub {
-        report($body)->{status} == 200 });
+        report($body, @once)->{status} == 200 });
 
     is(report($body, by => 'second')->{status}, 401, 'another signature');
     is(report($body, id => 'second', by => 'second')->{status}, 401,

@@ -71,6 +71,8 @@ is("$mine->{owner} $theirs->{owner}", 'ada bob', 'owners make their own keys');
 $pg->run("UPDATE apikey.key_usage SET requests = 1;"
          . "INSERT INTO apikey.secret_usage (secret_id, last_used_at)"
          . " SELECT id, now() FROM apikey.secret;"
+         . "INSERT INTO apikey.leak (key_id, secret_id, action)"
+         . " SELECT key_id, id, 'notify' FROM apikey.secret;"
          . "INSERT INTO apikey.usage_quarter (start, node, key_id, owner,"
          . " customer, service, endpoint, model, outcome, status_code,"
          . " verdict, limit_name, requests) SELECT date_trunc('day', now()),"
@@ -112,7 +114,7 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
         AND c.relkind IN ('r', 'p', 'v', 'm')
         AND has_any_column_privilege('apikey_gateway', c.oid, 'SELECT')
     ORDER BY 1}) ],
-    [ qw(audit idempotency key key_usage limit_rule owner secret secret_usage
+    [ qw(audit idempotency key key_usage leak limit_rule owner secret secret_usage
          usage_quarter usage_request) ], 'all tables are tried');
 
 my $bobs = "(SELECT '$bob->{owner}'::uuid)";
@@ -125,6 +127,7 @@ my %whose = (
         . " WHERE o.id = x.owner_id))",
     audit => "(SELECT 'ada' WHERE x.owner_id = '$ada->{owner}')",
     idempotency => "(SELECT 'ada' WHERE x.actor = 'owner key $boss->{id}')",
+    leak => "'of operators only'",
     key_usage => "(SELECT 'ada' FROM apikey.key k WHERE k.id = x.key_id)",
     secret_usage => "(SELECT 'ada' FROM apikey.secret s"
         . " WHERE s.id = x.secret_id)",
@@ -132,7 +135,7 @@ my %whose = (
     usage_request => 'owner',
 );
 my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, audit => 5,
-            idempotency => 1, key_usage => 3, secret_usage => 3,
+            idempotency => 1, key_usage => 3, leak => 0, secret_usage => 3,
             usage_quarter => 3, usage_request => 3);
 
 for my $table (sort keys %whose) {

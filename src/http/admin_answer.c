@@ -266,6 +266,12 @@ ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
         r->keepalive = 0;
     }
 
+    /* what is left of an unbuffered body is nobody's to discard */
+
+    if (r->reading_body) {
+        r->keepalive = 0;
+    }
+
     rc = ngx_http_discard_request_body(r);
 
     if (rc != NGX_OK) {

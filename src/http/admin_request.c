@@ -325,6 +325,12 @@ ngx_http_apikey_admin_gather(ngx_http_apikey_admin_t *a, ngx_str_t *headers)
                                         &headers[i]);
     }
 
+    /* answers are kept for their caller: nobody has none */
+
+    if (a->route->open) {
+        ngx_str_null(&headers[NGX_HTTP_APIKEY_ADMIN_ONCE]);
+    }
+
     if (a->part == 0) {
         return NGX_OK;
     }

@@ -28,6 +28,7 @@ static ngx_int_t ngx_http_apikey_import_record(ngx_http_apikey_import_t *im,
 static ngx_int_t ngx_http_apikey_import_columns(ngx_http_apikey_import_t *im);
 static ngx_int_t ngx_http_apikey_import_item(ngx_http_apikey_import_t *im,
     ngx_http_apikey_import_buf_t *row, const char *why);
+static size_t ngx_http_apikey_import_size(ngx_http_apikey_import_buf_t *row);
 static ngx_int_t ngx_http_apikey_import_stop(ngx_http_apikey_import_t *im,
     const char *code, const char *why);
 
@@ -287,6 +288,11 @@ ngx_http_apikey_import_put(ngx_http_apikey_import_t *im)
     row = &im->row;
     why = NULL;
 
+    if (im->too_long && im->form == APIKEY_ROWS_CSV && !im->has_header) {
+        return ngx_http_apikey_import_stop(im, "bad_length",
+                                           "a header has at most 512 KiB");
+    }
+
     if (im->too_long) {
         why = "a row has at most 512 KiB";
         row->len = 0;
@@ -400,9 +406,7 @@ ngx_http_apikey_import_item(ngx_http_apikey_import_t *im,
     log = im->admin->request->connection->log;
     number = im->nrows + 1;
 
-    /* as a string of JSON it is at most twice as long: it has no controls */
-
-    size = 2 * row->len + 1024;
+    size = ngx_http_apikey_import_size(row);
 
     if (im->nbatch
         && (apikey_json_len(&im->json) + size > NGX_HTTP_APIKEY_IMPORT_BYTES))
@@ -450,6 +454,27 @@ ngx_http_apikey_import_item(ngx_http_apikey_import_t *im,
                         "the line is not JSON");
 
     return NGX_AGAIN;
+}
+
+
+/*
+ * Of a row as a string of JSON, at most: of the controls only DEL stands in
+ * JSON as it is.
+ */
+
+static size_t
+ngx_http_apikey_import_size(ngx_http_apikey_import_buf_t *row)
+{
+    size_t   size;
+    u_char  *p;
+
+    size = 2 * row->len + 1024;
+
+    for (p = row->data; p < row->data + row->len; p++) {
+        size += (*p == 0x7f) ? 4 : 0;
+    }
+
+    return size;
 }
 
 
