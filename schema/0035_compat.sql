@@ -356,7 +356,7 @@ BEGIN
             LEFT JOIN LATERAL (SELECT s.start, s.last4 FROM secret s
                 WHERE s.key_id = k.id
                 ORDER BY s.created_at DESC, s.id DESC LIMIT 1) AS s ON true,
-            LATERAL (SELECT k.id, s.start || '...' || s.last4 AS key, k.name,
+            LATERAL (SELECT k.id, masked_text(s.start, s.last4) AS key, k.name,
                 compat_time(k.created_at) AS "createdAt",
                 compat_time(k.updated_at) AS "updatedAt",
                 compat_time(coalesce(u.last_used_at, k.created_at))

@@ -329,6 +329,12 @@ subtest 'keys/getApiKeys' => sub {
     is(old(POST => 'keys/getApiKeys', undef, as => $one->{key})->{status}, 200,
        'nothing need be said');
 
+    is(json($n->admin('POST', 'api-keys/import', body => [ { name => 'moved',
+        owner => 'moved', hash => 'ab' x 32 } ]))->{created}, 1, 'imported');
+    my ($moved) = grep { $_->{name} eq 'moved' } @{json(old(
+        POST => 'keys/getApiKeys', {}))->{data}{apiKeys}};
+    is($moved->{key}, 'imported', 'one of which only the hash is known');
+
     my $limited = create(user_id => 'broke', limits => [ { name => 'none',
         unit => 'requests', limit => 0, window => '1h' } ]);
     is(old(POST => 'keys/getApiKeys', {}, as => $limited->{key})->{status},
