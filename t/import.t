@@ -413,8 +413,28 @@ subtest 'Idempotency-Key' => sub {
     ok(!$first->{headers}{'idempotent-replayed'}, 'the first does not');
     is(json(rows(\@rows))->{unchanged}, 120, 'without it: unchanged');
 
+    $rows[119]{name} = 'another';
+    my $r = rows(\@rows, @once);
+    is("$r->{status} " . json($r)->{code}, '422 idempotency_mismatch',
+       'another body, however late it differs');
+
+    $rows[119]{name} = 'once 120';
+    is(rows([ @rows[0 .. $_ - 1] ], @once)->{status}, 422, "only $_ rows")
+        for 100, 110;
+    is(rows([ @rows, { name => 'more', key => 'once_once_121' } ], @once)
+       ->{status}, 422, 'a row more');
+    is(json(rows(\@rows, @once))->{created}, 120, 'the first answer stays');
+
     $rows[0]{name} = 'another';
-    is(rows(\@rows, @once)->{status}, 422, 'another body');
+    is(rows(\@rows, @once)->{status}, 422, 'or early');
+
+    @rows = @rows[1 .. 100];
+    @once = (headers => [ 'Idempotency-Key' => 'import all of a batch' ]);
+    is(json(rows(\@rows, @once))->{unchanged}, 100, 'whole batches');
+    is(rows([ @rows, { name => 'more', key => 'once_once_122' } ], @once)
+       ->{status}, 422, 'and a row more');
+    is($n->get('/', key => 'once_once_122')->{status}, 401,
+       'which is not imported');
 };
 
 

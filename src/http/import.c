@@ -17,6 +17,9 @@
 #include "http/import.h"
 
 
+#define NGX_HTTP_APIKEY_IMPORT_MISMATCH  422
+
+
 static ngx_int_t ngx_http_apikey_import_start(ngx_http_apikey_admin_t *a);
 static void ngx_http_apikey_import_detach(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_import_next(ngx_http_apikey_import_t *im);
@@ -63,6 +66,7 @@ ngx_http_apikey_import(ngx_http_apikey_admin_t *a)
 static ngx_int_t
 ngx_http_apikey_import_start(ngx_http_apikey_admin_t *a)
 {
+    ngx_str_t                  once;
     ngx_http_apikey_import_t  *im;
 
     if (a->caller != NGX_HTTP_APIKEY_CALLER_OPERATOR || a->read_only) {
@@ -81,6 +85,10 @@ ngx_http_apikey_import_start(ngx_http_apikey_admin_t *a)
     }
 
     im->admin = a;
+    im->once = ngx_http_apikey_admin_header(a->request, "idempotency-key",
+                                            &once)
+               != 0;
+
     a->job = im;
     a->detach = ngx_http_apikey_import_detach;
 
@@ -136,11 +144,17 @@ ngx_http_apikey_import_next(ngx_http_apikey_import_t *im)
             return rc;
         }
 
-        /* at least one call: what it says of the request itself */
+        /*
+         * At least one call: what it says of the request itself.  Under an
+         * Idempotency-Key one without rows is the last, so that a body with
+         * more or fewer of them is another one.
+         */
 
-        if (im->nbatch == 0 && a->part) {
+        if (im->nbatch == 0 && a->part && (!im->once || im->sealed)) {
             return NGX_DONE;
         }
+
+        im->sealed = (im->nbatch == 0);
 
         return ngx_http_apikey_import_call(im);
 
@@ -234,7 +248,11 @@ ngx_http_apikey_import_called(ngx_http_apikey_import_t *im)
         return ngx_http_apikey_import_note(im);
     }
 
-    if (im->ndone == 0) {
+    /* another body under an Idempotency-Key: rows before were replays */
+
+    if (im->ndone == 0
+        || (!a->failed && a->status == NGX_HTTP_APIKEY_IMPORT_MISMATCH))
+    {
         return ngx_http_apikey_admin_call_finish(a);
     }
 

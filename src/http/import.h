@@ -71,6 +71,8 @@ typedef struct {
     unsigned                       ready:1;      /* the row is complete */
     unsigned                       over:1;       /* no more rows */
     unsigned                       dry_run:1;
+    unsigned                       once:1;       /* has Idempotency-Key */
+    unsigned                       sealed:1;     /* the call without rows */
 } ngx_http_apikey_import_t;
 
 
