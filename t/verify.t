@@ -218,6 +218,7 @@ subtest 'what is wrong' => sub {
                 '/weight out_of_range', '/service bad_length',
                 '/a~1b unknown', 'header:Idempotency-Key not_supported' ],
               'each is named') or diag($r->{body});
+    is(json($r)->{detail}, '8 members are wrong.', 'how many');
 
     my %one = ('' => ' required', '[]' => ' bad_type', '5' => ' bad_type',
         '{"key":5}' => '/key bad_type', '{"key":null}' => '/key bad_type',

@@ -78,6 +78,8 @@ static const struct {
 ngx_int_t
 ngx_http_apikey_verify_read(ngx_http_apikey_verify_t *v)
 {
+    u_char                          detail[NGX_INT_T_LEN
+                                           + sizeof(" members are wrong.")];
     ngx_http_apikey_admin_t        *a;
     ngx_http_apikey_verify_body_t   b;
 
@@ -102,10 +104,14 @@ ngx_http_apikey_verify_read(ngx_http_apikey_verify_t *v)
     }
 
     if (b.errors->nelts) {
+        ngx_sprintf(detail, b.errors->nelts == 1 ? "1 member is wrong.%Z"
+                                                 : "%ui members are wrong.%Z",
+                    b.errors->nelts);
+
         return ngx_http_apikey_admin_problems(a,
                                      NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
-                                     "The request is wrong: see errors.",
-                                     b.errors->elts, b.errors->nelts);
+                                     (char *) detail, b.errors->elts,
+                                     b.errors->nelts);
     }
 
     return NGX_OK;
