@@ -17,6 +17,7 @@
 #include "ctl.h"
 
 
+static bool apikey_ctl_asks_help(int argc, char *const *argv);
 static int apikey_ctl_usage(void);
 static int apikey_ctl_run(int argc, char *const *argv);
 static const apikey_ctl_command_t *apikey_ctl_find(int argc,
@@ -84,9 +85,7 @@ main(int argc, char **argv)
 {
     const char *const  *line;
 
-    if (argc == 2
-        && (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0))
-    {
+    if (apikey_ctl_asks_help(argc, argv)) {
         for (line = apikey_ctl_help; *line; line++) {
             puts(*line);
         }
@@ -120,6 +119,27 @@ apikey_ctl_error(const char *format, ...)
     va_end(list);
 
     fputc('\n', stderr);
+}
+
+
+/* "help" in front, or --help wherever it stands. */
+
+static bool
+apikey_ctl_asks_help(int argc, char *const *argv)
+{
+    int  i;
+
+    if (argc > 1 && strcmp(argv[1], "help") == 0) {
+        return true;
+    }
+
+    for (i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            return true;
+        }
+    }
+
+    return false;
 }
 
 

@@ -63,9 +63,11 @@ $ctl->wrong(['schema', 'apply', '--dir'], qr/"--dir" wants a value/, 'no value')
 $ctl->wrong(['schema', 'apply', '--dir', 'a', '--dir', 'b'],
       qr/"--dir" is given twice/, 'an option twice');
 
-for my $help ('help', '--help') {
-    ($rc, $out) = $ctl->run([$help]);
-    is($rc, 0, $help);
+for my $help (['help'], ['--help'], ['help', 'import'],
+              ['import', '--help'], ['token', 'new', '--help'])
+{
+    ($rc, $out) = $ctl->run($help);
+    is($rc, 0, "@$help");
     like($out, qr/apikeyctl schema apply/, 'names the commands');
 }
 
