@@ -223,11 +223,12 @@ CREATE OR REPLACE FUNCTION filter_hash(req jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = apikey, pg_temp
-RETURN left(md5(coalesce((req -> 'query') - '{cursor,limit}'::text[],
-    '{}')::text), 16);
+RETURN left(md5(coalesce(req ->> 'fn', '')
+    || coalesce((req -> 'query') - '{cursor,limit}'::text[], '{}')::text), 16);
 
 COMMENT ON FUNCTION filter_hash(jsonb) IS
-    'What a cursor is bound to: all of the query but cursor and limit';
+    'What a cursor is bound to: its list, and all of the query but cursor and'
+    ' limit';
 
 
 CREATE OR REPLACE FUNCTION write_cursor(req jsonb, sort_value text, id uuid)

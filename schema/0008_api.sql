@@ -237,7 +237,7 @@ BEGIN
     PERFORM plans_due();
 
     req := raw::jsonb
-        || jsonb_build_object('body', read_body(raw ->> 'body'));
+        || jsonb_build_object('fn', fn, 'body', read_body(raw ->> 'body'));
     once := idempotency_key(req);
 
     IF once IS NOT NULL THEN

@@ -135,6 +135,11 @@ my $next = $api->call('owner_list', query => {
 is(scalar(@{$next->{data}}) + 2,
    $pg->value('SELECT count(*) FROM apikey.owner'), 'all of them');
 
+for my $list (qw(key_list plan_list audit_list)) {
+    wrong($api->call($list, query => { cursor => $first->{next_cursor} }),
+          [ 'query:cursor bad_value' ], "a cursor of owners is none of $list");
+}
+
 
 # usage at a glance
 
