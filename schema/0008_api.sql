@@ -199,7 +199,12 @@ BEGIN
     PERFORM enter_as('key', k.id::text, k.owner_id::text, '', '');
     SELECT * INTO o FROM owner WHERE id = k.owner_id;
 
-    IF k.id IS NULL OR key_status(k) <> 'active' OR NOT o.enabled THEN
+    IF k.id IS NULL OR key_status(k) <> 'active' OR NOT o.enabled
+        OR (who ->> 'secret' IS NOT NULL AND NOT EXISTS (SELECT FROM secret s
+            WHERE s.id = read_uuid(who ->> 'secret') AND s.key_id = k.id
+                AND s.ended_at IS NULL
+                AND coalesce(s.expires_at, 'infinity') > now()))
+    THEN
         PERFORM fail(401, 'invalid_credential',
             'The operator token or key is not valid.');
     END IF;

@@ -477,7 +477,23 @@ $r = $api->call('secret_end', id => $boss->{id}, as => $ada,
 is("$r->{status}|@{$r->{refresh}}", '204|', 'a second time nothing happens');
 
 
-# what the copy of a node says of a key is not believed
+# what the copy of a node says of a key is not believed, nor of its secret
+
+my $secret = $api->call('key_get', id => $boss->{id})->{json}{secrets}[0]{id};
+my $by = { %$ada, secret => $secret };
+
+is($api->call('whoami', as => $by)->{json}{caller}, 'owner',
+   'the current secret');
+problem($api->call('whoami', as => { %$by, secret => $grace }), 401,
+        'invalid_credential', 'one that was ended');
+problem($api->call('whoami', as => { %$by, key => $mine->{id} }), 401,
+        'invalid_credential', 'one of another key');
+$api->call('key_rotate', id => $boss->{id}, body => { grace => '1h' });
+is($api->call('whoami', as => $by)->{json}{caller}, 'owner', 'one in grace');
+$pg->run("UPDATE apikey.secret SET expires_at = now() WHERE id = '$secret'");
+problem($api->call('whoami', as => $by), 401, 'invalid_credential',
+        'one whose grace is over');
+
 
 my $plain = { %$ada, key => $mine->{id} };
 

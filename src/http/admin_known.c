@@ -141,6 +141,8 @@ ngx_http_apikey_admin_key_json(apikey_json_t *j, ngx_http_apikey_admin_t *a)
                                                                   : "key");
     apikey_json_name(j, "key");
     apikey_json_uuid(j, key->id);
+    apikey_json_name(j, "secret");
+    apikey_json_uuid(j, key->secret);
     apikey_json_name(j, "owner");
 
     if (key->owner.len) {
