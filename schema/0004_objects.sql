@@ -65,6 +65,8 @@ BEGIN
         PERFORM fail(403, 'forbidden', CASE
             WHEN caller() = 'operator_read'
                 THEN 'A token with role=read may only GET.'
+            WHEN 'owner' = ANY (callers) THEN 'Only an operator or an owner'
+                ' (a key with scope apikey:manage) may do this.'
             ELSE 'Only an operator may do this.' END);
     END IF;
 END
@@ -157,22 +159,26 @@ COMMENT ON FUNCTION check_flag(jsonb, text) IS
     'A parameter of the query string that is true or false';
 
 
-CREATE OR REPLACE FUNCTION check_body(req jsonb)
+DROP FUNCTION IF EXISTS check_body(jsonb);
+
+CREATE OR REPLACE FUNCTION check_body(req jsonb,
+    VARIADIC known text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 BEGIN
     IF jsonb_typeof(req -> 'body') IS DISTINCT FROM 'object' THEN
-        PERFORM fail_if(check_request(req) || wrong('', CASE
+        PERFORM fail_if(check_request(req, VARIADIC known) || wrong('', CASE
             WHEN req ->> 'body' IS NULL THEN 'required' ELSE 'bad_type' END,
             'the body must be a JSON object'));
     END IF;
 END
 $$;
 
-COMMENT ON FUNCTION check_body(jsonb) IS
-    'Ends the call with 400 unless the body is an object';
+COMMENT ON FUNCTION check_body(jsonb, text[]) IS
+    'Ends the call with 400 unless the body is an object; known: parameters of'
+    ' the query string';
 
 
 -- If-Match: nginx's gzip filter makes our ETag weak, so W/ is read over.
@@ -529,8 +535,8 @@ COMMENT ON FUNCTION write_audit(jsonb, jsonb, text, text, uuid, json, json) IS
 GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
     allow(text[]), allow_change(), check_request(jsonb, text[]),
     query_value(jsonb, text), check_limit_query(jsonb),
-    check_flag(jsonb, text), check_body(jsonb), check_match(jsonb, bigint),
-    etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
+    check_flag(jsonb, text), check_body(jsonb, text[]),
+    check_match(jsonb, bigint), etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
     read_cursor(jsonb), check_cursor(jsonb), limits_json(uuid, uuid, uuid),
     key_status(key), masked_text(text, text), secrets_json(uuid),
     key_json(key), with_secret(json),

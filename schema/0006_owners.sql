@@ -548,7 +548,7 @@ DECLARE
     changed  uuid[] := '{}';
 BEGIN
     PERFORM allow('operator');
-    PERFORM check_body(req);
+    PERFORM check_body(req, 'q', 'plan', 'enabled', 'dry_run');
     PERFORM fail_if(check_owners(req));
 
     dry := coalesce(query_value(req, 'dry_run') = 'true', false);

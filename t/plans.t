@@ -623,6 +623,9 @@ wrong(many({ plan => 'pro', dry_run => 'maybe', limit => 3 },
       [ 'query:dry_run bad_value', 'query:limit unknown', '/name read_only',
         '/limits read_only', '/plan not_found', '/id read_only',
         'header:If-Match not_supported' ], 'everything wrong');
+wrong(many({ plan => 'pro', q => 'x', enabled => 'true', dry_run => 'true',
+             x => 1 }, undef), [ 'query:x unknown', ' required' ],
+      'without a body only that, and what there is not');
 owner('list 1', metadata => { big => 'y' x 8000 });
 wrong(many({ q => 'list' }, { metadata => { more => 'y' x 300 } }),
       [ '/metadata bad_length' ], 'metadata together over 8 KiB');

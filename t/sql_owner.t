@@ -503,8 +503,9 @@ is($api->call('whoami', as => { %$ada, kind => 'key' })->{json}{caller}, 'key',
    'and one whose scope is new, too');
 is($api->call('whoami', as => caller_of($loose))->{json}{caller}, 'key',
    'and one that belongs to nobody');
-problem($api->call('key_create', as => $plain, body => { name => 'x' }), 403,
-        'forbidden', 'which makes no keys');
+$r = $api->call('key_create', as => $plain, body => { name => 'x' });
+problem($r, 403, 'forbidden', 'which makes no keys');
+like($r->{json}{detail}, qr/apikey:manage/, 'and is told who does');
 is($api->call('whoami', as => { %$ada, owner => $bob->{owner} })
    ->{json}{owner}, 'ada', 'its owner is its own');
 
