@@ -6,6 +6,8 @@
  */
 
 
+#include <stdio.h>
+
 #include "move.h"
 
 
@@ -15,23 +17,29 @@ static void apikey_move_csv_item(apikey_move_t *m, json_t *item, void *data);
 void
 apikey_move_csv(apikey_move_t *m)
 {
-    apikey_move_each(m, apikey_move_csv_item, NULL);
+    size_t  n;
+
+    n = 0;
+    apikey_move_each(m, apikey_move_csv_item, &n);
 }
 
 
 static void
 apikey_move_csv_item(apikey_move_t *m, json_t *item, void *data)
 {
+    char         at[sizeof("row ") + 20];
     json_t      *row, *prefix;
+    size_t      *n = data;
     const char  *what, *key;
 
-    (void) data;
+    (*n)++;
 
     what = apikey_move_text(item, "name");
     key = apikey_move_text(item, "key");
 
     if (what == NULL) {
-        apikey_move_leave(m, "?", "it has no name");
+        (void) snprintf(at, sizeof(at), "row %zu", *n);
+        apikey_move_leave(m, at, "it has no name");
         return;
     }
 

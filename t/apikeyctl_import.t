@@ -251,6 +251,11 @@ subtest 'csv' => sub {
     is($rows->{last}[0]{alg}, 'sha256-last-segment', 'of the last segment');
     said($said, qr/^left out: "nothing": it has neither a hash nor a key/,
          'no key');
+
+    my $dir = $ctl->files('nameless', 'a.csv' => "name,key\nx,csvcsvcsvcsv1\n"
+                          . ",csvcsvcsvcsv2\n");
+    my @ran = $ctl->run(['import', '--from', 'csv', "$dir/a.csv"]);
+    like($ran[2], qr/^left out: "row 2": it has no name/m, 'which has no name');
 };
 
 
