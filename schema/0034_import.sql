@@ -417,8 +417,7 @@ BEGIN
 
         results := results || (SELECT row_to_json(x)::text
             FROM (SELECT item -> 'row' AS row, one.result,
-                CASE WHEN NOT coalesce(dry, false)
-                    OR one.result = 'unchanged' THEN one.id END AS id,
+                one.id,
                 (SELECT coalesce(array_to_json(array_agg(row_to_json(e)
                         ORDER BY n)), '[]')
                  FROM jsonb_array_elements(one.errors)

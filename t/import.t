@@ -286,7 +286,9 @@ subtest 'dry run' => sub {
         '5 failed /key bad_length' ], 'what would be');
 
     ok($a->{dry_run}, 'dry_run');
-    is($a->{results}[0]{id}, undef, 'a key that is not made has no id');
+    like($a->{results}[0]{id}, $uuid, 'the same shape as in earnest');
+    is($n->admin('GET', "api-keys/$a->{results}[0]{id}")->{status}, 404,
+       'but nothing has that id');
     is_deeply([ map { count($_) } qw(key secret owner audit change) ],
               \@counts, 'nothing has changed');
     uses('dry_dry_dry', 401, 'it does not work');
