@@ -75,6 +75,7 @@ PGconn *apikey_ctl_connect(const apikey_ctl_args_t *args);
 PGresult *apikey_ctl_query(PGconn *conn, const char *sql, int nparams,
     const char *const *params);
 void apikey_ctl_pg_error(const char *what, const char *message);
+void apikey_ctl_pg_failed(PGconn *conn, const PGresult *result);
 
 /* the commands: they return the exit code */
 int apikey_ctl_doctor(const apikey_ctl_args_t *args);

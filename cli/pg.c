@@ -68,10 +68,28 @@ apikey_ctl_query(PGconn *conn, const char *sql, int nparams,
         return result;
     }
 
-    apikey_ctl_pg_error("Postgres", PQerrorMessage(conn));
+    apikey_ctl_pg_failed(conn, result);
     PQclear(result);
 
     return NULL;
+}
+
+
+/* What was refused for want of a right says whose it is. */
+
+void
+apikey_ctl_pg_failed(PGconn *conn, const PGresult *result)
+{
+    const char  *state;
+
+    apikey_ctl_pg_error("Postgres", PQerrorMessage(conn));
+
+    state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+    if (state && strcmp(state, "42501") == 0) {
+        apikey_ctl_error("%s has no right to this: connect as a superuser or "
+                         "a member of apikey_owner", PQuser(conn));
+    }
 }
 
 

@@ -157,13 +157,15 @@ apikey_ctl_set_write(PGconn *conn, const char *const *operand)
 
         /* check_violation: what the schema says of this value */
 
-        rc = state && strcmp(state, "23514") == 0 ? APIKEY_CTL_USAGE
-                                                  : APIKEY_CTL_FAILED;
-        apikey_ctl_pg_error(rc == APIKEY_CTL_USAGE ? "set" : "Postgres",
-                            rc == APIKEY_CTL_USAGE
-                            ? PQresultErrorField(result,
-                                                 PG_DIAG_MESSAGE_PRIMARY)
-                            : PQerrorMessage(conn));
+        if (state && strcmp(state, "23514") == 0) {
+            rc = APIKEY_CTL_USAGE;
+            apikey_ctl_pg_error("set", PQresultErrorField(result,
+                                                    PG_DIAG_MESSAGE_PRIMARY));
+
+        } else {
+            rc = APIKEY_CTL_FAILED;
+            apikey_ctl_pg_failed(conn, result);
+        }
     }
 
     PQclear(result);

@@ -133,7 +133,8 @@ is(value('currency'), "JPY\n", 'and keeps what is set');
 ($rc, undef, $err) = $ctl->run(['set', 'raw_days', '1', '--postgres',
                                 $pg->conninfo(user => 'apikey_gateway')]);
 is($rc, 3, 'nginx\'s role');
-like($err, qr/permission denied/, 'sets nothing');
+like($err, qr/permission denied.*member of apikey_owner/s,
+     'sets nothing, and is told who does');
 
 $ctl->wrong(['set', 'no_such', @pg], qr/no_such: there is no such setting/,
             'a name that does not exist');
