@@ -101,7 +101,9 @@ subtest 'no signature, no report' => sub {
 
     my @once = (headers => [ 'Idempotency-Key' => 'of nobody' ]);
 
-    is(report($body, @once)->{status}, 401, 'no public key is set');
+    my $r = report($body, @once);
+    is($r->{status}, 401, 'no public key is set');
+    like(json($r)->{detail}, qr/leak_keys/, 'which the answer says');
     publish('first');
 
     wait_for('the public key is known', sub {

@@ -169,6 +169,8 @@ struct ngx_http_apikey_admin_s {
     const char                           *values[3];
     ngx_uint_t                            tries;
     ngx_http_apikey_problem_e             problem;   /* of a failed call */
+    const char                           *refusal;   /* of who is refused;
+                                                        NULL: as usual */
 
     /* a key made here: wiped when the request goes */
     u_char                                secret[APIKEY_KEY_MADE_MAX];

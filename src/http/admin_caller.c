@@ -451,7 +451,9 @@ ngx_http_apikey_admin_refuse(ngx_http_apikey_admin_t *a, apikey_fail_e reason)
 
     return ngx_http_apikey_admin_unauthorized(a,
                              NGX_HTTP_APIKEY_PROBLEM_INVALID_CREDENTIAL,
-                             "The operator token or key is not valid.");
+                             a->refusal
+                                 ? a->refusal
+                                 : "The operator token or key is not valid.");
 }
 
 

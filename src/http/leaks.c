@@ -97,6 +97,7 @@ ngx_http_apikey_leaks_start(ngx_http_apikey_admin_t *a)
     }
 
     a->job = lk;
+    a->refusal = "The report is not signed by a key of the setting leak_keys.";
 
     if (ngx_http_apikey_leaks_header(a, "github-public-key-identifier",
                                      &lk->id)
