@@ -59,6 +59,35 @@ apikey_uint_format(char *out, uint64_t n)
 }
 
 
+bool
+apikey_uint_parse(uint64_t *n, const char *text, size_t len, uint64_t max)
+{
+    size_t    i;
+    uint64_t  value, digit;
+
+    value = 0;
+
+    for (i = 0; i < len; i++) {
+
+        if (text[i] < '0' || text[i] > '9') {
+            return false;
+        }
+
+        digit = (uint64_t) (text[i] - '0');
+
+        if (digit > max || value > (max - digit) / 10) {
+            return false;
+        }
+
+        value = value * 10 + digit;
+    }
+
+    *n = value;
+
+    return len != 0;
+}
+
+
 char *
 apikey_hex_format(char *out, const uint8_t *bytes, size_t len)
 {

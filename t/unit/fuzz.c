@@ -49,6 +49,11 @@
 #include "../fuzz/pattern.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput  fuzz_target_money
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/money.c"
+#undef LLVMFuzzerTestOneInput
+
 #define LLVMFuzzerTestOneInput  fuzz_target_rows
 #undef APIKEY_FUZZ_H_INCLUDED
 #include "../fuzz/rows.c"
@@ -219,6 +224,7 @@ main(void)
     test_target("scan", fuzz_target_scan);
     test_target("uuid", fuzz_target_uuid);
     test_target("pattern", fuzz_target_pattern);
+    test_target("money", fuzz_target_money);
     test_target("rows", fuzz_target_rows);
 
     return unit_done();

@@ -1,6 +1,6 @@
 
 /*
- * Numbers as text, against printf().
+ * Numbers as text, against printf(), and back.
  */
 
 
@@ -68,10 +68,32 @@ test_hex(void)
 }
 
 
+static void
+test_parse(void)
+{
+    uint64_t  n;
+
+    ok(apikey_uint_parse(&n, "0", 1, 10) && n == 0, "zero");
+    ok(apikey_uint_parse(&n, "00012", 5, 12) && n == 12, "zeros in front");
+    ok(apikey_uint_parse(&n, "18446744073709551615", 20, UINT64_MAX)
+       && n == UINT64_MAX, "the largest");
+    ok(!apikey_uint_parse(&n, "18446744073709551616", 20, UINT64_MAX),
+       "one more");
+    ok(apikey_uint_parse(&n, "2", 1, 2) && n == 2, "as much as may be");
+    ok(!apikey_uint_parse(&n, "3", 1, 2), "more than may be");
+    ok(!apikey_uint_parse(&n, "10", 2, 9), "more digits than may be");
+    ok(!apikey_uint_parse(&n, "", 0, 9), "nothing");
+    ok(!apikey_uint_parse(&n, "-1", 2, 9), "a sign");
+    ok(!apikey_uint_parse(&n, "1.0", 3, 9), "a fraction");
+    ok(!apikey_uint_parse(&n, "1 ", 2, 9), "a space");
+}
+
+
 int
 main(void)
 {
     test_decimal();
+    test_parse();
     test_hex();
 
     return unit_done();
