@@ -179,11 +179,32 @@ static ngx_command_t  ngx_http_apikey_commands[] = {
       offsetof(ngx_http_apikey_loc_conf_t, weight),
       NULL },
 
+    { ngx_string("apikey_reserve"),
+      NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE12,
+      ngx_http_apikey_conf_reserve,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("apikey_usage"),
+      NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE12,
+      ngx_http_apikey_conf_usage,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("apikey_status"),
       NGX_HTTP_APIKEY_ANY|NGX_CONF_1MORE,
       ngx_http_apikey_conf_status,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
+      NULL },
+
+    { ngx_string("apikey_dry_run"),
+      NGX_HTTP_APIKEY_ANY|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_apikey_loc_conf_t, dry_run),
       NULL },
 
     { ngx_string("apikey_limit_headers"),

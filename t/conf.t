@@ -118,7 +118,15 @@ good('all of a location', '', join("\n",
     'apikey_service $host;', 'apikey_endpoint /x;', 'apikey_weight $arg_w;',
     'apikey_model $arg_m;', 'apikey_session s-$arg_s;',
     'apikey_status missing_key=404 scope_denied=599 unavailable=400;',
-    'apikey_limit_headers off;', 'apikey_preflight pass;'));
+    'apikey_limit_headers off;', 'apikey_preflight pass;',
+    'apikey_reserve tokens=$arg_max cost=0.25;', 'apikey_usage headers;',
+    'apikey_dry_run on;'));
+good("apikey_reserve $_", '', "apikey_reserve $_;")
+    for 'cost=0', 'tokens=9007199254740991', 'cost=9007199.254740991',
+        'cost=1e-06', 'cost=$arg_a$arg_b tokens=$arg_c';
+good('an inner apikey_reserve', 'apikey_reserve tokens=1; apikey_usage off;',
+     'apikey_reserve cost=1; apikey_usage headers; apikey_dry_run off;',
+     'apikey_dry_run on;');
 good('the same in http and server',
     'apikey required; apikey_source bearer; apikey_hide on;', '',
     'apikey off; apikey_source query:key; apikey_hide off;');
@@ -363,6 +371,36 @@ loc(qr/"apikey_weight": a whole number/, "apikey_weight $_;")
 loc(qr/"apikey_weight" directive is duplicate/,
     'apikey_weight 1; apikey_weight 2;');
 
+loc(qr/"apikey_reserve": a whole number is needed, not "tokens=\Q$_\E"/,
+    "apikey_reserve tokens=$_;")
+    for '', '-1', '1.5', 'x', '9007199254740992', '1e3';
+loc(qr/"apikey_reserve": an amount is needed, not "cost=\Q$_\E"/,
+    "apikey_reserve cost=$_;")
+    for '', '-1', '1,5', 'x', '9007199.254740992', '.5', '1e30', 'USD1';
+loc(qr/"apikey_reserve": unknown parameter "\Q$_\E"/, "apikey_reserve $_;")
+    for 'x', '100', 'token=1', 'tokens', 'Cost=1', 'requests=1';
+loc(qr/"apikey_reserve": duplicate parameter "\Q$_\E"/,
+    "apikey_reserve $_ $_;") for 'tokens=1', 'cost=$arg_x';
+loc(qr/unknown "nosuch" variable/, 'apikey_reserve cost=$nosuch;');
+loc(qr/number of arguments in "apikey_reserve"/, 'apikey_reserve;');
+loc(qr/number of arguments in "apikey_reserve"/,
+    'apikey_reserve tokens=1 cost=1 x;');
+loc(qr/"apikey_reserve" directive is duplicate/,
+    'apikey_reserve tokens=1; apikey_reserve cost=1;');
+
+loc(qr/"apikey_usage": off or headers is needed, not "$_"/,
+    "apikey_usage $_;") for 'on', 'openai', 'anthropic', 'Headers';
+loc(qr/"apikey_usage": unknown parameter "stream=add"/,
+    'apikey_usage headers stream=add;');
+loc(qr/number of arguments in "apikey_usage"/, 'apikey_usage;');
+loc(qr/"apikey_usage" directive is duplicate/,
+    'apikey_usage off; apikey_usage headers;');
+
+loc(qr/in "apikey_dry_run" directive, it must be "on" or "off"/,
+    'apikey_dry_run x;');
+loc(qr/"apikey_dry_run" directive is duplicate/,
+    'apikey_dry_run on; apikey_dry_run on;');
+
 loc(qr/"apikey_preflight": pass or check is needed, not "x"/,
     'apikey_preflight x;');
 loc(qr/"apikey_preflight" directive is duplicate/,
@@ -425,22 +463,19 @@ for my $line ('apikey_zone zone=a:1m', 'apikey_postgres x', 'apikey_journal x',
 
 # what other issues bring
 
-for my $line ('apikey_request openai', 'apikey_reserve tokens=1',
-              'apikey_usage openai', 'apikey_dry_run on',
-              'apikey_anonymous on', 'apikey_cors on')
+for my $line ('apikey_request openai', 'apikey_anonymous on', 'apikey_cors on')
 {
     my ($name) = $line =~ /(\w+)/;
     loc(qr/unknown directive "$name"/, "$line;");
 }
 
 loc(qr/unknown "apikey_$_" variable/, "add_header X \$apikey_$_;")
-    for qw(request_model request_max_tokens request_stream tokens_input
-           tokens_output cost nosuch);
+    for qw(request_model request_max_tokens request_stream nosuch);
 
 good("\$apikey_$_", '', "add_header X \$apikey_$_;")
     for qw(id name owner customer plan scopes verdict limit_name limit
            remaining reset retry_after request_id decision_mode decided_at
-           date metadata_anything);
+           tokens_input tokens_output cost date metadata_anything);
 
 $t->allow(qr/./);                # nginx -t has said it all
 $t->done;

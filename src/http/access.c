@@ -40,6 +40,8 @@ static ngx_int_t ngx_http_apikey_access_decided(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_again(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+static ngx_int_t ngx_http_apikey_access_dry(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_http_apikey_loc_conf_t *alcf);
 
 
 ngx_int_t
@@ -61,6 +63,10 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
         if (ctx == NULL) {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
+    }
+
+    if (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF) {
+        ctx->metered = 1;
     }
 
     if (ctx->waiting) {
@@ -493,6 +499,10 @@ ngx_http_apikey_access_again(ngx_http_request_t *r,
         return NGX_DECLINED;
     }
 
+    if (ctx->dry) {
+        return ngx_http_apikey_access_dry(r, ctx, alcf);
+    }
+
     verdict = ngx_http_apikey_check_location(r, ctx);
 
     if (verdict != APIKEY_OK) {
@@ -500,4 +510,18 @@ ngx_http_apikey_access_again(ngx_http_request_t *r,
     }
 
     return NGX_OK;
+}
+
+
+/* Only a location of its own kind lets it pass, too. */
+
+static ngx_int_t
+ngx_http_apikey_access_dry(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_loc_conf_t *alcf)
+{
+    if (!alcf->dry_run) {
+        return ngx_http_apikey_refuse(r, ctx, ctx->verdict);
+    }
+
+    return ngx_http_apikey_verdict_final(ctx->verdict) ? NGX_DECLINED : NGX_OK;
 }

@@ -55,6 +55,9 @@ ngx_http_apikey_create_loc_conf(ngx_conf_t *cf)
     conf->accept = NGX_CONF_UNSET_PTR;
     conf->hide = NGX_CONF_UNSET;
     conf->scopes = NGX_CONF_UNSET_PTR;
+    conf->reserve = NGX_CONF_UNSET_PTR;
+    conf->usage = NGX_CONF_UNSET_UINT;
+    conf->dry_run = NGX_CONF_UNSET;
     conf->limit_headers = NGX_CONF_UNSET;
     conf->preflight_pass = NGX_CONF_UNSET_UINT;
     conf->admin = NGX_CONF_UNSET;
@@ -82,6 +85,7 @@ ngx_http_apikey_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->hide, prev->hide, 1);
     ngx_conf_merge_str_value(conf->realm, prev->realm, "api");
     ngx_conf_merge_ptr_value(conf->scopes, prev->scopes, NULL);
+    ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
     ngx_conf_merge_value(conf->limit_headers, prev->limit_headers, 1);
     ngx_conf_merge_uint_value(conf->preflight_pass, prev->preflight_pass, 0);
 
@@ -93,13 +97,11 @@ ngx_http_apikey_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         conf->endpoint = prev->endpoint;
     }
 
-    if (conf->weight == NULL) {
-        conf->weight = prev->weight;
-    }
-
     if (conf->statuses == NULL) {
         conf->statuses = prev->statuses;
     }
+
+    ngx_http_apikey_conf_meter_merge(conf, prev);
 
     ngx_http_apikey_conf_value_merge(&conf->model, prev->model);
     ngx_http_apikey_conf_value_merge(&conf->session, prev->session);

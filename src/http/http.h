@@ -78,6 +78,20 @@ typedef struct {
 } ngx_http_apikey_scope_t;
 
 
+/* apikey_reserve; NULL: not said. */
+
+typedef struct {
+    ngx_http_complex_value_t  *tokens;
+    ngx_http_complex_value_t  *cost;
+} ngx_http_apikey_reserve_t;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_USAGE_OFF = 0,
+    NGX_HTTP_APIKEY_USAGE_HEADERS
+} ngx_http_apikey_usage_from_e;
+
+
 typedef enum {
     NGX_HTTP_APIKEY_OFF = 0,
     NGX_HTTP_APIKEY_REQUIRED,
@@ -144,6 +158,9 @@ typedef struct {
     ngx_http_complex_value_t   *weight;
     uint16_t                   *statuses;        /* of verdicts; NULL: as they
                                                     are */
+    ngx_http_apikey_reserve_t  *reserve;         /* NULL: none */
+    ngx_uint_t                  usage;           /* ..._usage_from_e */
+    ngx_flag_t                  dry_run;
     ngx_flag_t                  limit_headers;
     ngx_uint_t                  preflight_pass;  /* OPTIONS without a key */
 
@@ -166,6 +183,39 @@ typedef enum {
     NGX_HTTP_APIKEY_ST_LIMITS,       /* waits for Redis */
     NGX_HTTP_APIKEY_ST_DONE          /* decided: verdict is set */
 } ngx_http_apikey_state_e;
+
+
+/* The worst case, before a request; zeroed: it costs neither. */
+
+typedef struct {
+    uint64_t                    tokens;
+    uint64_t                    cost;            /* nano-units */
+    unsigned                    tokens_unknown:1;
+    unsigned                    cost_unknown:1;
+} ngx_http_apikey_worst_t;
+
+
+/* What the upstream says that a request has cost. */
+
+typedef struct {
+    uint64_t                    input;
+    uint64_t                    output;
+    uint64_t                    cost;            /* nano-units */
+    unsigned                    tokens:1;        /* input, output are set */
+    unsigned                    priced:1;        /* cost is set */
+} ngx_http_apikey_reported_t;
+
+
+/* What it comes to, for its record and its accounts. */
+
+typedef struct {
+    uint64_t                    input;
+    uint64_t                    output;
+    int64_t                     cost;            /* nano-units; < 0: nobody
+                                                    knows */
+    uint8_t                     source;          /* ..._usage_source_e */
+    unsigned                    tokens_unknown:1;
+} ngx_http_apikey_metered_t;
 
 
 /*
@@ -193,6 +243,8 @@ typedef struct {
     uint8_t                          tightest_level;
     uint8_t                          binding_level;
     uint64_t                         weight;
+    ngx_http_apikey_worst_t          reserve;
+    ngx_http_apikey_reported_t       reported;
 
     unsigned                         decided:1;  /* by the limiter */
     unsigned                         found:1;    /* key is filled */
@@ -205,6 +257,9 @@ typedef struct {
     unsigned                         named:1;    /* request id is set */
     unsigned                         charged:1;  /* for a look-up */
     unsigned                         has_last:1; /* last is set */
+    unsigned                         taken:1;    /* from its accounts */
+    unsigned                         dry:1;      /* would have been refused */
+    unsigned                         metered:1;  /* apikey_usage is on */
 
     ngx_http_apikey_decision_t       decision;
 
@@ -271,6 +326,14 @@ char *ngx_http_apikey_conf_realm(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_apikey_conf_weight(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+
+/* conf_meter.c: what a request costs */
+char *ngx_http_apikey_conf_reserve(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_usage(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+void ngx_http_apikey_conf_meter_merge(ngx_http_apikey_loc_conf_t *conf,
+    ngx_http_apikey_loc_conf_t *prev);
 
 /* conf_policy.c: what a key needs here, and what it hears otherwise */
 char *ngx_http_apikey_conf_scope(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -396,6 +459,22 @@ ngx_int_t ngx_http_apikey_add_variables(ngx_conf_t *cf);
 
 /* log.c */
 ngx_int_t ngx_http_apikey_log_handler(ngx_http_request_t *r);
+
+/* As $status has it; 0: there is no answer yet. */
+ngx_uint_t ngx_http_apikey_status(ngx_http_request_t *r);
+
+/* meter.c: what a request may cost, says it has cost, and has cost */
+void ngx_http_apikey_meter_reserve(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* The header filter: reads what is reported and hides it from the client. */
+void ngx_http_apikey_meter_read(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* 0: there is no answer yet. */
+ngx_uint_t ngx_http_apikey_meter_end(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_http_apikey_metered_t *m);
+
 
 /*
  * merge_loc_conf calls it before it merges mode: our content handlers imply

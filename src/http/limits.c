@@ -252,7 +252,7 @@ ngx_http_apikey_limit_named(ngx_http_apikey_ctx_t *ctx, ngx_uint_t *level)
         return NULL;
     }
 
-    if (ctx->refused && ctx->binding) {
+    if ((ctx->refused || ctx->dry) && ctx->binding) {
         *level = ctx->binding_level;
         return ctx->binding;
     }
@@ -272,7 +272,7 @@ ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx)
 {
     ngx_http_apikey_bucket_t  *b;
 
-    if (!ctx->refused) {
+    if (!ctx->refused && !ctx->dry) {
         return 0;
     }
 

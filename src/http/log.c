@@ -14,7 +14,6 @@
 
 static void ngx_http_apikey_log_close(ngx_http_request_t *r,
     ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx);
-static ngx_uint_t ngx_http_apikey_log_status(ngx_http_request_t *r);
 static apikey_end_e ngx_http_apikey_log_end(ngx_http_request_t *r,
     ngx_uint_t status);
 static uint64_t ngx_http_apikey_log_duration(ngx_http_request_t *r);
@@ -76,15 +75,20 @@ ngx_http_apikey_log_close(ngx_http_request_t *r,
     ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx)
 {
     ngx_uint_t                   status;
+    ngx_http_apikey_metered_t    metered;
     ngx_http_apikey_usage_end_t  end;
 
     ngx_memzero(&end, sizeof(ngx_http_apikey_usage_end_t));
 
-    status = ngx_http_apikey_log_status(r);
+    status = ngx_http_apikey_status(r);
+    (void) ngx_http_apikey_meter_end(r, ctx, &metered);
 
     end.status = (uint16_t) status;
     end.end = ngx_http_apikey_log_end(r, status);
-    end.source = NGX_HTTP_APIKEY_USAGE_NONE;
+    end.source = metered.source;
+    end.tokens_input = metered.input;
+    end.tokens_output = metered.output;
+    end.cost = metered.cost;
     end.bytes_in = r->request_length;
     end.bytes_out = r->connection->sent;
     end.duration = ngx_http_apikey_log_duration(r);
@@ -96,10 +100,8 @@ ngx_http_apikey_log_close(ngx_http_request_t *r,
 }
 
 
-/* As $status has it. */
-
-static ngx_uint_t
-ngx_http_apikey_log_status(ngx_http_request_t *r)
+ngx_uint_t
+ngx_http_apikey_status(ngx_http_request_t *r)
 {
     if (r->err_status) {
         return r->err_status;

@@ -13,6 +13,7 @@
 #include <ngx_http.h>
 
 #include "base/jsonscan.h"
+#include "base/money.h"
 #include "http/http.h"
 
 
@@ -32,6 +33,8 @@ static ngx_int_t ngx_http_apikey_variable_retry_after(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_apikey_variable_request_id(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_apikey_variable_metered(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_apikey_variable_mode(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_apikey_variable_decided_at(ngx_http_request_t *r,
@@ -45,6 +48,13 @@ typedef enum {
     NGX_HTTP_APIKEY_VAR_REMAINING,
     NGX_HTTP_APIKEY_VAR_RESET
 } ngx_http_apikey_variable_limit_e;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_VAR_INPUT = 0,
+    NGX_HTTP_APIKEY_VAR_OUTPUT,
+    NGX_HTTP_APIKEY_VAR_COST
+} ngx_http_apikey_variable_metered_e;
 
 
 #define ngx_http_apikey_variable_member(name)                                 \
@@ -98,6 +108,17 @@ static ngx_http_variable_t  ngx_http_apikey_variables[] = {
     { ngx_string("apikey_request_id"), NULL,
       ngx_http_apikey_variable_request_id,
       0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("apikey_tokens_input"), NULL,
+      ngx_http_apikey_variable_metered,
+      NGX_HTTP_APIKEY_VAR_INPUT, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("apikey_tokens_output"), NULL,
+      ngx_http_apikey_variable_metered,
+      NGX_HTTP_APIKEY_VAR_OUTPUT, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("apikey_cost"), NULL, ngx_http_apikey_variable_metered,
+      NGX_HTTP_APIKEY_VAR_COST, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("apikey_decision_mode"), NULL, ngx_http_apikey_variable_mode,
       0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
@@ -373,6 +394,44 @@ ngx_http_apikey_variable_request_id(ngx_http_request_t *r,
     }
 
     return ngx_http_apikey_variable_set(v, ctx->id, APIKEY_UUID_TEXT_LEN);
+}
+
+
+/* As the record will have it; of what nobody knows there is nothing. */
+
+static ngx_int_t
+ngx_http_apikey_variable_metered(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    u_char                     *p, *last;
+    ngx_http_apikey_ctx_t      *ctx;
+    ngx_http_apikey_metered_t   m;
+
+    ctx = ngx_http_apikey_get_ctx(r);
+
+    if (ctx == NULL || !ctx->admitted
+        || !ngx_http_apikey_meter_end(r, ctx, &m)
+        || (data == NGX_HTTP_APIKEY_VAR_COST ? m.cost < 0
+                                             : m.tokens_unknown))
+    {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    if (data != NGX_HTTP_APIKEY_VAR_COST) {
+        return ngx_http_apikey_variable_uint(r, v,
+                                       data == NGX_HTTP_APIKEY_VAR_INPUT
+                                       ? m.input : m.output);
+    }
+
+    p = ngx_pnalloc(r->pool, APIKEY_MONEY_TEXT_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    last = (u_char *) apikey_money_format((char *) p, (uint64_t) m.cost);
+
+    return ngx_http_apikey_variable_set(v, p, last - p);
 }
 
 

@@ -15,6 +15,8 @@
 
 static ngx_uint_t ngx_http_apikey_check_scopes(ngx_http_request_t *r,
     ngx_array_t *scopes, ngx_str_t *held);
+static ngx_int_t ngx_http_apikey_refuse_dry(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_describe_refusal(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_describe_labels(ngx_http_request_t *r,
@@ -175,6 +177,11 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
     }
 
     start->weight = ctx->weight;
+
+    ngx_http_apikey_meter_reserve(r, ctx);
+
+    start->tokens = ctx->reserve.tokens;
+    start->cost = ctx->reserve.cost_unknown ? -1 : (int64_t) ctx->reserve.cost;
 
     return NGX_OK;
 }
@@ -375,15 +382,44 @@ ngx_int_t
 ngx_http_apikey_refuse(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
     apikey_verdict_e verdict)
 {
+    ngx_http_apikey_loc_conf_t  *alcf;
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
+
     ctx->verdict = verdict;
-    ctx->refused = 1;
+    ctx->refused = !alcf->dry_run;
+    ctx->dry = alcf->dry_run;
     ctx->state = NGX_HTTP_APIKEY_ST_DONE;
 
     if (ngx_http_apikey_describe_refusal(r, ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    return ngx_http_apikey_problem(r, ctx);
+    return ctx->dry ? ngx_http_apikey_refuse_dry(r, ctx)
+                    : ngx_http_apikey_problem(r, ctx);
+}
+
+
+/*
+ * It passes with a record that says why it should not.  A key that is not
+ * good is no opinion of ours, so that "satisfy any" is not met by it.
+ */
+
+static ngx_int_t
+ngx_http_apikey_refuse_dry(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_log_error(NGX_LOG_NOTICE, r->connection->log, 0,
+                  "apikey_dry_run: would be refused: %s",
+                  apikey_verdict_name(ctx->verdict));
+
+    ctx->start.time = ctx->now;
+    ctx->start.status = 0;
+
+    (void) ngx_http_apikey_slot(r, ctx);
+
+    ctx->admitted = 1;
+
+    return ngx_http_apikey_verdict_final(ctx->verdict) ? NGX_DECLINED : NGX_OK;
 }
 
 

@@ -304,6 +304,15 @@ ngx_http_apikey_usage_head(apikey_record_t *record,
     count->remaining = start->remaining;
 
     shape->kind = kind;
+
+    if (kind == APIKEY_RECORD_EVENT) {
+        count->tokens[1] = start->tokens;
+        count->cost = start->cost;
+        shape->source = (start->tokens || start->cost > 0)
+                        ? NGX_HTTP_APIKEY_USAGE_ESTIMATE
+                        : NGX_HTTP_APIKEY_USAGE_NONE;
+    }
+
     shape->verdict = start->verdict;
     shape->mode = start->mode;
     shape->status = start->status;

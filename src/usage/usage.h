@@ -5,7 +5,7 @@
  * inflight/ring (tmpfs, claimed by flock) -> spool (disk) -> ship (one elected
  * worker).  A request opens a slot when it is admitted, before it may leave
  * for the upstream, and closes it in the log phase.  Slots of a dead worker
- * become records "aborted: worker_lost" that cost their weight.
+ * become records "aborted: worker_lost" that cost their weight and reserves.
  *
  * open(), close() and refused() touch only memory: no lock, no allocation
  * but for a string never seen before, no syscall.
@@ -56,6 +56,8 @@ typedef struct {
     uint64_t    remaining;
     uint32_t    retry_after;     /* seconds */
     uint64_t    weight;          /* request units */
+    uint64_t    tokens;          /* reserves: what a lost worker's cost */
+    int64_t     cost;            /* nano-units; < 0 unknown */
     uint32_t    method;          /* NGX_HTTP_GET, ...; 0 other */
     uint16_t    status;          /* refusals: what the client sees */
     uint8_t     verdict;         /* apikey_verdict_e */
