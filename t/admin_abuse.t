@@ -295,6 +295,12 @@ subtest 'guesses while the copy is not complete' => sub {
              map { [ @keys[100 * $_ .. 100 * $_ + 99] ] } 20 .. 39;
 
     is_deeply(statuses(@found), { 200 => 2000 }, '... by the admin API');
+
+    @found = map { $n->parallel(map { +{ uri => '/api/v1/whoami', headers => [
+                 'X-API-Key' => $_->{key}, 'X-Real-IP' => '203.0.113.14' ] } }
+                 @keys[100 * $_ .. 100 * $_ + 99]) } 40 .. 59;
+
+    is_deeply(statuses(@found), { 200 => 2000 }, '... which has none of them');
     is_deeply(statuses($ask->(map { substr(plain_key('sk'), 0, -1) . '_' }
                               1 .. 10)), { 401 => 10 }, '... a few guesses');
 

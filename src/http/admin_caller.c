@@ -33,6 +33,7 @@ static ngx_int_t ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a,
     ngx_str_t *value);
 static void ngx_http_apikey_admin_found(ngx_http_apikey_keyring_wait_t *wait,
     ngx_int_t rc);
+static void ngx_http_apikey_admin_uncharge(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_key_state(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_too_many(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_unauthorized(
@@ -363,13 +364,8 @@ ngx_http_apikey_admin_find(ngx_http_apikey_admin_t *a, ngx_str_t *value)
         }
 
         a->find_rc = NGX_ERROR;
+        ngx_http_apikey_admin_uncharge(a);
     }
-
-    if (a->charged && a->find_rc != NGX_DECLINED) {
-        ngx_http_apikey_throttle_found(a->request);
-    }
-
-    a->charged = 0;
 
     if (a->find_rc == NGX_DECLINED) {
         return ngx_http_apikey_admin_refuse(a, APIKEY_FAIL_OPERATOR);
@@ -392,7 +388,23 @@ ngx_http_apikey_admin_found(ngx_http_apikey_keyring_wait_t *wait,
     a->found = 1;
     a->find_rc = rc;
 
+    if (rc != NGX_DECLINED) {
+        ngx_http_apikey_admin_uncharge(a);
+    }
+
     ngx_http_apikey_admin_resume(a);
+}
+
+
+/* The look-up was no guess, or has not been made. */
+
+static void
+ngx_http_apikey_admin_uncharge(ngx_http_apikey_admin_t *a)
+{
+    if (a->charged) {
+        a->charged = 0;
+        ngx_http_apikey_throttle_found(a->request);
+    }
 }
 
 
