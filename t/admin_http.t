@@ -21,10 +21,16 @@ my $n = $t->nginx(http => <<'EOT')->start;
         location / {
             apikey_admin;
         }
+
+        location /file/ {
+            client_body_in_file_only clean;
+            apikey_admin;
+        }
     }
 
     server {
         listen 127.0.0.1:%%PORT_other%%;
+        client_body_buffer_size 1k;
 
         location /plain {
             apikey_admin;
@@ -88,6 +94,27 @@ my $n = $t->nginx(http => <<'EOT')->start;
         location /sub/ {
             auth_request /plain/whoami;
             proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location /file/ {
+            client_body_in_file_only clean;
+            apikey_admin;
+        }
+
+        location /mirrored/ {
+            mirror /copy;
+            apikey_admin;
+        }
+
+        location /unmirrored/ {
+            mirror /copy;
+            mirror_request_body off;
+            apikey_admin;
+        }
+
+        location = /copy {
+            internal;
+            return 204;
         }
 
         location /if/ {
@@ -485,6 +512,41 @@ subtest 'locations' => sub {
     my $k = $t->key;
     is(other('GET', "/if/usage/summary?key=$k->{id}&days=3")->{status}, 200,
        'an if that is true');
+};
+
+
+# A body holds keys: it is never in a file, whoever would put it there.
+
+subtest 'no body on the disk' => sub {
+    my %body = (
+        'api-keys'        => [ '{"name": "%s"}', 201 ],
+        'api-keys/import' => [ '[{"name": "%s", "hash": "' . 'a1' x 32
+                               . '"}]', 200 ],
+    );
+
+    for my $path (sort keys %body) {
+        my ($form, $status) = @{$body{$path}};
+
+        for my $size (4, 200) {
+            my $body = sprintf($form, 'n' x $size) . ' ' x (20 * $size);
+
+            is(other('POST', "/$_/$path", headers => [ @json ],
+                     body => $body)->{status}, $status, "$_, $path, $size")
+                for 'file', 'unmirrored';
+
+            my $r = $n->h2->request('POST', "/file/$path", body => $body,
+                headers => [ authorization => "Bearer $token",
+                             'content-type' => 'application/json' ]);
+            is($r->{status}, $status, "file, $path, $size, HTTP/2");
+        }
+
+        my $r = other('POST', "/mirrored/$path", headers => [ @json ],
+                      body => sprintf($form, 'n') . ' ' x 4000);
+        problem($r, 500, 'internal', "mirrored: $path");
+    }
+
+    ok($n->wait_log(qr/another module has written the body to a file/),
+       'it is said why');
 };
 
 

@@ -20,6 +20,8 @@
 static void ngx_http_apikey_admin_body_ready(ngx_http_request_t *r);
 static void ngx_http_apikey_admin_body_event(ngx_http_request_t *r);
 static ngx_int_t ngx_http_apikey_admin_body_read(ngx_http_apikey_admin_t *a);
+static ngx_int_t ngx_http_apikey_admin_body_on_disk(
+    ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_body_take(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_body_add(ngx_http_apikey_admin_t *a,
     u_char *data, size_t len);
@@ -83,6 +85,7 @@ ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a, off_t max)
 
     a->reading = 1;
     r->request_body_no_buffering = 1;
+    r->request_body_in_file_only = 0;
 
     rc = ngx_http_read_client_request_body(r,
                                            ngx_http_apikey_admin_body_ready);
@@ -156,6 +159,12 @@ ngx_http_apikey_admin_body_next(ngx_http_apikey_admin_t *a)
 
     for ( ;; ) {
 
+        /* who has read it before us had other ideas */
+
+        if (r->request_body->temp_file) {
+            return ngx_http_apikey_admin_body_on_disk(a);
+        }
+
         if (r->request_body->bufs) {
             return NGX_OK;
         }
@@ -175,6 +184,18 @@ ngx_http_apikey_admin_body_next(ngx_http_apikey_admin_t *a)
             return NGX_AGAIN;
         }
     }
+}
+
+
+static ngx_int_t
+ngx_http_apikey_admin_body_on_disk(ngx_http_apikey_admin_t *a)
+{
+    ngx_log_error(NGX_LOG_ERR, a->request->connection->log, 0,
+                  "apikey_admin: another module has written the body to a "
+                  "file; if it is mirror, set \"mirror_request_body off\"");
+
+    return ngx_http_apikey_admin_problem(a, NGX_HTTP_APIKEY_PROBLEM_INTERNAL,
+                                         "The error log says more.", NULL);
 }
 
 
