@@ -346,6 +346,17 @@ subtest 'who may, and what is refused' => sub {
             'Content-Type' => 'application/json' ]);
     is($r->{status}, 413, 'over client_max_body_size');
 
+    my $pieces = $n->conn;
+    $pieces->send("POST /small/api-keys/import HTTP/1.1\r\nHost: x\r\n"
+        . 'Authorization: Bearer ' . $t->token . "\r\n"
+        . "Content-Type: application/json\r\n"
+        . "Transfer-Encoding: chunked\r\n\r\n");
+    $pieces->send(sprintf "%x\r\n%s\r\n", length $_, $_)
+        for '[', (' ' x 100) x 20, ']';
+    $pieces->send("0\r\n\r\n");
+    is($pieces->response->{status}, 413, '... which nothing has announced');
+    $pieces->close;
+
     $r = $n->request('POST', '/api/v1/api-keys/import', headers => [
         Authorization => 'Bearer ' . $t->token,
         'Content-Type' => 'application/json',

@@ -45,6 +45,7 @@ typedef struct {
     apikey_rows_t                  rows;
     apikey_rows_form_e             form;
     apikey_import_header_t         header;       /* of CSV */
+    off_t                          max;
     off_t                          received;
 
     ngx_http_apikey_import_buf_t   names;        /* of header */

@@ -48,7 +48,6 @@ static const struct {
 ngx_int_t
 ngx_http_apikey_import_open(ngx_http_apikey_import_t *im)
 {
-    off_t                     max;
     ngx_int_t                 rc;
     ngx_http_request_t       *r;
     ngx_http_apikey_admin_t  *a;
@@ -71,13 +70,13 @@ ngx_http_apikey_import_open(ngx_http_apikey_import_t *im)
 
     /* client_max_body_size holds here, too, where it is less than usual */
 
-    max = NGX_HTTP_APIKEY_ADMIN_MAX_IMPORT;
+    im->max = NGX_HTTP_APIKEY_ADMIN_MAX_IMPORT;
 
     if (a->alcf->admin_max_body < NGX_HTTP_APIKEY_ADMIN_MAX_BODY) {
-        max = a->alcf->admin_max_body;
+        im->max = a->alcf->admin_max_body;
     }
 
-    return ngx_http_apikey_admin_body_start(a, max);
+    return ngx_http_apikey_admin_body_start(a, im->max);
 }
 
 
@@ -221,7 +220,7 @@ ngx_http_apikey_import_buffer(ngx_http_apikey_import_t *im, ngx_buf_t *b)
         return rc;
     }
 
-    if (im->received > NGX_HTTP_APIKEY_ADMIN_MAX_IMPORT) {
+    if (im->received > im->max) {
         return ngx_http_apikey_admin_too_large(a);
     }
 
