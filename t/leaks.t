@@ -7,6 +7,7 @@ use warnings;
 use Digest::SHA qw(sha256_hex);
 use MIME::Base64 qw(encode_base64);
 use Test::More;
+use Apikey::Process qw(spawn);
 use Apikey::Test qw(wait_for json);
 
 my $t = Apikey::Test->new;
@@ -133,6 +134,49 @@ subtest 'no signature, no report' => sub {
         report($body)->{status} == 401 });
     publish('first');
     wait_for('it is there again', sub { report($body)->{status} == 200 });
+};
+
+
+# Nobody has signed them: others must not wait for Postgres behind a flood.
+
+subtest 'many reports while Postgres is slow' => sub {
+    my $fresh = $t->nginx(name => 'fresh', workers => 1)->start;
+    my @report = ('POST', '/api/v1/leaks', body => '[]', headers => [
+        'Content-Type' => 'application/json',
+        'Github-Public-Key-Identifier' => 'first',
+        'Github-Public-Key-Signature' => 'eA==' ]);
+
+    $pg->run('CREATE TABLE gate ()');
+
+    my $held = spawn(name => 'held', log => "$dir/held.log", code => sub {
+        $pg->run('BEGIN; LOCK TABLE apikey.setting; DO $$ BEGIN
+            WHILE NOT EXISTS (SELECT FROM gate) LOOP
+                PERFORM pg_sleep(0.05);
+            END LOOP; END $$; COMMIT');
+    });
+
+    wait_for('the settings are locked', sub {
+        $pg->value("SELECT count(*) FROM pg_stat_activity
+                    WHERE wait_event = 'PgSleep'") });
+
+    my @first = map { $fresh->conn } 1 .. 4;
+    $_->send(Apikey::Http::build(@report)) for @first;
+    wait_for('four wait', sub { $fresh->metric('apikey_waiting') == 4 });
+
+    is($fresh->request(@report)->{status}, 503, "no more do: $_") for 1 .. 3;
+
+    (shift @first)->abort;
+    wait_for('one has gone', sub { $fresh->metric('apikey_waiting') == 3 });
+    push @first, $fresh->conn;
+    $first[-1]->send(Apikey::Http::build(@report));
+    wait_for('another waits', sub { $fresh->metric('apikey_waiting') == 4 });
+
+    $pg->run('INSERT INTO gate DEFAULT VALUES');
+    is($_->response->{status}, 401, 'the answer for who has waited')
+        for @first;
+    is($fresh->request(@report)->{status}, 401, 'and for all after');
+    wait_for('nothing is locked', sub { !$held->alive });
+    $fresh->stop;
 };
 
 

@@ -24,12 +24,14 @@
 #define NGX_HTTP_APIKEY_LEAKS_KEEP    10000      /* ms */
 #define NGX_HTTP_APIKEY_LEAKS_AGAIN   1000       /* for a key not known */
 #define NGX_HTTP_APIKEY_LEAKS_TOKENS  1000
+#define NGX_HTTP_APIKEY_LEAKS_ASKING  4          /* at once, a worker */
 
 
 typedef struct {
     ngx_str_t    id;
     ngx_str_t    signature;
     unsigned     asked:1;        /* for the public keys */
+    unsigned     asking:1;       /* and no answer yet */
     unsigned     reported:1;
 } ngx_http_apikey_leaks_t;
 
@@ -39,6 +41,7 @@ static ngx_int_t ngx_http_apikey_leaks_header(ngx_http_apikey_admin_t *a,
     const char *name, ngx_str_t *value);
 static ngx_int_t ngx_http_apikey_leaks_caller(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_leaks_ask(ngx_http_apikey_admin_t *a);
+static void ngx_http_apikey_leaks_answered(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_leaks_keep(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_leaks_check(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_leaks_report(ngx_http_apikey_admin_t *a);
@@ -56,6 +59,7 @@ static ngx_int_t ngx_http_apikey_leaks_wrong(ngx_http_apikey_admin_t *a,
 
 static ngx_str_t   ngx_http_apikey_leaks_keys;
 static ngx_msec_t  ngx_http_apikey_leaks_at;
+static ngx_uint_t  ngx_http_apikey_leaks_asking;
 
 
 ngx_int_t
@@ -68,6 +72,8 @@ ngx_http_apikey_leaks(ngx_http_apikey_admin_t *a)
     if (lk == NULL) {
         return ngx_http_apikey_leaks_start(a);
     }
+
+    ngx_http_apikey_leaks_answered(a);
 
     if (lk->reported) {
         return ngx_http_apikey_admin_call_finish(a);
@@ -173,6 +179,8 @@ ngx_http_apikey_leaks_caller(ngx_http_apikey_admin_t *a)
 }
 
 
+/* Nobody has signed anything yet: others must not wait behind a flood. */
+
 static ngx_int_t
 ngx_http_apikey_leaks_ask(ngx_http_apikey_admin_t *a)
 {
@@ -182,6 +190,13 @@ ngx_http_apikey_leaks_ask(ngx_http_apikey_admin_t *a)
 
     lk = a->job;
     lk->asked = 1;
+
+    if (ngx_http_apikey_leaks_asking == NGX_HTTP_APIKEY_LEAKS_ASKING) {
+        return ngx_http_apikey_admin_problem(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE,
+                                     "Too many reports wait for the public "
+                                     "keys.", NULL);
+    }
 
     /* the report stays here */
 
@@ -193,7 +208,27 @@ ngx_http_apikey_leaks_ask(ngx_http_apikey_admin_t *a)
 
     a->body = body;
 
+    if (rc == NGX_AGAIN) {
+        lk->asking = 1;
+        ngx_http_apikey_leaks_asking++;
+        a->detach = ngx_http_apikey_leaks_answered;
+    }
+
     return rc;
+}
+
+
+static void
+ngx_http_apikey_leaks_answered(ngx_http_apikey_admin_t *a)
+{
+    ngx_http_apikey_leaks_t  *lk;
+
+    lk = a->job;
+
+    if (lk->asking) {
+        lk->asking = 0;
+        ngx_http_apikey_leaks_asking--;
+    }
 }
 
 
