@@ -32,6 +32,36 @@ sub wait_status {
 
 sub copy_file { my ($node) = @_; return $node->dir . '/journal/keyring' }
 
+# A copy with a limit of 5 an hour that claims to be longer than its record,
+# and with checksums that are right.
+
+sub long_limit {
+    my ($f) = @_;
+
+    my $all = do { local $/; <$f> };
+    my $head = 224;              # ngx_http_apikey_copy_t, 8 bytes of CRCs last
+    my $limit = pack 'Q<Q<', 5, 3_600_000_000;
+
+    $all =~ s/\Q$limit\E.{56}\K../\xf8\xff/gs or die "no limit in the copy\n";
+
+    substr($all, $head - 8, 4) = pack 'V', crc32c(substr $all, $head);
+    substr($all, $head - 4, 4) = pack 'V', crc32c(substr $all, 0, $head - 4);
+
+    seek $f, 0, 0;
+    print $f $all;
+}
+
+sub crc32c {
+    my ($crc) = 0xffffffff;
+
+    for my $byte (unpack 'C*', $_[0]) {
+        $crc ^= $byte;
+        $crc = $crc & 1 ? $crc >> 1 ^ 0x82f63b78 : $crc >> 1 for 1 .. 8;
+    }
+
+    return $crc ^ 0xffffffff;
+}
+
 # A change, until it is in force.
 
 sub in_force {
@@ -266,6 +296,7 @@ subtest 'Postgres is down' => sub {
                                    print { $_[0] } "\x55\xaa" } ],
                   [ 'the head', sub { print { $_[0] } "xxxx" } ],
                   [ 'cut', sub { truncate $_[0], $size - 16 } ],
+                  [ 'a limit that ends elsewhere', \&long_limit ],
                   [ 'empty', sub { truncate $_[0], 0 } ])
     {
         File::Copy::copy($file, "$file.good");

@@ -64,6 +64,8 @@ static const char *ngx_http_apikey_load_file(ngx_http_apikey_keyring_sh_t *sh,
 static ngx_int_t ngx_http_apikey_load_blocks(ngx_http_apikey_keyring_sh_t *sh);
 static ngx_int_t ngx_http_apikey_load_block(ngx_http_apikey_keyring_sh_t *sh,
     ngx_http_apikey_block_t *b);
+static ngx_uint_t ngx_http_apikey_load_limits(const u_char *p, size_t size,
+    ngx_uint_t n);
 
 
 /* NGX_DECLINED: nothing to save, or another worker saves. */
@@ -418,6 +420,7 @@ static ngx_int_t
 ngx_http_apikey_load_blocks(ngx_http_apikey_keyring_sh_t *sh)
 {
     uint32_t                  off;
+    ngx_int_t                 rc;
     ngx_http_apikey_block_t  *b;
 
     for (off = 1; off < sh->used; off += b->units) {
@@ -436,9 +439,17 @@ ngx_http_apikey_load_blocks(ngx_http_apikey_keyring_sh_t *sh)
     for (off = 1; off < sh->used; off += b->units) {
         b = ngx_http_apikey_block(sh, off);
 
-        if (b->state != NGX_HTTP_APIKEY_BLOCK_FREE
-            && ngx_http_apikey_load_block(sh, b) != NGX_OK)
-        {
+        if (b->state == NGX_HTTP_APIKEY_BLOCK_FREE) {
+            continue;
+        }
+
+        rc = ngx_http_apikey_load_block(sh, b);
+
+        if (rc == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        if (rc == NGX_DECLINED) {
             b->state = NGX_HTTP_APIKEY_BLOCK_FREE;
             b->dead = 0;
         }
@@ -449,16 +460,18 @@ ngx_http_apikey_load_blocks(ngx_http_apikey_keyring_sh_t *sh)
 
 
 /*
- * NGX_ERROR: points at what is not in the copy, because it was made while the
- * copy was being saved; the changes since then bring it again.
+ * NGX_DECLINED: points at what is not in the copy, because it was made while
+ * the copy was being saved; the changes since then bring it again.
  */
 
 static ngx_int_t
 ngx_http_apikey_load_block(ngx_http_apikey_keyring_sh_t *sh,
     ngx_http_apikey_block_t *b)
 {
-    size_t                       size, room;
+    size_t                       size, room, len;
+    u_char                      *limits;
     uint32_t                     anchor;
+    ngx_uint_t                   n;
     ngx_http_apikey_key_rec_t   *key;
     ngx_http_apikey_body_rec_t  *body;
 
@@ -468,7 +481,8 @@ ngx_http_apikey_load_block(ngx_http_apikey_keyring_sh_t *sh,
     switch (b->state) {
 
     case NGX_HTTP_APIKEY_BLOCK_ANCHOR:
-        return NGX_OK;
+        return (room < sizeof(ngx_http_apikey_anchor_rec_t)) ? NGX_ERROR
+                                                             : NGX_OK;
 
     case NGX_HTTP_APIKEY_BLOCK_KEY:
         key = (ngx_http_apikey_key_rec_t *) b;
@@ -478,6 +492,9 @@ ngx_http_apikey_load_block(ngx_http_apikey_keyring_sh_t *sh,
                + key->name_len + key->prefix_len + key->customer_len
                + key->plan_len + key->scopes_len + key->models_len
                + key->ips_len + key->metadata_len;
+        limits = ngx_http_apikey_rec_limits(key);
+        len = key->limits_size;
+        n = key->nlimits;
         break;
 
     case NGX_HTTP_APIKEY_BLOCK_BODY:
@@ -485,22 +502,57 @@ ngx_http_apikey_load_block(ngx_http_apikey_keyring_sh_t *sh,
         anchor = body->anchor ? body->anchor : sh->used;
         size = sizeof(ngx_http_apikey_body_rec_t) + body->limits_size
                + body->external_len + body->plan_len;
+        limits = ngx_http_apikey_rec_limits(body);
+        len = body->limits_size;
+        n = body->nlimits;
         break;
 
     default:
         return NGX_ERROR;
     }
 
-    if (size > room || anchor >= sh->used) {
+    if (size > room || !ngx_http_apikey_load_limits(limits, len, n)) {
         return NGX_ERROR;
     }
 
-    if (anchor
-        && ngx_http_apikey_block(sh, anchor)->state
-           != NGX_HTTP_APIKEY_BLOCK_ANCHOR)
+    if (anchor >= sh->used
+        || (anchor
+            && ngx_http_apikey_block(sh, anchor)->state
+               != NGX_HTTP_APIKEY_BLOCK_ANCHOR))
     {
-        return NGX_ERROR;
+        return NGX_DECLINED;
     }
 
     return NGX_OK;
+}
+
+
+/* Requests go from one to the next, and none looks where they end. */
+
+static ngx_uint_t
+ngx_http_apikey_load_limits(const u_char *p, size_t size, ngx_uint_t n)
+{
+    apikey_limit_t  limit;
+
+    for ( /* void */ ; n; n--) {
+
+        if (size < sizeof(apikey_limit_t)) {
+            return 0;
+        }
+
+        ngx_memcpy(&limit, p, sizeof(apikey_limit_t));
+
+        if (limit.size > size || limit.size < sizeof(apikey_limit_t)
+            || limit.size % 8
+            || offsetof(apikey_limit_t, text) + limit.name_len
+               + limit.service_len + limit.model_len > limit.size)
+        {
+            return 0;
+        }
+
+        p += limit.size;
+        size -= limit.size;
+    }
+
+    return size == 0;
 }
