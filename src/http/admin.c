@@ -211,8 +211,9 @@ ngx_http_apikey_admin_cleanup(void *data)
         a->detach(a);
     }
 
-    if (a->route && a->route->body == NGX_HTTP_APIKEY_BODY_SECRET
-        && a->body.data)
+    if (a->route && a->body.data
+        && (a->route->body == NGX_HTTP_APIKEY_BODY_SECRET
+            || a->route->body == NGX_HTTP_APIKEY_BODY_OLDER))
     {
         OPENSSL_cleanse(a->body.data, a->body.len);
     }

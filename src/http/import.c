@@ -13,6 +13,8 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
+#include <openssl/crypto.h>
+
 #include "base/jsonscan.h"
 #include "http/import.h"
 
@@ -103,9 +105,23 @@ ngx_http_apikey_import_start(ngx_http_apikey_admin_t *a)
 static void
 ngx_http_apikey_import_detach(ngx_http_apikey_admin_t *a)
 {
+    ngx_buf_t                 *b;
+    ngx_chain_t               *cl;
     ngx_http_apikey_import_t  *im;
 
     im = a->job;
+
+    /* what was not read to its end */
+
+    cl = a->request->request_body ? a->request->request_body->bufs : NULL;
+
+    for ( /* void */ ; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (ngx_buf_in_memory(b)) {
+            OPENSSL_cleanse(b->pos, b->last - b->pos);
+        }
+    }
 
     ngx_http_apikey_import_wipe(&im->names);
     ngx_http_apikey_import_wipe(&im->row);
