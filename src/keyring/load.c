@@ -151,7 +151,9 @@ ngx_http_apikey_load_page(ngx_http_apikey_pg_op_t *op, PGresult *res)
     /* notices go before pages: what Postgres had told by then is applied */
 
     if (s->read == NULL || s->no_read) {
+        ngx_shmtx_lock(&s->kr->conf.shpool->mutex);
         sh->fresh = s->at;
+        ngx_shmtx_unlock(&s->kr->conf.shpool->mutex);
     }
 
     if (n && !sh->full) {
