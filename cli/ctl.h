@@ -62,7 +62,12 @@ typedef struct {
 } apikey_ctl_command_t;
 
 
-/* main.c: "apikeyctl: ...", one line */
+/*
+ * main.c: one line for stderr, in which no text of others commands the
+ * terminal; error: "apikeyctl: ..."
+ */
+void apikey_ctl_say(const char *format, ...)
+    __attribute__((format(printf, 1, 2)));
 void apikey_ctl_error(const char *format, ...)
     __attribute__((format(printf, 1, 2)));
 

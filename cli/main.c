@@ -4,6 +4,8 @@
  */
 
 
+#define _GNU_SOURCE
+
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,6 +20,8 @@
 
 
 static bool apikey_ctl_asks_help(int argc, char *const *argv);
+static void apikey_ctl_line(const char *start, const char *format,
+    va_list list);
 static int apikey_ctl_usage(void);
 static int apikey_ctl_run(int argc, char *const *argv);
 static const apikey_ctl_command_t *apikey_ctl_find(int argc,
@@ -108,17 +112,54 @@ main(int argc, char **argv)
 
 
 void
+apikey_ctl_say(const char *format, ...)
+{
+    va_list  list;
+
+    va_start(list, format);
+    apikey_ctl_line("", format, list);
+    va_end(list);
+}
+
+
+void
 apikey_ctl_error(const char *format, ...)
 {
     va_list  list;
 
-    fputs("apikeyctl: ", stderr);
-
     va_start(list, format);
-    vfprintf(stderr, format, list);
+    apikey_ctl_line("apikeyctl: ", format, list);
     va_end(list);
+}
 
-    fputc('\n', stderr);
+
+/* Of UTF-8's controls those above ASCII begin with 0xc2. */
+
+static void
+apikey_ctl_line(const char *start, const char *format, va_list list)
+{
+    char           *text, *p;
+    unsigned char   ch;
+
+    if (vasprintf(&text, format, list) == -1) {
+        fputs("apikeyctl: out of memory\n", stderr);
+        return;
+    }
+
+    for (p = text; *p; p++) {
+        ch = (unsigned char) *p;
+
+        if (ch < 0x20 || ch == 0x7f) {
+            *p = '?';
+
+        } else if (ch == 0xc2 && ((unsigned char) p[1] & 0xe0) == 0x80) {
+            *p++ = '?';
+            *p = '?';
+        }
+    }
+
+    fprintf(stderr, "%s%s\n", start, text);
+    free(text);
 }
 
 

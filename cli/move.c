@@ -133,9 +133,9 @@ apikey_move_print(const apikey_move_t *m)
 
         text = json_dumps(limits, JSON_COMPACT);
 
-        fprintf(stderr, "the keys of owner \"%s\" share limits, which are no "
-                "part of the rows: PUT owners/... {\"limits\":%s}\n", owner,
-                text ? text : "");
+        apikey_ctl_say("the keys of owner \"%s\" share limits, which are no "
+                       "part of the rows: PUT owners/... {\"limits\":%s}",
+                       owner, text ? text : "");
 
         free(text);
     }

@@ -268,7 +268,7 @@ apikey_move_aws_throttle(apikey_move_t *m, json_t *row,
     const json_t *throttle, const char *what)
 {
     size_t         i;
-    double         rate, n;
+    double         rate, most, n;
     json_int_t     burst;
     const json_t  *number;
 
@@ -284,8 +284,8 @@ apikey_move_aws_throttle(apikey_move_t *m, json_t *row,
     }
 
     rate = json_number_value(number);
-    burst = (json_int_t)
-            json_number_value(json_object_get(throttle, "burstLimit"));
+    most = json_number_value(json_object_get(throttle, "burstLimit"));
+    burst = (most >= 0 && most < 1e15) ? (json_int_t) most : -1;
 
     for (i = 0; i < sizeof(windows) / sizeof(windows[0]); i++) {
         n = rate * (double) windows[i] / APIKEY_MOVE_SECOND;

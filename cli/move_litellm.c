@@ -13,6 +13,8 @@
 
 static void apikey_move_litellm_item(apikey_move_t *m, json_t *item,
     void *data);
+static const char *apikey_move_litellm_hash(const char *token);
+static void apikey_move_litellm_hint(json_t *row, const char *name);
 static void apikey_move_litellm_owner(json_t *row, const json_t *item);
 static void apikey_move_litellm_models(apikey_move_t *m, json_t *row,
     const json_t *item, const char *what);
@@ -32,15 +34,15 @@ apikey_move_litellm(apikey_move_t *m)
 static void
 apikey_move_litellm_item(apikey_move_t *m, json_t *item, void *data)
 {
-    size_t       len;
     json_t      *row;
     const char  *what, *token, *name;
 
     (void) data;
 
     if (json_is_string(item)) {
-        apikey_move_leave(m, json_string_value(item), "a hash alone: ask "
-                          "/key/list with return_full_object=true");
+        token = apikey_move_litellm_hash(json_string_value(item));
+        apikey_move_leave(m, token, "a hash alone: ask /key/list with "
+                          "return_full_object=true");
         return;
     }
 
@@ -49,7 +51,7 @@ apikey_move_litellm_item(apikey_move_t *m, json_t *item, void *data)
     what = apikey_move_text(item, "key_alias");
 
     if (what == NULL) {
-        what = name ? name : token ? token : "?";
+        what = name ? name : apikey_move_litellm_hash(token);
     }
 
     if (token && strlen(token) != 64) {
@@ -73,25 +75,42 @@ apikey_move_litellm_item(apikey_move_t *m, json_t *item, void *data)
         return;
     }
 
-    len = name ? strlen(name) : 0;
-
-    if (len > 4 && strncmp(name, "sk-...", 6) == 0) {
-        apikey_move_set(row, "start", "sk-");
-        apikey_move_set(row, "last4", name + len - 4);
-    }
-
     if (apikey_move_true(item, "blocked", false)) {
         (void) json_object_set_new(row, "enabled", json_false());
     }
 
     apikey_move_created(row, json_object_get(item, "created_at"));
     apikey_move_metadata(m, row, what, json_object_get(item, "metadata"));
+    apikey_move_litellm_hint(row, name);
     apikey_move_litellm_owner(row, item);
     apikey_move_litellm_models(m, row, item, what);
     apikey_move_litellm_limits(m, row, item, what);
     apikey_move_litellm_left(m, item, what);
 
     apikey_move_add(m, row);
+}
+
+
+/* What is no hash may be the key itself, and is not shown. */
+
+static const char *
+apikey_move_litellm_hash(const char *token)
+{
+    return token && strlen(token) == 64 ? token : "?";
+}
+
+
+static void
+apikey_move_litellm_hint(json_t *row, const char *name)
+{
+    size_t  len;
+
+    len = name ? strlen(name) : 0;
+
+    if (len > 4 && strncmp(name, "sk-...", 6) == 0) {
+        apikey_move_set(row, "start", "sk-");
+        apikey_move_set(row, "last4", name + len - 4);
+    }
 }
 
 

@@ -332,13 +332,17 @@ apikey_move_csv_row(apikey_move_t *m, apikey_move_csv_t *csv, json_t *list,
 
     apikey_json_init(&j, csv->json, csv->size);
 
-    why = apikey_import_csv(&csv->header, record, len, csv->scratch, &j);
-    item = why || j.overflow ? NULL
-           : json_loadb(csv->json, apikey_json_len(&j), 0, &error);
+    /* the writer would put U+FFFD in its place, also into a key */
+
+    why = apikey_json_check(record, len)
+          ? apikey_import_csv(&csv->header, record, len, csv->scratch, &j)
+          : "this is not UTF-8 text";
+
+    item = why ? NULL : json_loadb(csv->json, apikey_json_len(&j), 0, &error);
 
     if (item == NULL) {
         apikey_ctl_error("%s: record %zu: %s", csv->file, csv->line,
-                         why ? why : "this is not UTF-8 text");
+                         why ? why : error.text);
         return false;
     }
 

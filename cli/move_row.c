@@ -6,6 +6,8 @@
  */
 
 
+#define _GNU_SOURCE
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,15 +28,17 @@
 #define APIKEY_MOVE_LIMIT_MAX     9007199254740991LL
 #define APIKEY_MOVE_DAY           86400000LL
 #define APIKEY_MOVE_SHORT         16
+#define APIKEY_MOVE_START         4        /* shown of a key without prefix */
+#define APIKEY_MOVE_TTL_MAX       100000000000LL       /* seconds */
 
 
-static void apikey_move_say(const char *what, const char *format,
-    va_list list);
+static void apikey_move_say(const char *why, const char *what,
+    const char *format, va_list list);
 static bool apikey_move_until(apikey_move_t *m, json_t *row, const char *what,
     int64_t us);
 static bool apikey_move_time(const json_t *at, int64_t *us);
 static void apikey_move_set_time(json_t *row, const char *name, int64_t us);
-static void apikey_move_hint(json_t *row, const char *key, size_t len);
+static size_t apikey_move_hint(json_t *row, const char *key, size_t len);
 static void apikey_move_window(char *out, size_t size, json_int_t window);
 
 
@@ -46,7 +50,7 @@ apikey_move_warn(apikey_move_t *m, const char *what, const char *format, ...)
     m->warnings++;
 
     va_start(list, format);
-    apikey_move_say(what, format, list);
+    apikey_move_say("", what, format, list);
     va_end(list);
 }
 
@@ -58,20 +62,22 @@ apikey_move_leave(apikey_move_t *m, const char *what, const char *format, ...)
 
     m->left++;
 
-    fputs("left out: ", stderr);
-
     va_start(list, format);
-    apikey_move_say(what, format, list);
+    apikey_move_say("left out: ", what, format, list);
     va_end(list);
 }
 
 
 static void
-apikey_move_say(const char *what, const char *format, va_list list)
+apikey_move_say(const char *why, const char *what, const char *format,
+    va_list list)
 {
-    fprintf(stderr, "\"%s\": ", what);
-    vfprintf(stderr, format, list);
-    fputc('\n', stderr);
+    char  *text;
+
+    if (vasprintf(&text, format, list) != -1) {
+        apikey_ctl_say("%s\"%s\": %s", why, what, text);
+        free(text);
+    }
 }
 
 
@@ -198,14 +204,20 @@ apikey_move_key(apikey_move_t *m, json_t *row, const char *what,
 
     apikey_move_set(row, "hash", hex);
     apikey_move_set(row, "alg", "sha256");
-    apikey_move_hint(row, key, len);
-    apikey_move_prefix(row, key);
+
+    /* what stands before a '_' may be half of the key */
+
+    if (apikey_move_hint(row, key, len) > APIKEY_MOVE_START) {
+        apikey_move_prefix(row, key);
+    }
 
     return true;
 }
 
 
-static void
+/* How much of its start may be seen. */
+
+static size_t
 apikey_move_hint(json_t *row, const char *key, size_t len)
 {
     size_t  n;
@@ -216,6 +228,8 @@ apikey_move_hint(json_t *row, const char *key, size_t len)
         (void) json_object_set_new(row, "start", json_stringn(key, n));
         (void) json_object_set_new(row, "last4", json_string(key + len - 4));
     }
+
+    return n;
 }
 
 
@@ -260,12 +274,22 @@ bool
 apikey_move_ttl(apikey_move_t *m, json_t *row, const char *what,
     const json_t *ttl)
 {
+    json_int_t  seconds;
+
     if (!json_is_integer(ttl)) {
         return true;
     }
 
-    return apikey_move_until(m, row, what, apikey_clock_real()
-                             + json_integer_value(ttl) * 1000000);
+    seconds = json_integer_value(ttl);
+
+    if (seconds < 0 || seconds > APIKEY_MOVE_TTL_MAX) {
+        apikey_move_leave(m, what, "its expiry is no time");
+        json_decref(row);
+        return false;
+    }
+
+    return apikey_move_until(m, row, what,
+                             apikey_clock_real() + seconds * 1000000);
 }
 
 

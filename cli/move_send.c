@@ -198,9 +198,9 @@ apikey_move_send_failed(const json_t *result, const json_t *rows,
         location = apikey_move_text(error, "location");
         message = apikey_move_text(error, "message");
 
-        fprintf(stderr, "failed: \"%s\": %s%s%s\n", name ? name : "?",
-                location ? location : "", location ? ": " : "",
-                message ? message : "?");
+        apikey_ctl_say("failed: \"%s\": %s%s%s", name ? name : "?",
+                       location ? location : "", location ? ": " : "",
+                       message ? message : "?");
     }
 }
 

@@ -267,6 +267,8 @@ subtest 'files that cannot be read' => sub {
         'fields.csv'  => "name,key\nx,y,z\n",
         'quote.csv'   => "name,key\n\"x\"y,z\n",
         'twice.csv'   => "name,Name\nx,y\n",
+        'latin.csv'   => "name,key\nM\xfcller,123456789012345678\n",
+        'bytes.csv'   => "name,key\nx,12345678901234567\xff\n",
         'empty'       => '',
         'bom.csv'     => "\xef\xbb\xbfname,key\r\nx,123456789012345678\r\n");
 
@@ -276,6 +278,8 @@ subtest 'files that cannot be read' => sub {
                   [ csv => 'fields.csv', qr/record 2: .*more fields/ ],
                   [ csv => 'quote.csv', qr/quote/ ],
                   [ csv => 'twice.csv', qr/names a column twice/ ],
+                  [ csv => 'latin.csv', qr/record 2: this is not UTF-8/ ],
+                  [ csv => 'bytes.csv', qr/record 2: this is not UTF-8/ ],
                   [ csv => 'empty', qr/neither JSON nor CSV/ ],
                   [ csv => 'none', qr/cannot open ".*none": No such file/ ])
     {
@@ -307,6 +311,53 @@ subtest 'files that cannot be read' => sub {
                             in => "name,key\n\"" . "\xc3\xa4" x 300
                                   . "\",123456789012345678\n");
     is(length decode_json($out)->{name}, 255, 'a name is cut between letters');
+};
+
+
+subtest 'exports that were made to do harm' => sub {
+    my $run = sub {
+        my ($from, $in) = @_;
+
+        return $ctl->run(['import', '--from', $from, '-'], in => $in);
+    };
+
+    my $kong = sub {
+        my ($name, $ttl) = @_;
+
+        return $run->('kong', qq({"consumers":[{"username":"$name",)
+            . qq("keyauth_credentials":[{"key":"kongkongkongkongkong",)
+            . qq("ttl":$ttl}]}]}));
+    };
+
+    for my $ttl ('9223372036854775807', '-9223372036854775807') {
+        my ($rc, $out, $err) = $kong->('c', $ttl);
+        is("$rc $out", '1 ', "ttl $ttl");
+        like($err, qr/^left out: "c": its expiry is no time$/m, '... is said');
+    }
+
+    my ($rc, $out, $err) = $kong->('\u001b]0;x\u0007\u009b31m\u00e4', -1);
+    like($err, qr/^left out: "\?\]0;x\?\?\?31m\xc3\xa4": /m,
+         'no name commands the terminal');
+
+    my $plain = 'sk-notahashbutakeyofsomebody';
+
+    for my $in (qq({"token":"$plain"}), qq({"keys":["$plain"]})) {
+        ($rc, $out, $err) = $run->('litellm', $in);
+        like($err, qr/^left out: "\?": /m, 'what is no hash is left out');
+        unlike($err, qr/notahash/, '... and not shown');
+    }
+
+    ($rc, $out) = $run->('csv', "name,key\nx,abcdefghij_klmnopqrst\n");
+    is_deeply(decode_json($out), { name => 'x', alg => 'sha256',
+        hash => sha256_hex('abcdefghij_klmnopqrst'), start => 'abcd',
+        last4 => 'qrst' }, 'half of a key is no prefix');
+
+    ($rc, $out, $err) = $run->('aws', '{"items":[{"id":"p","name":"p",'
+        . '"throttle":{"rateLimit":5,"burstLimit":1e300}}]}'
+        . '{"items":[{"id":"k","name":"k","value":"awsawsawsawsawsawsaws"}]}'
+        . '{"usagePlanId":"p","items":[{"id":"k"}]}');
+    like($err, qr/^"k": limit "throttle", 5 in 1000 ms, is left out/m,
+         'a burst that is no number of requests');
 };
 
 
