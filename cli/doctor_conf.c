@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -36,6 +37,7 @@ typedef struct {
 } apikey_doctor_words_t;
 
 
+static FILE *apikey_doctor_file(void);
 static int apikey_doctor_run(const char *nginx, const char *file, FILE *out,
     FILE *err);
 static char *apikey_doctor_text(FILE *f);
@@ -60,12 +62,12 @@ apikey_doctor_conf(apikey_doctor_t *d, const char *nginx, const char *file)
     char  *text, *why;
     FILE  *out, *err;
 
-    out = tmpfile();
-    err = tmpfile();
+    out = apikey_doctor_file();
+    err = apikey_doctor_file();
 
     if (out == NULL || err == NULL) {
         apikey_doctor_say(d, APIKEY_DOCTOR_FAIL, "configuration",
-                          "no temporary file: %s", strerror(errno));
+                          "no memory for it: %s", strerror(errno));
         goto done;
     }
 
@@ -95,6 +97,30 @@ done:
     if (err) {
         (void) fclose(err);
     }
+}
+
+
+/* Passwords stand in a configuration: it never gets to a disk. */
+
+static FILE *
+apikey_doctor_file(void)
+{
+    int    fd;
+    FILE  *f;
+
+    fd = memfd_create("configuration", MFD_CLOEXEC);
+
+    if (fd == -1) {
+        return NULL;
+    }
+
+    f = fdopen(fd, "w+");
+
+    if (f == NULL) {
+        (void) close(fd);
+    }
+
+    return f;
 }
 
 

@@ -415,7 +415,8 @@ apikey_doctor_redis_clock(apikey_doctor_t *d, redisContext *redis)
     after = apikey_clock_real();
 
     if (apikey_doctor_redis_good(d, redis, reply, "TIME")
-        && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2)
+        && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2
+        && reply->element[0]->str && reply->element[1]->str)
     {
         apikey_doctor_clock(d, "clock of Redis",
                             atoll(reply->element[0]->str) * 1000000

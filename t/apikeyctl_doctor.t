@@ -231,6 +231,14 @@ subtest 'a configuration' => sub {
     is($rc, 1, 'no nginx');
     finds('fail', 'configuration', qr/cannot run .*none: No such file/,
           'is said');
+
+    # it may hold passwords, and a temporary file is on a disk
+
+    my ($where) = map { "$_/where" } $ctl->files('where', where =>
+        "#!/bin/sh\nreadlink /proc/\$\$/fd/1 >&2\nexit 1\n");
+    chmod 0755, $where;
+    doctor('--nginx', $where);
+    finds('fail', 'configuration', qr{/memfd:}, 'it is read from memory');
 };
 
 
