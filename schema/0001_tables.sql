@@ -92,31 +92,26 @@ GRANT SELECT ON migration TO apikey_gateway;
 CREATE OR REPLACE FUNCTION caller()
 RETURNS text
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN nullif(current_setting('apikey.caller', true), '');
 
 CREATE OR REPLACE FUNCTION caller_key()
 RETURNS uuid
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN nullif(current_setting('apikey.key', true), '')::uuid;
 
 CREATE OR REPLACE FUNCTION caller_owner()
 RETURNS uuid
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN nullif(current_setting('apikey.owner', true), '')::uuid;
 
 CREATE OR REPLACE FUNCTION caller_identity()
 RETURNS text
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN nullif(current_setting('apikey.identity', true), '');
 
 CREATE OR REPLACE FUNCTION caller_actor()
 RETURNS text
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN nullif(current_setting('apikey.actor', true), '');
 
 COMMENT ON FUNCTION caller() IS
@@ -142,7 +137,6 @@ GRANT EXECUTE ON FUNCTION caller(), caller_key(), caller_owner(),
 CREATE OR REPLACE FUNCTION uuid_v7()
 RETURNS uuid
 LANGUAGE sql VOLATILE
-SET search_path = apikey, pg_temp
 RETURN encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
     PLACING substring(int8send(floor(extract(epoch FROM clock_timestamp())
         * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid;

@@ -7,9 +7,8 @@ SET LOCAL ROLE apikey_owner;
 SET LOCAL search_path = apikey, pg_temp;
 
 
--- PL/pgSQL, though one expression would do, for what every object calls: an
--- SQL function that sets search_path is planned anew with every call from
--- inside another function.
+-- PL/pgSQL, though one expression would do, for what cannot be inlined: an SQL
+-- function is planned anew with every call from inside another function.
 
 CREATE OR REPLACE FUNCTION time_text(at timestamptz)
 RETURNS text
@@ -45,7 +44,6 @@ COMMENT ON FUNCTION money_text(numeric) IS
 CREATE OR REPLACE FUNCTION read_money(value text)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN value ~ '^(0|[1-9][0-9]{0,6})([.][0-9]{1,9})?$'
         AND value::numeric <= 9000000
     THEN (value::numeric * 1000000000)::bigint END;
@@ -71,7 +69,6 @@ COMMENT ON FUNCTION currency() IS 'The installation''s currency (ISO 4217)';
 CREATE OR REPLACE FUNCTION url_text(plain text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT coalesce(string_agg(
         CASE WHEN chr(b) ~ '[A-Za-z0-9._~-]' AND b < 128 THEN chr(b)
              ELSE '%' || upper(lpad(to_hex(b), 2, '0')) END,
@@ -87,7 +84,6 @@ COMMENT ON FUNCTION url_text(text) IS
 CREATE OR REPLACE FUNCTION pointer_text(member text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN replace(replace(member, '~', '~0'), '/', '~1');
 
 COMMENT ON FUNCTION pointer_text(text) IS
@@ -97,7 +93,6 @@ COMMENT ON FUNCTION pointer_text(text) IS
 CREATE OR REPLACE FUNCTION read_uuid(value text)
 RETURNS uuid
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN value ~*
     '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
     THEN value::uuid END;
@@ -108,7 +103,6 @@ COMMENT ON FUNCTION read_uuid(text) IS 'A UUID, or null';
 CREATE OR REPLACE FUNCTION read_duration(value text)
 RETURNS numeric
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT m[1]::numeric * CASE m[2]
         WHEN 'ms' THEN 1000
         WHEN 's' THEN 1000000
@@ -257,7 +251,6 @@ COMMENT ON FUNCTION rate_form(bigint, bigint, bigint) IS
 CREATE OR REPLACE FUNCTION pattern_covers(held text, wanted text)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN wanted LIKE replace(replace(replace(replace(held,
         '\', '\\'), '%', '\%'), '_', '\_'), '*', '%');
 
@@ -269,7 +262,6 @@ COMMENT ON FUNCTION pattern_covers(text, text) IS
 CREATE OR REPLACE FUNCTION scope_covers(held text, wanted text)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN held <> '' AND wanted <> '' AND (held = wanted OR held = '*'
     OR (right(held, 2) = ':*' AND starts_with(wanted, left(held, -1))));
 

@@ -12,7 +12,6 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION wrong(location text, code text, message text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN jsonb_build_array(jsonb_build_object('location', location,
     'code', code, 'message', message));
 
@@ -23,14 +22,21 @@ COMMENT ON FUNCTION wrong(text, text, text) IS
 CREATE OR REPLACE FUNCTION check_members(body jsonb, at text, known text[],
     fixed text[])
 RETURNS jsonb
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = apikey, pg_temp
-RETURN (SELECT coalesce(jsonb_agg(wrong(at || '/' || pointer_text(m),
-        CASE WHEN m = ANY (fixed) THEN 'read_only' ELSE 'unknown' END,
-        CASE WHEN m = ANY (fixed) THEN 'this member cannot be set here'
-             ELSE 'there is no such member' END) -> 0 ORDER BY m), '[]')
-    FROM jsonb_object_keys(body) AS m
-    WHERE m <> ALL (known));
+AS $$
+BEGIN
+    IF body - known = '{}' THEN
+        RETURN '[]';
+    END IF;
+
+    RETURN (SELECT jsonb_agg(wrong(at || '/' || pointer_text(m),
+            CASE WHEN m = ANY (fixed) THEN 'read_only' ELSE 'unknown' END,
+            CASE WHEN m = ANY (fixed) THEN 'this member cannot be set here'
+                 ELSE 'there is no such member' END) -> 0 ORDER BY m)
+        FROM jsonb_object_keys(body - known) AS m);
+END
+$$;
 
 COMMENT ON FUNCTION check_members(jsonb, text, text[], text[]) IS
     'Members of an object that are not known; fixed: known, but not writable';
@@ -69,7 +75,6 @@ COMMENT ON FUNCTION check_text(jsonb, text, int, text) IS
 CREATE OR REPLACE FUNCTION check_boolean(value jsonb, at text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN value IS NULL OR jsonb_typeof(value) = 'boolean' THEN '[]'
     ELSE wrong(at, 'bad_type', 'true or false is needed') END;
 
@@ -114,7 +119,6 @@ COMMENT ON FUNCTION check_count(jsonb, text, text) IS
 CREATE OR REPLACE FUNCTION check_money(value jsonb, at text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN value IS NULL OR jsonb_typeof(value) = 'null' THEN jsonb '[]'
     WHEN jsonb_typeof(value) <> 'string'
@@ -134,7 +138,6 @@ COMMENT ON FUNCTION check_money(jsonb, text) IS
 CREATE OR REPLACE FUNCTION check_url(value jsonb, at text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN check_text(value, at, 2048, NULL) <> '[]'
         THEN check_text(value, at, 2048, NULL)
@@ -179,7 +182,6 @@ COMMENT ON FUNCTION check_zone(jsonb, text) IS
 CREATE OR REPLACE FUNCTION check_anchor(value jsonb, at text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN check_count(value, at, NULL) <> '[]'
         THEN check_count(value, at, NULL)
@@ -195,7 +197,6 @@ CREATE OR REPLACE FUNCTION check_absent(value jsonb, at text, default_ jsonb,
     what text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN value IS NULL OR value IN ('null', default_) THEN '[]'
     ELSE wrong(at, 'not_supported', what || ' cannot be set yet') END;
 
@@ -297,7 +298,6 @@ COMMENT ON FUNCTION check_networks(jsonb, text) IS
 CREATE OR REPLACE FUNCTION merge_metadata(old jsonb, new jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN new IS NULL THEN old
     WHEN jsonb_typeof(new) = 'null' THEN '{}'

@@ -103,20 +103,32 @@ COMMENT ON FUNCTION allow_change() IS
 CREATE OR REPLACE FUNCTION check_request(req jsonb,
     VARIADIC known text[] DEFAULT '{}')
 RETURNS jsonb
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = apikey, pg_temp
-RETURN (SELECT coalesce(jsonb_agg(CASE WHEN q.key <> ALL (known)
-            THEN wrong('query:' || q.key, 'unknown',
-                'there is no such parameter')
-            ELSE wrong('query:' || q.key, 'duplicate', 'give it once') END -> 0
-            ORDER BY q.key), '[]')
-        FROM jsonb_each(coalesce(nullif(req -> 'query', 'null'), '{}')) AS q
-        WHERE q.key <> ALL (known) OR jsonb_array_length(q.value) > 1)
-    || CASE WHEN req ->> 'method' = 'POST'
-            AND char_length(req ->> 'idempotency_key') NOT BETWEEN 1 AND 255
-        THEN wrong('header:Idempotency-Key', 'bad_length',
-            '1 to 255 characters')
-        ELSE jsonb '[]' END;
+AS $$
+DECLARE
+    errors jsonb := '[]';
+BEGIN
+    IF req -> 'query' <> '{}' AND req -> 'query' <> 'null' THEN
+        errors := (SELECT coalesce(jsonb_agg(CASE WHEN q.key <> ALL (known)
+                THEN wrong('query:' || q.key, 'unknown',
+                    'there is no such parameter')
+                ELSE wrong('query:' || q.key, 'duplicate', 'give it once')
+                END -> 0 ORDER BY q.key), '[]')
+            FROM jsonb_each(req -> 'query') AS q
+            WHERE q.key <> ALL (known) OR jsonb_array_length(q.value) > 1);
+    END IF;
+
+    IF req ->> 'method' = 'POST'
+        AND char_length(req ->> 'idempotency_key') NOT BETWEEN 1 AND 255
+    THEN
+        errors := errors || wrong('header:Idempotency-Key', 'bad_length',
+            '1 to 255 characters');
+    END IF;
+
+    RETURN errors;
+END
+$$;
 
 COMMENT ON FUNCTION check_request(jsonb, text[]) IS
     'What is wrong outside the body: query string and headers';
@@ -125,7 +137,6 @@ COMMENT ON FUNCTION check_request(jsonb, text[]) IS
 CREATE OR REPLACE FUNCTION query_value(req jsonb, name text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN nullif(req #>> ARRAY['query', name, '0'], '');
 
 COMMENT ON FUNCTION query_value(jsonb, text) IS
@@ -135,7 +146,6 @@ COMMENT ON FUNCTION query_value(jsonb, text) IS
 CREATE OR REPLACE FUNCTION check_limit_query(req jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN query_value(req, 'limit') IS NULL THEN jsonb '[]'
     WHEN query_value(req, 'limit') !~ '^-?[0-9]+$'
@@ -150,7 +160,6 @@ COMMENT ON FUNCTION check_limit_query(jsonb) IS 'The size of a page';
 CREATE OR REPLACE FUNCTION check_flag(req jsonb, name text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN coalesce(query_value(req, name), 'true') IN ('true', 'false')
     THEN jsonb '[]'
     ELSE wrong('query:' || name, 'bad_value', 'true or false') END;
@@ -216,7 +225,6 @@ COMMENT ON FUNCTION check_match(jsonb, bigint) IS
 CREATE OR REPLACE FUNCTION etag_line(version bigint)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN 'ETag: "' || version || E'"\n';
 
 COMMENT ON FUNCTION etag_line(bigint) IS 'Header line of an ETag';
@@ -228,7 +236,6 @@ COMMENT ON FUNCTION etag_line(bigint) IS 'Header line of an ETag';
 CREATE OR REPLACE FUNCTION filter_hash(req jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN left(md5(coalesce(req ->> 'fn', '')
     || coalesce((req -> 'query') - '{cursor,limit}'::text[], '{}')::text), 16);
 
@@ -240,7 +247,6 @@ COMMENT ON FUNCTION filter_hash(jsonb) IS
 CREATE OR REPLACE FUNCTION write_cursor(req jsonb, sort_value text, id uuid)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT translate(encode(convert_to(row_to_json(c)::text, 'UTF8'),
         'base64'), E'+/=\n', '-_')
     FROM (SELECT 1 AS v, sort_value AS k, id AS i,
@@ -283,7 +289,6 @@ COMMENT ON FUNCTION read_cursor(jsonb) IS
 CREATE OR REPLACE FUNCTION check_cursor(req jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN query_value(req, 'cursor') IS NOT NULL AND read_cursor(req) IS NULL
         THEN wrong('query:cursor', 'bad_value',
@@ -393,7 +398,6 @@ COMMENT ON FUNCTION secrets_json(uuid) IS
 CREATE OR REPLACE FUNCTION masked_text(start text, last4 text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN coalesce(start, last4) IS NULL THEN 'imported'
     ELSE concat(start, '...', last4) END;
 
@@ -440,7 +444,6 @@ COMMENT ON FUNCTION key_json(key) IS 'The key object, without "key"';
 CREATE OR REPLACE FUNCTION with_secret(object json)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN overlay(object::text PLACING ',"key":"@SECRET@"'
     FROM char_length('{"id":"01a1fd9a-9a4b-7a52-9d3b-5a0c4e1f2b60"') + 1
     FOR 0);

@@ -81,7 +81,6 @@ COMMENT ON FUNCTION check_key_for(jsonb, key) IS
 CREATE OR REPLACE FUNCTION check_prefix(value jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN coalesce(jsonb_typeof(value), 'null') = 'null' THEN jsonb '[]'
     WHEN jsonb_typeof(value) <> 'string'
@@ -211,14 +210,16 @@ COMMENT ON FUNCTION check_revoked(key) IS
 
 CREATE OR REPLACE FUNCTION add_secret(k key, made jsonb)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
-BEGIN ATOMIC
+AS $$
+BEGIN
     INSERT INTO secret (id, key_id, digest, start, last4, created_at)
-    VALUES ((made ->> 'id')::uuid, (k).id, decode(made ->> 'digest', 'hex'),
+    VALUES ((made ->> 'id')::uuid, k.id, decode(made ->> 'digest', 'hex'),
         made ->> 'start', made ->> 'last4',
         coalesce(read_time(made ->> 'created_at'), now()));
-END;
+END
+$$;
 
 COMMENT ON FUNCTION add_secret(key, jsonb) IS
     'A new secret, of which C made the plaintext';
@@ -469,7 +470,6 @@ COMMENT ON FUNCTION api_key_revoke(jsonb, jsonb) IS 'DELETE api-keys/{id}';
 CREATE OR REPLACE FUNCTION check_grace(value jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN coalesce(jsonb_typeof(value), 'null') = 'null' THEN jsonb '[]'
     WHEN jsonb_typeof(value) <> 'string'

@@ -372,7 +372,6 @@ COMMENT ON FUNCTION api_owner_delete(jsonb, jsonb) IS 'DELETE owners/{id}';
 CREATE OR REPLACE FUNCTION owner_where(req jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN concat_ws(' AND ', 'o.deleted_at IS NULL',
     CASE WHEN req -> 'query' ? 'plan' THEN
         coalesce('o.plan = ' || quote_literal(query_value(req, 'plan')),
@@ -389,7 +388,6 @@ COMMENT ON FUNCTION owner_where(jsonb) IS
 
 CREATE OR REPLACE FUNCTION owner_order(sort text, OUT expr text, OUT kind text)
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     SELECT c.expr, c.kind FROM (VALUES
         ('created_at', 'o.created_at', 'timestamptz'),

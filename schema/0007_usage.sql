@@ -43,7 +43,6 @@ COMMENT ON FUNCTION api_whoami(jsonb, jsonb) IS 'GET whoami';
 CREATE OR REPLACE FUNCTION check_days(req jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN query_value(req, 'days') IS NULL THEN jsonb '[]'
     WHEN query_value(req, 'days') !~ '^-?[0-9]+$'
@@ -128,7 +127,6 @@ CREATE OR REPLACE FUNCTION usage_sums(INOUT requests numeric,
     INOUT refused numeric, INOUT errors numeric, INOUT tokens numeric,
     cost_nano numeric, OUT cost text)
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     SELECT coalesce(requests, 0), coalesce(refused, 0), coalesce(errors, 0),
         coalesce(tokens, 0), money_text(coalesce(cost_nano, 0));
@@ -210,7 +208,6 @@ COMMENT ON FUNCTION api_key_usage(jsonb, jsonb) IS 'GET api-keys/{id}/usage';
 CREATE OR REPLACE FUNCTION check_subject(req jsonb)
 RETURNS jsonb
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN caller() = 'key' AND query_value(req, 'owner') IS NOT NULL
         THEN wrong('query:owner', 'forbidden', 'only an operator names one')

@@ -11,7 +11,6 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION problem_title(code text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE code
     WHEN 'invalid_request' THEN 'Invalid request'
     WHEN 'not_supported' THEN 'Not supported'
@@ -32,7 +31,6 @@ CREATE OR REPLACE FUNCTION problem_json(status int, code text, detail text,
     request_id text, errors json)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT CASE WHEN json_array_length(errors) = 0
         THEN head
         ELSE left(head, -1) || ',"errors":' || (
@@ -57,7 +55,6 @@ COMMENT ON FUNCTION problem_json(int, text, text, text, json) IS
 CREATE OR REPLACE FUNCTION problem_of(state text, OUT status int,
     OUT code text, OUT detail text)
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     SELECT c.status, c.code, c.detail FROM (VALUES
         ('^(22|54|2350[23]|23514)', 400, 'invalid_request',
@@ -170,7 +167,6 @@ CREATE OR REPLACE FUNCTION enter_as(caller text, key text, owner text,
     identity text, actor text)
 RETURNS void
 LANGUAGE sql VOLATILE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     SELECT set_config('apikey.caller', caller, true),
         set_config('apikey.key', coalesce(key, ''), true),

@@ -16,7 +16,6 @@ DROP FUNCTION IF EXISTS key_search(text);
 CREATE OR REPLACE FUNCTION check_key_query(req jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN check_request(req, 'owner', 'customer', 'status', 'q', 'sort', 'limit',
         'cursor')
     || check_limit_query(req)
@@ -95,7 +94,6 @@ COMMENT ON FUNCTION api_key_list(jsonb, jsonb) IS 'GET api-keys';
 CREATE OR REPLACE FUNCTION key_where(status text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE coalesce(status, '')
     WHEN '' THEN 'k.revoked_at IS NULL'
     WHEN 'all' THEN 'true'

@@ -70,7 +70,6 @@ GRANT SELECT, INSERT, UPDATE ON node TO apikey_gateway;
 CREATE OR REPLACE FUNCTION change_version()
 RETURNS bigint
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN nullif(current_setting('apikey.version', true), '')::bigint;
 
 COMMENT ON FUNCTION change_version() IS
@@ -286,7 +285,6 @@ $$;
 CREATE OR REPLACE FUNCTION micros(at timestamptz)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN at < '9999-01-01+00'
     THEN greatest((extract(epoch FROM
         greatest(at, '1970-01-01 00:00:00.000001+00')) * 1000000)::bigint, 1)

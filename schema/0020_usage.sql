@@ -334,7 +334,6 @@ COMMENT ON FUNCTION usage_heartbeat(uuid, text, bigint) IS
 CREATE OR REPLACE FUNCTION usage_as_of()
 RETURNS timestamptz
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT least(now(), coalesce(min(as_of), now())) FROM usage_node
         WHERE seen_at > now() - interval '10 seconds');
 

@@ -255,7 +255,6 @@ COMMENT ON FUNCTION plan_json(plan) IS 'The plan object';
 CREATE OR REPLACE FUNCTION check_plan_body(body jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN check_members(body, '', ARRAY['name', 'limits', 'scopes',
         'allowed_models', 'monthly_price', 'upgrade_url'],
         ARRAY['id', 'currency', 'owners', 'created_at', 'updated_at'])
@@ -404,7 +403,6 @@ COMMENT ON FUNCTION write_plan(jsonb, jsonb, plan, boolean) IS
 CREATE OR REPLACE FUNCTION plan_refresh(wanted text)
 RETURNS text
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT string_agg(kind || ' ' || id || E'\n', '')
     FROM (SELECT 'owner' AS kind, id FROM owner
           WHERE plan = wanted AND deleted_at IS NULL

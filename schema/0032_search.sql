@@ -42,7 +42,6 @@ ALTER TABLE key_item ENABLE ROW LEVEL SECURITY;
 CREATE OR REPLACE FUNCTION text_grams(lines text)
 RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = apikey, pg_temp
 RETURN array_to_tsvector(ARRAY(SELECT substr(line, i, 3)
     FROM string_to_table(lines, E'\n') AS line,
         generate_series(1, char_length(line)) AS i));
@@ -54,7 +53,6 @@ COMMENT ON FUNCTION text_grams(text) IS
 CREATE OR REPLACE FUNCTION search_grams(q text)
 RETURNS tsquery
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT string_agg('''' || replace(replace(substr(q, i, 3),
             '\', '\\'), '''', '''''') || ''''
             || CASE WHEN char_length(q) < 3 THEN ':*' ELSE '' END, ' & ')
@@ -224,7 +222,6 @@ CREATE OR REPLACE FUNCTION key_legs(sort text, OUT leg int, OUT source text,
     OUT coarse text, OUT holds text)
 RETURNS SETOF record
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     SELECT l.leg, l.source, l.value, l.kind, l.cond, l.cols::text[], l.coarse,
         l.holds
@@ -276,7 +273,6 @@ CREATE OR REPLACE FUNCTION key_filters(owner uuid, customer text, state text,
     q text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN concat_ws(' AND ', key_where(state),
     CASE WHEN owner IS NOT NULL THEN 'k.owner_id = $1' END,
     CASE WHEN customer IS NOT NULL THEN 'k.customer = $2' END, q);
@@ -289,7 +285,6 @@ CREATE OR REPLACE FUNCTION key_collect(candidates text, filters text,
     sort text, after boolean)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT format($q$
         WITH k AS MATERIALIZED (
             SELECT k.id, k.name, k.created_at, k.expires_at
@@ -315,7 +310,6 @@ COMMENT ON FUNCTION key_collect(text, text, text, boolean) IS
 CREATE OR REPLACE FUNCTION key_holds(source text, q text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN q IS NULL THEN NULL
     WHEN source ^@ 'key k' THEN '(SELECT strpos(t.text, $3) > 0'
@@ -330,7 +324,6 @@ CREATE OR REPLACE FUNCTION key_behind(cols text[], coarse text, kind text,
     dir text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT CASE WHEN coarse IS NULL THEN ''
             ELSE format('%s %s= %s AND ', cols[1], op, coarse) END
         || format('(%s) %s (%s)',
@@ -347,7 +340,6 @@ COMMENT ON FUNCTION key_behind(text[], text, text, text) IS
 CREATE OR REPLACE FUNCTION key_more(source text, n int)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN format('SELECT count(*) > %s FROM (SELECT FROM %s LIMIT %s) x', n,
     source, n + 1);
 
@@ -361,7 +353,6 @@ CREATE OR REPLACE FUNCTION key_walk(source text, conds text, cols text[],
     value text, dir text, filters text, q boolean, far int)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN format($q$
     SELECT array_agg(id), array_agg(v) FROM (
         SELECT k.id, (%s)::text AS v

@@ -16,7 +16,6 @@ CREATE INDEX IF NOT EXISTS audit_of ON audit (object_id, at, id);
 CREATE OR REPLACE FUNCTION check_time_query(req jsonb, name text)
 RETURNS jsonb
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN query_value(req, name) IS NULL
         OR read_time(query_value(req, name)) IS NOT NULL THEN jsonb '[]'
@@ -30,7 +29,6 @@ COMMENT ON FUNCTION check_time_query(jsonb, text) IS
 CREATE OR REPLACE FUNCTION check_audit_query(req jsonb)
 RETURNS jsonb
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN check_request(req, 'actor', 'action', 'object', 'key', 'owner', 'from',
         'to', 'sort', 'limit', 'cursor')
     || check_time_query(req, 'from') || check_time_query(req, 'to')
@@ -49,7 +47,6 @@ COMMENT ON FUNCTION check_audit_query(jsonb) IS 'Query of GET audit';
 CREATE OR REPLACE FUNCTION audit_json(a audit)
 RETURNS json
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT row_to_json(x) FROM (SELECT (a).id, time_text((a).at) AS time,
         (a).actor, (a).actor_kind, (a).address, (a).action,
         (a).object_kind AS object,

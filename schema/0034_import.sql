@@ -14,7 +14,6 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION read_hash(hash text)
 RETURNS bytea
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN hash ~ '^[0-9a-fA-F]{64}$' THEN decode(hash, 'hex')
     WHEN hash ~ '^[0-9A-Za-z+/_-]{43}=?$'
@@ -30,7 +29,6 @@ COMMENT ON FUNCTION read_hash(text) IS
 CREATE OR REPLACE FUNCTION last_segment(digest bytea)
 RETURNS bytea
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN sha256('last-segment:'::bytea || digest);
 
 COMMENT ON FUNCTION last_segment(bytea) IS
@@ -87,7 +85,6 @@ COMMENT ON FUNCTION check_hash(jsonb, boolean) IS
 CREATE OR REPLACE FUNCTION check_past(value jsonb, at text)
 RETURNS jsonb
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN coalesce(jsonb_typeof(value), 'null') = 'null' THEN jsonb '[]'
     WHEN jsonb_typeof(value) <> 'string'
@@ -105,7 +102,6 @@ COMMENT ON FUNCTION check_past(jsonb, text) IS 'A time that is over, or null';
 CREATE OR REPLACE FUNCTION check_import(b jsonb, plain boolean)
 RETURNS jsonb
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN check_hash(b, plain)
     || check_text(b -> 'start', '/start', 32, NULL)
     || check_text(b -> 'last4', '/last4', 4, NULL)

@@ -204,7 +204,6 @@ COMMENT ON FUNCTION compat_request(text, jsonb) IS
 CREATE OR REPLACE FUNCTION compat_errors(errors jsonb, names jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT coalesce(jsonb_agg(CASE WHEN n.theirs IS NULL THEN e
         ELSE e || jsonb_build_object('location', n.theirs) END ORDER BY i),
         '[]')
@@ -222,7 +221,6 @@ COMMENT ON FUNCTION compat_errors(jsonb, jsonb) IS
 CREATE OR REPLACE FUNCTION compat_key(object json)
 RETURNS json
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT left(object::text, -1) || ',' || substr(row_to_json(x)::text, 2)
     FROM (SELECT object -> 'enabled' AS active,
         object -> 'enabled' AS is_active,
@@ -315,7 +313,6 @@ COMMENT ON FUNCTION compat_call(text, jsonb, jsonb) IS
 CREATE OR REPLACE FUNCTION compat_problem(code text, detail text, errors json)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT row_to_json(x) FROM (SELECT false AS success, (
     SELECT row_to_json(y) FROM (SELECT code, coalesce((
             SELECT string_agg(concat_ws(': ', nullif(e ->> 'location', ''),

@@ -12,7 +12,6 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION setting_list()
 RETURNS TABLE (name text, value text, standard text, meaning text)
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     SELECT k.name, coalesce(s.value, k.standard), k.standard, k.meaning
     FROM (VALUES
@@ -43,7 +42,6 @@ COMMENT ON FUNCTION setting_list() IS
 CREATE OR REPLACE FUNCTION check_setting(a_name text, a_value text)
 RETURNS text
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN CASE a_name
     WHEN 'currency' THEN CASE WHEN a_value !~ '^[A-Z]{3}$'
         THEN 'three capital letters of ISO 4217, such as EUR' END
@@ -80,7 +78,6 @@ COMMENT ON FUNCTION check_setting(text, text) IS
 CREATE OR REPLACE FUNCTION money_stored()
 RETURNS boolean
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN EXISTS (SELECT FROM limit_rule WHERE unit = 'cost')
     OR EXISTS (SELECT FROM plan WHERE monthly_price IS NOT NULL)
     OR EXISTS (SELECT FROM plan WHERE monthly_price > 0)

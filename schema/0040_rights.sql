@@ -16,7 +16,6 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION holds_scope(held text[], wanted text)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN EXISTS (SELECT FROM unnest(held) AS h WHERE scope_covers(h, wanted));
 
 COMMENT ON FUNCTION holds_scope(text[], text) IS
@@ -26,7 +25,6 @@ COMMENT ON FUNCTION holds_scope(text[], text) IS
 CREATE OR REPLACE FUNCTION holds_model(held text[], wanted text)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN EXISTS (SELECT FROM unnest(held) AS h WHERE pattern_covers(h, wanted));
 
 COMMENT ON FUNCTION holds_model(text[], text) IS
@@ -121,7 +119,6 @@ COMMENT ON FUNCTION new_key() IS
 CREATE OR REPLACE FUNCTION check_given(body jsonb, name text, held text[])
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN (SELECT coalesce(jsonb_agg(wrong('/' || name || '/' || (i - 1),
         'forbidden', 'you do not have this yourself') -> 0 ORDER BY i), '[]')
     FROM jsonb_array_elements(CASE jsonb_typeof(body -> name)
@@ -171,7 +168,6 @@ COMMENT ON FUNCTION check_owned(jsonb, key) IS
 CREATE OR REPLACE FUNCTION owned_by_operator(body jsonb, old key)
 RETURNS text[]
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN ARRAY(
     SELECT m FROM unnest(CASE
             WHEN (old).id IS NULL THEN ARRAY['owner', 'plan', 'credits']

@@ -17,7 +17,6 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION idempotency_key(req jsonb)
 RETURNS text
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN CASE WHEN req ->> 'method' = 'POST' AND caller_actor() IS NOT NULL
         AND char_length(req ->> 'idempotency_key') BETWEEN 1 AND 255
     THEN req ->> 'idempotency_key' END;
@@ -29,7 +28,6 @@ COMMENT ON FUNCTION idempotency_key(jsonb) IS
 CREATE OR REPLACE FUNCTION idempotency_digest(fn text, req jsonb)
 RETURNS bytea
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN sha256(convert_to(jsonb_build_array(fn, req -> 'path',
     req -> 'query', req -> 'body')::text, 'UTF8'));
 
@@ -81,7 +79,6 @@ CREATE OR REPLACE FUNCTION idempotency_keep(once text, fn text, req jsonb,
     status int, headers text, body text, refresh text)
 RETURNS void
 LANGUAGE sql VOLATILE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     INSERT INTO idempotency (actor, key, digest, status, headers, body,
         refresh)

@@ -14,7 +14,6 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION schema_version()
 RETURNS int
 LANGUAGE sql STABLE
-SET search_path = apikey, pg_temp
 RETURN 100;
 
 COMMENT ON FUNCTION schema_version() IS
