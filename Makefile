@@ -24,11 +24,12 @@ PQ     = $(shell pkg-config --libs libpq 2> /dev/null || echo -lpq)
 CTLLIB = $(PQ) -lcurl -lhiredis -ljansson -lcrypto -lm
 
 # what compiles without nginx
-PLAIN  = $(wildcard src/base/*.c src/limit/bucket*.c src/usage/record*.c src/usage/ring*.c \
-	src/usage/spool*.c)
+PLAIN  = $(wildcard src/base/*.c src/limit/account*.c src/limit/bucket*.c \
+	src/limit/lease.c src/limit/lease_tally.c src/usage/record*.c src/usage/ring*.c src/usage/spool*.c)
 PLAINO = $(PLAIN:%.c=$(BUILD)/plain/%.o)
 CTLO   = $(patsubst %.c,$(BUILD)/plain/%.o,$(wildcard cli/*.c))
 UNITS  = $(patsubst t/unit/%.c,$(BUILD)/unit/%,$(wildcard t/unit/*.c))
+SIMO   = $(patsubst %.c,$(BUILD)/plain/%.o,$(wildcard t/sim/*.c))
 FUZZES = $(patsubst t/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard t/fuzz/*.c))
 
 ASAN   = BUILD=$(BUILD)/asan OPTIMIZE=-O1 SANITIZE="-fsanitize=address \
@@ -60,7 +61,7 @@ help:
 	@echo 'NGINX=$(NGINX) NGINX_SRC=$(NGINX_SRC): build for an nginx of yours'
 
 
-build: product $(UNITS)
+build: product $(UNITS) $(BUILD)/sim
 
 product: module $(CTL)
 
@@ -98,6 +99,9 @@ $(CTL): $(CTLO) $(BUILD)/plain.a
 $(BUILD)/unit/%: $(BUILD)/plain/t/unit/%.o $(BUILD)/plain.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -o $@ $^ -lcrypto
+
+$(BUILD)/sim: $(SIMO) $(BUILD)/plain.a
+	@$(CC) $(CFLAGS) -o $@ $^ -lm
 
 .PRECIOUS: $(BUILD)/plain/%.o
 

@@ -21,8 +21,8 @@ my %below = (
 
 # compiled and tested without nginx
 my $plain = qr{^(?:src/base/(?!compat\.h)
-                |src/limit/bucket|src/usage/(?:record|spool)(?:\.|_file)
-                |cli/|t/unit/|t/fuzz/)}x;
+                |src/limit/(?:account|bucket|lease\.|lease_tally)|src/usage/(?:record|spool)(?:\.|_file)
+                |cli/|t/unit/|t/sim/|t/fuzz/)}x;
 
 my @files;
 

@@ -1,0 +1,565 @@
+
+/*
+ * The value of an account: its levels carried on in time, over the ends of
+ * generations and periods, through edits and the loss of the value.
+ * limit/account.h says what each step does; limit/account_lease.c spends.
+ */
+
+
+#include <string.h>
+
+#include "limit/account_private.h"
+
+
+#define APIKEY_ACCOUNT_SKEW  1000000      /* us */
+
+
+static void apikey_account_back(apikey_account_t *v, uint64_t now);
+static uint64_t apikey_account_event(const apikey_account_t *v, uint64_t now);
+static bool apikey_account_young(const apikey_account_t *v,
+    const apikey_account_level_t *level);
+static void apikey_account_refill(apikey_account_t *v,
+    apikey_account_level_t *level, uint64_t now);
+static bool apikey_account_older(const apikey_account_call_t *call);
+static bool apikey_account_touched(const apikey_account_call_t *call);
+static void apikey_account_lost(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t now);
+static void apikey_account_lose(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit);
+static void apikey_account_time(apikey_account_t *v,
+    const apikey_account_call_t *call);
+static void apikey_account_limit(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit);
+static apikey_account_level_t *apikey_account_add(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit);
+static void apikey_account_edit(apikey_account_t *v,
+    apikey_account_level_t *level, const apikey_account_limit_t *limit);
+static void apikey_account_over(apikey_account_t *v,
+    apikey_account_level_t *level, const apikey_account_limit_t *limit);
+
+
+void
+apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t now)
+{
+    unsigned  i;
+
+    if (v->state == APIKEY_ACCOUNT_ABSENT && apikey_account_touched(call)) {
+        v->state = APIKEY_ACCOUNT_UNREADABLE;
+    }
+
+    if (v->state == APIKEY_ACCOUNT_ABSENT && !apikey_account_older(call)) {
+        memset(v, 0, sizeof(apikey_account_t));
+
+        v->state = APIKEY_ACCOUNT_PRESENT;
+        v->at = now;
+        v->lease = call->lease;
+        v->generation = now / call->lease;
+        v->born = now;
+        v->era = now;
+        v->epoch = call->epoch;
+
+    } else if (v->state != APIKEY_ACCOUNT_PRESENT || v->epoch != call->epoch) {
+        apikey_account_lost(v, call, now);
+    }
+
+    apikey_account_advance(v, now);
+    apikey_account_time(v, call);
+
+    for (i = 0; i < v->nlevels; i++) {
+
+        if (!apikey_account_mine(call, v->levels[i].id)) {
+            v->levels[i].born = APIKEY_ACCOUNT_MAX;
+        }
+    }
+
+    for (i = 0; i < call->nlimits; i++) {
+        apikey_account_limit(v, call, &call->limits[i]);
+    }
+
+    apikey_account_slots(v, call);
+}
+
+
+void
+apikey_account_advance(apikey_account_t *v, uint64_t now)
+{
+    bool      young;
+    uint64_t  then;
+    unsigned  i;
+
+    if (now <= v->at) {
+        apikey_account_back(v, now);
+        return;
+    }
+
+    while ((then = apikey_account_event(v, now)) <= now) {
+        young = false;
+
+        for (i = 0; i < v->nlevels; i++) {
+            apikey_account_refill(v, &v->levels[i], then);
+            young |= apikey_account_young(v, &v->levels[i])
+                     && v->levels[i].at == then;
+        }
+
+        if (then == (v->generation + 1) * v->lease) {
+            v->out[1] = v->out[0];
+            v->out[0] = 0;
+            v->generation++;
+        }
+
+        for (i = 0; i < v->nlevels; i++) {
+
+            if (v->levels[i].tick == 0 && v->levels[i].at == then
+                && v->at < then)
+            {
+                v->era = then;
+
+                if (!young) {
+                    v->out[0] = 0;
+                    v->out[1] = 0;
+                    v->born = then;
+                }
+            }
+        }
+
+        v->at = then;
+    }
+
+    for (i = 0; i < v->nlevels; i++) {
+        apikey_account_refill(v, &v->levels[i], now);
+    }
+
+    v->at = now;
+    v->generation = now / v->lease;
+}
+
+
+/* A clock that went back by little waits; by more, all starts from there. */
+
+static void
+apikey_account_back(apikey_account_t *v, uint64_t now)
+{
+    unsigned                 i;
+    apikey_account_level_t  *level;
+
+    if (v->at <= now + APIKEY_ACCOUNT_SKEW) {
+        return;
+    }
+
+    v->out[0] = apikey_account_out(v);
+    v->out[1] = 0;
+    v->at = now;
+    v->generation = now / v->lease;
+    v->born++;
+    v->lost = v->lost > now ? now : v->lost;
+    v->dirty = true;
+
+    for (i = 0; i < v->nlevels; i++) {
+        level = &v->levels[i];
+
+        if (level->tick == 0) {
+            level->refill = v->generation;
+
+        } else if (level->at > now + APIKEY_ACCOUNT_SKEW) {
+            level->at = now;
+        }
+    }
+}
+
+
+/* The next end of a generation or a period; NEVER: none until now. */
+
+static uint64_t
+apikey_account_event(const apikey_account_t *v, uint64_t now)
+{
+    uint64_t                       then;
+    unsigned                       i;
+    const apikey_account_level_t  *level;
+
+    then = APIKEY_BUCKET_NEVER;
+
+    if (apikey_account_out(v)) {
+        then = (v->generation + 1) * v->lease;
+    }
+
+    for (i = 0; i < v->nlevels; i++) {
+        level = &v->levels[i];
+
+        if (level->tick == 0 && level->at > v->at && level->at < then) {
+            then = level->at;
+        }
+    }
+
+    return then <= now ? then : APIKEY_BUCKET_NEVER;
+}
+
+
+/* Tokens may live that were granted when this period did not cut leases. */
+
+static bool
+apikey_account_young(const apikey_account_t *v,
+    const apikey_account_level_t *level)
+{
+    return level->tick == 0 && level->refill + 2 > v->generation
+           && apikey_account_out(v);
+}
+
+
+static void
+apikey_account_refill(apikey_account_t *v, apikey_account_level_t *level,
+    uint64_t now)
+{
+    uint64_t         floor;
+    apikey_rate_t    rate;
+    apikey_bucket_t  b;
+
+    if (level->tick == 0) {
+        return;
+    }
+
+    rate.token = level->token;
+    rate.refill = level->refill;
+    rate.tick = level->tick;
+    rate.capacity = 0;
+
+    b.used = level->used;
+    b.at = level->at;
+
+    apikey_bucket_refill(&b, &rate, now);
+
+    floor = apikey_account_floor(v, level);
+
+    level->used = b.used >= floor ? b.used
+                  : level->used < floor ? level->used : floor;
+    level->at = b.at;
+}
+
+
+/* A limit was there before the primary was. */
+
+static bool
+apikey_account_older(const apikey_account_call_t *call)
+{
+    unsigned  i;
+
+    for (i = 0; i < call->nlimits; i++) {
+
+        if (call->limits[i].made < call->since) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
+/* Somebody took this value away: what had been used was in it. */
+
+static bool
+apikey_account_touched(const apikey_account_call_t *call)
+{
+    unsigned  i;
+
+    for (i = 0; i < call->nlimits; i++) {
+
+        if (call->limits[i].touched) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
+static void
+apikey_account_lost(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t now)
+{
+    uint64_t  from, out;
+    unsigned  i, n;
+
+    from = v->state == APIKEY_ACCOUNT_UNREADABLE || call->since > now
+           ? now : call->since;
+
+    if (v->state != APIKEY_ACCOUNT_PRESENT) {
+        memset(v, 0, sizeof(apikey_account_t));
+
+        v->state = APIKEY_ACCOUNT_PRESENT;
+        v->lease = call->lease;
+
+    } else if (from < v->at) {
+        from = v->at;
+    }
+
+    for (i = 0, n = 0; i < v->nlevels; i++) {
+
+        if (apikey_account_mine(call, v->levels[i].id)) {
+            v->levels[n++] = v->levels[i];
+        }
+    }
+
+    out = apikey_account_ceiling(call);
+
+    v->nlevels = n;
+    v->nnodes = 0;
+    v->at = from;
+    v->lease = v->lease > call->lease ? v->lease : call->lease;
+    v->generation = from / v->lease;
+    v->out[0] = apikey_account_out(v) > out ? apikey_account_out(v) : out;
+    v->out[1] = 0;
+    v->born = v->born < now ? now : v->born + 1;
+    v->era = v->born;
+    v->epoch = call->epoch;
+    v->lost = from;
+    v->dirty = true;
+
+    for (i = 0; i < call->nlimits; i++) {
+        apikey_account_lose(v, call, &call->limits[i]);
+    }
+}
+
+
+static void
+apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
+    const apikey_account_limit_t *limit)
+{
+    apikey_account_level_t  *level;
+
+    level = apikey_account_find(v, limit->id);
+
+    if (level == NULL) {
+        apikey_account_add(v, call, limit);
+        return;
+    }
+
+    if (level->tick && level->at < v->at) {
+        level->at = v->at;
+    }
+
+    apikey_account_edit(v, level, limit);
+
+    level->born = v->era;
+
+    if (limit->quota) {
+        level->used = APIKEY_ACCOUNT_MAX;
+
+    } else if (level->used < limit->rate.capacity) {
+        level->used = limit->rate.capacity;
+    }
+}
+
+
+/* Another lease time, when no lease is left that counts by the old one. */
+
+static void
+apikey_account_time(apikey_account_t *v, const apikey_account_call_t *call)
+{
+    unsigned  i;
+
+    if (v->lease == call->lease || apikey_account_out(v)) {
+        return;
+    }
+
+    v->lease = call->lease;
+    v->generation = v->at / v->lease;
+    v->nnodes = 0;
+    v->born++;
+
+    for (i = 0; i < v->nlevels; i++) {
+
+        if (v->levels[i].tick == 0) {
+            v->levels[i].refill = 0;
+        }
+    }
+}
+
+
+static void
+apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
+    const apikey_account_limit_t *limit)
+{
+    uint64_t                 used, out;
+    apikey_account_level_t  *level;
+
+    level = apikey_account_find(v, limit->id);
+
+    if (level == NULL) {
+        level = apikey_account_add(v, call, limit);
+
+        if (level == NULL) {
+            return;
+        }
+
+    } else {
+        apikey_account_edit(v, level, limit);
+
+        if (level->born == APIKEY_ACCOUNT_MAX) {
+            v->era = v->at > v->era ? v->at : v->era + 1;
+            level->born = v->era;
+        }
+    }
+
+    apikey_account_over(v, level, limit);
+
+    if (!limit->quota || level->used != APIKEY_ACCOUNT_MAX
+        || limit->known == APIKEY_ACCOUNT_UNKNOWN
+        || (v->lost && v->generation < v->lost / v->lease + 2))
+    {
+        return;
+    }
+
+    out = apikey_account_floor(v, level);
+    used = apikey_account_times(limit->known, level->token);
+
+    level->used = used < APIKEY_ACCOUNT_MAX - out ? used + out
+                                                  : APIKEY_ACCOUNT_MAX - 1;
+    v->dirty = true;
+}
+
+
+/* NULL: the value is full of other limits; the caller is refused. */
+
+static apikey_account_level_t *
+apikey_account_add(apikey_account_t *v, const apikey_account_call_t *call,
+    const apikey_account_limit_t *limit)
+{
+    uint64_t                 from;
+    apikey_account_level_t  *level;
+
+    if (v->nlevels == APIKEY_ACCOUNT_LEVELS) {
+        return NULL;
+    }
+
+    if (v->nlevels && v->born < v->at) {
+        v->era = v->at > v->era ? v->at : v->era + 1;
+    }
+
+    level = &v->levels[v->nlevels++];
+
+    level->id = limit->id;
+    level->at = v->at;
+    level->token = limit->rate.token;
+    level->refill = limit->rate.refill;
+    level->tick = limit->rate.tick;
+    level->born = v->at > v->era ? v->at : v->era;
+    level->used = apikey_account_floor(v, level);
+
+    if (limit->quota) {
+        level->used = APIKEY_ACCOUNT_MAX;
+    }
+
+    if (limit->end) {
+        level->at = apikey_account_end(v, limit);
+        level->refill = apikey_account_out(v) ? v->generation : 0;
+        level->tick = 0;
+        return level;
+    }
+
+    from = v->lost > call->since ? v->lost : call->since;
+    from = from > v->at ? v->at : from;
+
+    if (!limit->quota && limit->made < from) {
+
+        if (level->used < limit->rate.capacity) {
+            level->used = limit->rate.capacity;
+        }
+
+        level->at = from;
+        apikey_account_refill(v, level, v->at);
+    }
+
+    return level;
+}
+
+
+static void
+apikey_account_edit(apikey_account_t *v, apikey_account_level_t *level,
+    const apikey_account_limit_t *limit)
+{
+    uint64_t         end, tick;
+    apikey_rate_t    old, rate;
+    apikey_bucket_t  b;
+
+    rate = limit->rate;
+    tick = limit->end ? 0 : rate.tick;
+
+    if (level->token != rate.token || level->tick != tick
+        || (tick && level->refill != rate.refill))
+    {
+        old.token = level->token;
+        old.refill = level->tick ? level->refill : 0;
+        old.tick = level->tick ? level->tick : 1;
+        old.capacity = 0;
+
+        b.used = level->used;
+        b.at = level->tick ? level->at : v->at;
+
+        if (b.used == APIKEY_ACCOUNT_MAX) {
+            b.used = limit->quota ? APIKEY_ACCOUNT_MAX : rate.capacity;
+
+        } else {
+            apikey_bucket_rescale(&b, &old, &rate, v->at);
+        }
+
+        level->used = b.used;
+        level->token = rate.token;
+        v->dirty = true;
+
+        if (tick) {
+            level->at = b.at;
+            level->refill = rate.refill;
+
+        } else if (level->tick) {
+            level->at = apikey_account_end(v, limit);
+            level->refill = apikey_account_out(v) ? v->generation : 0;
+        }
+
+        level->tick = tick;
+    }
+
+    if (tick == 0 && level->at > v->at) {
+        end = apikey_account_end(v, limit);
+
+        /* not back over an end that has been: it would restore twice */
+
+        if (end != level->at && end > v->at && end > v->era) {
+            level->at = end;
+            level->refill = apikey_account_out(v) ? v->generation : 0;
+            v->dirty = true;
+        }
+    }
+}
+
+
+static void
+apikey_account_over(apikey_account_t *v, apikey_account_level_t *level,
+    const apikey_account_limit_t *limit)
+{
+    uint64_t  end, rest, floor;
+
+    if (level->tick || level->at > v->at) {
+        return;
+    }
+
+    end = apikey_account_end(v, limit);
+
+    if (end <= v->at) {
+        return;                     /* whose calendar ends before: it waits */
+    }
+
+    rest = limit->fill < limit->rate.capacity
+           ? limit->rate.capacity - limit->fill : 0;
+    floor = apikey_account_floor(v, level);
+
+    /* what began before the loss may have been used in part */
+
+    if (level->used != APIKEY_ACCOUNT_MAX || level->at > v->lost) {
+        level->used = level->used < rest ? level->used : rest;
+        level->used = level->used < floor ? floor : level->used;
+        level->born = level->at;
+    }
+
+    level->at = end;
+    level->refill = apikey_account_out(v) ? v->generation : 0;
+}

@@ -1,0 +1,243 @@
+
+/*
+ * The value of one account as Redis keeps it, and the operations on it.
+ *
+ * An account is one number that several limits are paid by.  Nodes lease
+ * tokens from it and spend them on their own; "out" counts what is leased,
+ * so that no level is refilled over what nodes could still spend (the
+ * capacity rule).  docs/leases.md has the protocol and its proof.
+ *
+ * Plain C, no allocation; the caller owns every struct.  In the product the
+ * Lua of limit/account_lua.h repeats this, word for word;
+ * t/unit/account_script.c holds both to each other, t/sim runs this text.
+ */
+
+
+#ifndef APIKEY_ACCOUNT_H_INCLUDED
+#define APIKEY_ACCOUNT_H_INCLUDED
+
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/rate.h"
+#include "limit/bucket.h"
+
+
+/*
+ * The arithmetic
+ *
+ * All values are integers in [-MAX, MAX], MAX = 2^53 - 1; sums and products
+ * that would leave it stop at MAX.  A level counts what is used, as a bucket
+ * does.  O = out[0] + out[1]; the floor of a level is O * token.
+ *
+ * refill(level, now)
+ *     as a bucket, but used ends at the floor; a level below its floor stays
+ * advance(now): events in the order of their time, in (at, now]
+ *     a generation ends, O > 0:  refill all to it; out = 0, out[0]
+ *     a period ends:             refill all to it; O = 0 and born is new,
+ *                                unless grants older than the period's entry
+ *                                may live (mark); era = its end
+ *     then refill all to now; generation = now div lease
+ *     now more than 1 s before at: O is all out[0] of the generation of now
+ * lost(from): another primary, or a value that cannot be read
+ *     used = max(used, capacity), quotas unknown, O = out[0] = the ceiling,
+ *     all as of from; other entries but counters are dropped
+ * open(now): lost (also if absent, and a quota is touched), advance, a new
+ *     lease time (if O == 0), then each limit:
+ *     new:     a bucket at its floor, or as lost() if older than the epoch;
+ *              a quota is unknown; with others there, a new era
+ *     edited:  as a bucket; what is used stays used
+ *     gone:    not among the limits of this call; back: a new era
+ *     over:    a period that ended: used = min(used, capacity - fill), at
+ *              least the floor; its end is the one that holds now
+ *     known:   an unknown quota that Postgres knows: known + O
+ * settle(spent, returned, kept) of (born, generation), after open
+ *     void unless born is the value's and the generation this or the last
+ *     out[its] -= spent + returned + kept, out[0] += kept,
+ *     used -= returned, down to the floor
+ *     void: out[0] += busy, for slots that requests still run in
+ * counter(node, number, sum, acked, era, part, part_acked)
+ *     number not above the stored one: nothing
+ *     used -= sum - (the stored sum, or acked without one), down to the
+ *     floor, or up; what was born less than a horizon ago takes the part of
+ *     this era only: it has not paid for what was admitted before; a limit
+ *     that is gone takes nothing
+ *     era < lost: the node does not know of the loss; no level takes it
+ * grant(want, least)
+ *     a = nodes seen in this or the last generation, at least 1
+ *     b = max(1, min(refill in 50 ms / a, capacity / 4a)) over the levels
+ *     avail = min((capacity - used) div token, ceiling - O)
+ *     avail >= min(b, want) and avail >= least:
+ *                 min(want, avail, max(b, least, avail div 2a));  else 0
+ *     less than want, and less than a round n = min(max(b, least), want) * a
+ *     left: hold for the time of its refill, at most 4 leases, 1 without
+ * ceiling: half of the least capacity in tokens; slots: all of it
+ * expire: 2 leases and the time to full; the horizon with counters; a period
+ *     and PERIOD more; never with a level that has neither
+ */
+
+
+#define APIKEY_ACCOUNT_LEVELS    16
+#define APIKEY_ACCOUNT_NODES     64
+#define APIKEY_ACCOUNT_COUNTERS  64
+
+#define APIKEY_ACCOUNT_MAX       APIKEY_BUCKET_MAX
+#define APIKEY_ACCOUNT_UNKNOWN   UINT64_MAX
+#define APIKEY_ACCOUNT_PERIOD    UINT64_C(2764800000000)      /* 32 days */
+#define APIKEY_ACCOUNT_ROUND     50000                        /* us */
+
+
+/* One limit, as the node that calls knows it. */
+
+typedef struct {
+    uint64_t       id;
+    apikey_rate_t  rate;         /* of a quota: refill 0 */
+    uint64_t       end;          /* us: of the period; 0: it has none */
+    uint64_t       next;         /* ... and of the one after it */
+    uint64_t       fill;         /* units restored when a period ends: the
+                                    capacity, or credits to be refilled */
+    uint64_t       made;         /* us: the limit exists since */
+    uint64_t       known;        /* tokens of a quota used, by Postgres, or
+                                    UNKNOWN */
+    bool           quota;        /* absent is unknown, not full */
+    bool           touched;      /* a quota of which Postgres has any usage */
+} apikey_account_limit_t;
+
+
+typedef struct {
+    uint64_t       id;
+    uint64_t       used;         /* units; MAX in a quota: unknown */
+    uint64_t       at;           /* us: last refill; the end of a period */
+    uint64_t       token;
+    uint64_t       refill;       /* mark of a period: the generation from
+                                    which on grants end with it */
+    uint64_t       tick;         /* 0: a period */
+    uint64_t       born;         /* us: has counted all since; MAX: is gone */
+} apikey_account_level_t;
+
+
+typedef struct {
+    uint64_t       id;
+    uint64_t       seen;         /* generation */
+} apikey_account_node_t;
+
+
+typedef struct {
+    uint64_t       id;
+    uint64_t       number;
+    int64_t        sum;          /* tokens; > 0: settled below the reserve */
+    uint64_t       era;
+    int64_t        part;         /* of sum, in this era */
+    uint64_t       at;
+} apikey_account_counter_t;
+
+
+typedef enum {
+    APIKEY_ACCOUNT_ABSENT = 0,
+    APIKEY_ACCOUNT_UNREADABLE,
+    APIKEY_ACCOUNT_PRESENT
+} apikey_account_state_e;
+
+
+typedef struct {
+    apikey_account_state_e    state;
+    uint64_t                  at;
+    uint64_t                  lease;         /* us, 1 ... */
+    uint64_t                  generation;    /* at div lease */
+    uint64_t                  out[2];        /* of this and the last one */
+    uint64_t                  born;          /* older leases are void */
+    uint64_t                  era;           /* us: the last end of a period,
+                                                new level, or loss */
+    uint64_t                  epoch;         /* of the Redis primary */
+    uint64_t                  lost;          /* from of the last lost() */
+    bool                      dirty;         /* to be written though refused;
+                                                cleared by the caller */
+
+    unsigned                  nlevels;
+    unsigned                  nnodes;
+    unsigned                  ncounters;
+    apikey_account_level_t    levels[APIKEY_ACCOUNT_LEVELS];
+    apikey_account_node_t     nodes[APIKEY_ACCOUNT_NODES];
+    apikey_account_counter_t  counters[APIKEY_ACCOUNT_COUNTERS];
+} apikey_account_t;
+
+
+/* Cumulative settlements of one node; number 0: it has none. */
+
+typedef struct {
+    uint64_t                  node;
+    uint64_t                  number;
+    int64_t                   sum;
+    int64_t                   acked;
+    uint64_t                  era;
+    int64_t                   part;
+    int64_t                   part_acked;
+} apikey_account_sums_t;
+
+
+typedef struct {
+    const apikey_account_limit_t  *limits;
+    unsigned                       nlimits;
+    bool                           slots;    /* of concurrent: no spending */
+    uint64_t                       epoch;
+    uint64_t                       since;    /* us: the epoch began */
+    uint64_t                       lease;
+    uint64_t                       horizon;
+    apikey_account_sums_t          sums;
+} apikey_account_call_t;
+
+
+typedef struct {
+    uint64_t                       node;
+    uint64_t                       born;     /* 0: nothing is held */
+    uint64_t                       generation;
+    uint64_t                       spent;
+    uint64_t                       returned;
+    uint64_t                       kept;
+    uint64_t                       busy;     /* slots: part of kept */
+    uint64_t                       want;
+    uint64_t                       least;    /* the largest cost waiting */
+} apikey_account_ask_t;
+
+
+typedef struct {
+    uint64_t                       granted;
+    uint64_t                       generation;
+    uint64_t                       born;
+    uint64_t                       era;
+    uint64_t                       active;   /* nodes */
+    uint64_t                       hold;     /* us */
+    uint64_t                       life;     /* us: what was granted or kept
+                                                may be spent */
+    bool                           kept;     /* the settlement was not void */
+} apikey_account_grant_t;
+
+
+/* advance() alone: for tests, and for what only looks. */
+void apikey_account_advance(apikey_account_t *v, uint64_t now);
+
+/* The clock for a lease and a TAKE alike; both call it. */
+void apikey_account_open(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t now);
+
+void apikey_account_lease(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_ask_t *ask,
+    uint64_t now, apikey_account_grant_t *grant);
+
+/* TAKE in two steps: look at all accounts, then pay all, or none. */
+bool apikey_account_fits(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t cost, uint64_t now);
+void apikey_account_pay(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t cost);
+
+/* Microseconds until the value may go, or BUCKET_NEVER; after a write. */
+uint64_t apikey_account_expire(const apikey_account_t *v, uint64_t horizon,
+    uint64_t now);
+
+/* NULL: not seen by any call. */
+const apikey_account_level_t *apikey_account_level(const apikey_account_t *v,
+    uint64_t id);
+
+
+#endif /* APIKEY_ACCOUNT_H_INCLUDED */

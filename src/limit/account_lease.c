@@ -1,0 +1,502 @@
+
+/*
+ * The value of an account: what LEASE and TAKE do with it once its levels
+ * are those of now.  limit/account.h says what each step does.
+ */
+
+
+#include <string.h>
+
+#include "limit/account_private.h"
+
+
+static bool apikey_account_settle(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_ask_t *ask);
+static void apikey_account_counter(apikey_account_t *v,
+    const apikey_account_call_t *call);
+static apikey_account_counter_t *apikey_account_entry(apikey_account_t *v,
+    const apikey_account_call_t *call);
+static void apikey_account_credit(apikey_account_t *v,
+    apikey_account_level_t *level, int64_t tokens);
+static void apikey_account_seen(apikey_account_t *v, uint64_t node);
+static void apikey_account_grant(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_ask_t *ask,
+    apikey_account_grant_t *grant);
+static uint64_t apikey_account_avail(apikey_account_t *v,
+    const apikey_account_limit_t *limit);
+static uint64_t apikey_account_share(const apikey_account_call_t *call,
+    uint64_t active);
+static uint64_t apikey_account_round(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t left, uint64_t need);
+static uint64_t apikey_account_life(const apikey_account_t *v);
+
+
+void
+apikey_account_lease(apikey_account_t *v, const apikey_account_call_t *call,
+    const apikey_account_ask_t *ask, uint64_t now,
+    apikey_account_grant_t *grant)
+{
+    unsigned                 i;
+    apikey_account_level_t  *level;
+
+    apikey_account_open(v, call, now);
+
+    grant->kept = apikey_account_settle(v, call, ask);
+
+    apikey_account_counter(v, call);
+    apikey_account_seen(v, ask->node);
+    apikey_account_slots(v, call);
+    apikey_account_grant(v, call, ask, grant);
+
+    for (i = 0; grant->granted && i < call->nlimits; i++) {
+        level = apikey_account_find(v, call->limits[i].id);
+        level->used += grant->granted * level->token;
+    }
+
+    v->out[0] += grant->granted;
+
+    grant->generation = v->generation;
+    grant->born = v->born;
+    grant->era = v->era;
+    grant->life = apikey_account_life(v);
+}
+
+
+bool
+apikey_account_fits(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t cost, uint64_t now)
+{
+    unsigned  i;
+
+    apikey_account_open(v, call, now);
+    apikey_account_counter(v, call);
+
+    for (i = 0; cost && i < call->nlimits; i++) {
+
+        if (apikey_account_avail(v, &call->limits[i]) < cost) {
+            return false;
+        }
+    }
+
+    return true;
+}
+
+
+void
+apikey_account_pay(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t cost)
+{
+    unsigned                 i;
+    apikey_account_level_t  *level;
+
+    for (i = 0; cost && i < call->nlimits; i++) {
+        level = apikey_account_find(v, call->limits[i].id);
+        level->used += cost * level->token;
+    }
+}
+
+
+uint64_t
+apikey_account_expire(const apikey_account_t *v, uint64_t horizon,
+    uint64_t now)
+{
+    uint64_t                       us, least;
+    unsigned                       i;
+    apikey_rate_t                  rate;
+    apikey_bucket_t                b;
+    const apikey_account_level_t  *level;
+
+    least = 0;
+
+    for (i = 0; i < v->nlevels; i++) {
+        level = &v->levels[i];
+
+        if (level->tick == 0) {
+            us = (level->at > now ? level->at - now : 0)
+                 + APIKEY_ACCOUNT_PERIOD;
+
+        } else {
+            rate.token = level->token;
+            rate.refill = level->refill;
+            rate.tick = level->tick;
+
+            b.used = level->used;
+            b.at = level->at;
+
+            us = apikey_bucket_reset(&b, &rate, now);
+
+            if (us == APIKEY_BUCKET_NEVER
+                || us >= APIKEY_ACCOUNT_MAX - now - 2 * v->lease)
+            {
+                return APIKEY_BUCKET_NEVER;
+            }
+        }
+
+        least = us > least ? us : least;
+    }
+
+    least += 2 * v->lease;
+
+    return v->ncounters && least < horizon ? horizon : least;
+}
+
+
+const apikey_account_level_t *
+apikey_account_level(const apikey_account_t *v, uint64_t id)
+{
+    return apikey_account_find((apikey_account_t *) v, id);
+}
+
+
+uint64_t
+apikey_account_ceiling(const apikey_account_call_t *call)
+{
+    uint64_t  tokens, least;
+    unsigned  i;
+
+    least = APIKEY_ACCOUNT_MAX;
+
+    for (i = 0; i < call->nlimits; i++) {
+        tokens = call->limits[i].rate.capacity / call->limits[i].rate.token;
+        least = tokens < least ? tokens : least;
+    }
+
+    return call->slots ? least : least / 2;
+}
+
+
+void
+apikey_account_slots(apikey_account_t *v, const apikey_account_call_t *call)
+{
+    unsigned  i;
+
+    for (i = 0; call->slots && i < v->nlevels; i++) {
+        v->levels[i].used = apikey_account_floor(v, &v->levels[i]);
+    }
+}
+
+
+static bool
+apikey_account_settle(apikey_account_t *v, const apikey_account_call_t *call,
+    const apikey_account_ask_t *ask)
+{
+    uint64_t   tokens, *out;
+    unsigned   i;
+
+    tokens = ask->spent + ask->returned + ask->kept;
+
+    if (ask->born == 0 || ask->born != v->born
+        || (ask->generation != v->generation
+            && ask->generation + 1 != v->generation))
+    {
+        v->out[0] += ask->busy;
+        return false;
+    }
+
+    out = &v->out[v->generation - ask->generation];
+
+    if (*out < tokens) {
+        v->out[0] += ask->busy;
+        return false;
+    }
+
+    *out -= tokens;
+    v->out[0] += ask->kept;
+
+    for (i = 0; ask->returned && i < v->nlevels; i++) {
+
+        if (apikey_account_mine(call, v->levels[i].id)) {
+            apikey_account_credit(v, &v->levels[i], ask->returned);
+        }
+    }
+
+    return true;
+}
+
+
+static void
+apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
+{
+    int64_t                        all, part;
+    unsigned                       i;
+    apikey_account_level_t        *level;
+    const apikey_account_sums_t   *sums;
+    apikey_account_counter_t      *e;
+
+    sums = &call->sums;
+
+    if (sums->number == 0) {
+        return;
+    }
+
+    for (i = 0; i < v->ncounters; i++) {
+
+        if (v->counters[i].at + call->horizon < v->at) {
+            v->counters[i--] = v->counters[--v->ncounters];
+        }
+    }
+
+    e = apikey_account_entry(v, call);
+
+    if (e == NULL || e->number >= sums->number) {
+        return;
+    }
+
+    all = sums->era < v->lost ? 0 : sums->sum - e->sum;
+    part = sums->part - (e->era == sums->era ? e->part : 0);
+    part = sums->era == v->era ? part : 0;
+
+    for (i = 0; i < v->nlevels; i++) {
+        level = &v->levels[i];
+
+        if (level->born != APIKEY_ACCOUNT_MAX) {
+            apikey_account_credit(v, level,
+                                  level->born + call->horizon < v->at ? all
+                                                                      : part);
+        }
+    }
+
+    e->number = sums->number;
+    e->sum = sums->sum;
+    e->era = sums->era;
+    e->part = sums->part;
+    e->at = v->at;
+
+    v->dirty = true;
+}
+
+
+/* NULL: there is none, and what it would say is acknowledged. */
+
+static apikey_account_counter_t *
+apikey_account_entry(apikey_account_t *v, const apikey_account_call_t *call)
+{
+    unsigned                      i, last;
+    apikey_account_counter_t     *e;
+    const apikey_account_sums_t  *sums;
+
+    sums = &call->sums;
+
+    for (i = 0, last = 0; i < v->ncounters; i++) {
+
+        if (v->counters[i].id == sums->node) {
+            return &v->counters[i];
+        }
+
+        last = v->counters[i].at < v->counters[last].at ? i : last;
+    }
+
+    if (sums->sum == sums->acked && sums->part == sums->part_acked) {
+        return NULL;
+    }
+
+    e = v->ncounters < APIKEY_ACCOUNT_COUNTERS ? &v->counters[v->ncounters++]
+                                               : &v->counters[last];
+
+    e->id = sums->node;
+    e->number = 0;
+    e->sum = sums->acked;
+    e->era = sums->era;
+    e->part = sums->part_acked;
+
+    return e;
+}
+
+
+/* tokens < 0: settled above the reserve, a charge. */
+
+static void
+apikey_account_credit(apikey_account_t *v, apikey_account_level_t *level,
+    int64_t tokens)
+{
+    uint64_t  units, floor;
+
+    if (tokens == 0 || level->used == APIKEY_ACCOUNT_MAX) {
+        return;
+    }
+
+    if (tokens < 0) {
+        units = apikey_account_times(-tokens, level->token);
+        level->used = units < APIKEY_ACCOUNT_MAX - level->used
+                      ? level->used + units : APIKEY_ACCOUNT_MAX - 1;
+        return;
+    }
+
+    floor = apikey_account_floor(v, level);
+
+    if (level->used <= floor) {
+        return;
+    }
+
+    units = apikey_account_times(tokens, level->token);
+
+    level->used = units < level->used - floor ? level->used - units : floor;
+}
+
+
+static void
+apikey_account_seen(apikey_account_t *v, uint64_t node)
+{
+    unsigned  i, n;
+
+    for (i = 0, n = 0; i < v->nnodes; i++) {
+
+        if (v->nodes[i].id != node
+            && v->nodes[i].seen + 1 >= v->generation
+            && n < APIKEY_ACCOUNT_NODES - 1)
+        {
+            v->nodes[n++] = v->nodes[i];
+        }
+    }
+
+    v->nodes[n].id = node;
+    v->nodes[n].seen = v->generation;
+    v->nnodes = n + 1;
+}
+
+
+static void
+apikey_account_grant(apikey_account_t *v, const apikey_account_call_t *call,
+    const apikey_account_ask_t *ask, apikey_account_grant_t *grant)
+{
+    uint64_t  avail, left, some, least, tokens;
+    unsigned  i;
+
+    left = apikey_account_ceiling(call);
+    avail = left > apikey_account_out(v) ? left - apikey_account_out(v) : 0;
+
+    for (i = 0; i < call->nlimits; i++) {
+        tokens = apikey_account_avail(v, &call->limits[i]);
+        avail = tokens < avail ? tokens : avail;
+    }
+
+    grant->active = v->nnodes;
+    grant->granted = 0;
+    grant->hold = 0;
+
+    if (ask->want == 0) {
+        return;
+    }
+
+    some = apikey_account_share(call, grant->active);
+    least = ask->least > some ? ask->least : some;
+
+    if (avail >= (some < ask->want ? some : ask->want)
+        && avail >= ask->least)
+    {
+        tokens = avail / (2 * grant->active);
+        tokens = tokens < least ? least : tokens;
+        tokens = tokens < avail ? tokens : avail;
+        grant->granted = tokens < ask->want ? tokens : ask->want;
+    }
+
+    tokens = least < ask->want ? least : ask->want;
+    tokens = apikey_account_times(tokens, grant->active);
+
+    if (grant->granted < ask->want && avail - grant->granted < tokens) {
+        grant->hold = apikey_account_round(v, call, grant->granted, tokens);
+    }
+}
+
+
+/* Whole tokens a level has left; none where nothing is known. */
+
+static uint64_t
+apikey_account_avail(apikey_account_t *v, const apikey_account_limit_t *limit)
+{
+    uint64_t                 capacity;
+    apikey_account_level_t  *level;
+
+    level = apikey_account_find(v, limit->id);
+    capacity = limit->rate.capacity;
+
+    if (level == NULL || level->used >= capacity
+        || (level->tick == 0 && level->at <= v->at))
+    {
+        return 0;
+    }
+
+    return (capacity - level->used) / level->token;
+}
+
+
+/* b: what a node gets at least, or nothing. */
+
+static uint64_t
+apikey_account_share(const apikey_account_call_t *call, uint64_t active)
+{
+    uint64_t              some, tokens;
+    unsigned              i;
+    const apikey_rate_t  *rate;
+
+    some = APIKEY_ACCOUNT_MAX;
+
+    for (i = 0; i < call->nlimits; i++) {
+        rate = &call->limits[i].rate;
+
+        tokens = rate->capacity / rate->token / (4 * active);
+        some = tokens < some ? tokens : some;
+
+        tokens = apikey_account_times(rate->refill, APIKEY_ACCOUNT_ROUND)
+                 / rate->tick / rate->token / active;
+
+        if (!call->limits[i].quota) {
+            some = tokens < some ? tokens : some;
+        }
+    }
+
+    return some ? some : 1;
+}
+
+
+static uint64_t
+apikey_account_round(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t granted, uint64_t need)
+{
+    uint64_t              us, all, least;
+    unsigned              i;
+    const apikey_rate_t  *rate;
+
+    all = 0;
+    least = 4 * v->lease;
+
+    for (i = 0; i < call->nlimits; i++) {
+        rate = &call->limits[i].rate;
+        us = v->lease;
+
+        if (rate->refill) {
+            us = apikey_account_times(need, rate->token) / rate->refill;
+            us = apikey_account_times(us, rate->tick);
+            us = us < 4 * v->lease ? us : 4 * v->lease;
+        }
+
+        if (apikey_account_avail(v, &call->limits[i]) < granted + need) {
+            all = us > all ? us : all;
+        }
+
+        least = us < least ? us : least;
+    }
+
+    return all ? all : least;
+}
+
+
+static uint64_t
+apikey_account_life(const apikey_account_t *v)
+{
+    uint64_t                       us;
+    unsigned                       i;
+    const apikey_account_level_t  *level;
+
+    us = v->lease;
+
+    for (i = 0; i < v->nlevels; i++) {
+        level = &v->levels[i];
+
+        if (level->tick == 0 && level->at > v->at && level->at - v->at < us) {
+            us = level->at - v->at;
+        }
+    }
+
+    return us;
+}

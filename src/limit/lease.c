@@ -1,0 +1,471 @@
+
+/*
+ * Leases of a node: spending, holding, asking for more, giving back.
+ *
+ * Debit first, credit last: a worker that dies between two lines loses tokens
+ * and makes none.
+ */
+
+
+#include "limit/lease.h"
+
+
+#define APIKEY_LEASE_DECAY   500000.0    /* us, of the demand */
+#define APIKEY_LEASE_LN2     0.69314718055994531
+
+
+static bool apikey_lease_direct(const apikey_claim_t *claim);
+static double apikey_lease_decay(double demand, double span);
+static double apikey_lease_now(const apikey_lease_t *lease, int64_t now);
+static void apikey_lease_take(apikey_claim_t *claim, apikey_claim_e state);
+static void apikey_lease_spend(apikey_claim_t *claim);
+static bool apikey_lease_good(const apikey_claim_t *claim, int64_t now);
+static void apikey_lease_drop(apikey_lease_t *lease);
+
+
+void
+apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now)
+{
+    lease->demand = apikey_lease_now(lease, now)
+                    + (double) cost * (1000000 / APIKEY_LEASE_DECAY);
+    lease->demand_at = now;
+}
+
+
+apikey_lease_decision_e
+apikey_lease_decide(apikey_claim_t *claims, unsigned n, int64_t now)
+{
+    unsigned         i, missing, direct;
+    apikey_claim_t  *c;
+
+    missing = 0;
+    direct = 0;
+
+    for (i = 0; i < n; i++) {
+        c = &claims[i];
+
+        if (c->cost == 0) {
+            c->state = APIKEY_CLAIM_NONE;
+
+        } else if (c->lease->left >= c->cost && now < c->lease->deadline) {
+            c->state = APIKEY_CLAIM_LEASED;
+
+        } else if (apikey_lease_direct(c)) {
+            c->state = APIKEY_CLAIM_DIRECT;
+            direct++;
+
+        } else if (now < c->lease->hold) {
+            return APIKEY_LEASE_REFUSED;
+
+        } else {
+            c->state = APIKEY_CLAIM_MISSING;
+            missing++;
+        }
+    }
+
+    if (missing) {
+        return APIKEY_LEASE_WAIT;
+    }
+
+    for (i = 0; i < n; i++) {
+
+        if (claims[i].state == APIKEY_CLAIM_LEASED) {
+            apikey_lease_take(&claims[i], direct ? APIKEY_CLAIM_HELD
+                                                 : APIKEY_CLAIM_LEASED);
+        }
+    }
+
+    return direct ? APIKEY_LEASE_TAKE : APIKEY_LEASE_ADMITTED;
+}
+
+
+bool
+apikey_lease_confirm(apikey_claim_t *claims, unsigned n, int64_t now)
+{
+    unsigned         i;
+    apikey_claim_t  *c;
+
+    for (i = 0; i < n; i++) {
+
+        if (claims[i].state == APIKEY_CLAIM_LEASED
+            && now >= claims[i].deadline)
+        {
+            break;
+        }
+    }
+
+    if (i == n) {
+        return true;
+    }
+
+    for (i = 0; i < n; i++) {
+        c = &claims[i];
+
+        if (c->state != APIKEY_CLAIM_LEASED) {
+            continue;
+        }
+
+        c->state = APIKEY_CLAIM_NONE;
+
+        if (c->conf->slots) {
+            c->lease->busy -= c->cost;
+
+        } else {
+            c->lease->spent -= c->cost;
+        }
+
+        c->lease->left += c->cost;
+    }
+
+    return false;
+}
+
+
+apikey_lease_decision_e
+apikey_lease_taken(apikey_claim_t *claims, unsigned n, int64_t now, bool yes)
+{
+    bool      good;
+    unsigned  i;
+
+    good = true;
+
+    for (i = 0; i < n; i++) {
+        good = good && apikey_lease_good(&claims[i], now);
+    }
+
+    if (!yes || !good) {
+        apikey_lease_release(claims, n);
+        return yes ? APIKEY_LEASE_UNAVAILABLE : APIKEY_LEASE_REFUSED;
+    }
+
+    for (i = 0; i < n; i++) {
+
+        if (claims[i].state == APIKEY_CLAIM_HELD) {
+            apikey_lease_spend(&claims[i]);
+        }
+    }
+
+    return APIKEY_LEASE_ADMITTED;
+}
+
+
+void
+apikey_lease_release(apikey_claim_t *claims, unsigned n)
+{
+    unsigned         i;
+    apikey_claim_t  *c;
+
+    for (i = 0; i < n; i++) {
+        c = &claims[i];
+
+        if (c->state == APIKEY_CLAIM_HELD && c->epoch == c->lease->epoch) {
+            c->lease->held -= c->cost;
+            c->lease->left += c->cost;
+        }
+
+        c->state = APIKEY_CLAIM_NONE;
+    }
+}
+
+
+void
+apikey_lease_reclaim(apikey_claim_t *claims, unsigned n)
+{
+    unsigned  i;
+
+    for (i = 0; i < n; i++) {
+
+        if (claims[i].state == APIKEY_CLAIM_HELD && !claims[i].conf->slots) {
+            apikey_lease_spend(&claims[i]);
+        }
+    }
+
+    /* nothing runs in the slots it held */
+
+    apikey_lease_release(claims, n);
+}
+
+
+void
+apikey_lease_leave(apikey_lease_t *lease, uint64_t slots, uint64_t epoch)
+{
+    lease->busy -= slots;
+
+    /*
+     * Slots of a lease that is void may have been granted again: Redis has
+     * them back when their generation ends.
+     */
+
+    if (epoch == lease->epoch) {
+        lease->left += slots;
+    }
+}
+
+
+bool
+apikey_lease_ahead(const apikey_claim_t *claim, int64_t now)
+{
+    double                 soon;
+    const apikey_lease_t  *lease = claim->lease;
+
+    if (claim->cost == 0 || lease->call || now < lease->hold
+        || apikey_lease_direct(claim))
+    {
+        return false;
+    }
+
+    soon = lease->demand * 2.5 * (double) claim->conf->trip / 1000000;
+
+    return (double) lease->left <= soon;
+}
+
+
+bool
+apikey_lease_due(const apikey_lease_t *lease, const apikey_tally_t *tally)
+{
+    return lease->left || lease->held || lease->spent || lease->busy
+           || tally->sum != tally->acked || tally->part != tally->part_acked;
+}
+
+
+uint64_t
+apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
+    const apikey_lease_conf_t *conf, uint64_t need, uint64_t least, bool back,
+    int64_t now, apikey_account_ask_t *ask, apikey_account_sums_t *sums)
+{
+    double    goal;
+    uint64_t  enough;
+
+    if (now >= lease->deadline && (lease->left || lease->held)) {
+        apikey_lease_drop(lease);
+    }
+
+    goal = apikey_lease_now(lease, now) * (double) conf->time / 2000000;
+
+    if (conf->direct) {
+        goal = 0;
+    }
+
+    if (goal > (double) (conf->burst / 2)) {
+        goal = (double) (conf->burst / 2);
+    }
+
+    enough = (uint64_t) goal + need;
+
+    ask->returned = 0;
+
+    if (back && lease->left > enough) {
+        ask->returned = lease->left - enough;
+        lease->left = enough;
+    }
+
+    ask->node = tally->node;
+    ask->born = lease->born;
+    ask->generation = lease->generation;
+    ask->spent = lease->spent;
+    ask->kept = lease->left + lease->held + lease->busy;
+    ask->busy = lease->busy;
+    ask->want = enough > lease->left ? enough - lease->left : 0;
+    ask->least = least;
+
+    lease->spent = 0;
+    lease->call = ++lease->calls;
+
+    apikey_tally_send(tally, conf->horizon, now, sums);
+
+    return lease->call;
+}
+
+
+bool
+apikey_lease_answer(apikey_lease_t *lease, uint64_t call,
+    const apikey_account_ask_t *ask, const apikey_account_grant_t *grant,
+    int64_t sent, int64_t now, uint64_t jitter)
+{
+    uint64_t  us;
+
+    if (lease->call != call) {
+        return false;
+    }
+
+    lease->call = 0;
+
+    if (ask->kept && !grant->kept) {
+        apikey_lease_drop(lease);
+        lease->spent = 0;
+    }
+
+    lease->born = grant->born;
+    lease->generation = grant->generation;
+    lease->era = grant->era;
+    lease->active = grant->active;
+
+    us = grant->life / 1000 * (1000 - APIKEY_LEASE_DRIFT);
+    lease->deadline = sent + (int64_t) us;
+
+    if (grant->hold) {
+        us = grant->hold / 1024 * (768 + jitter % 513);
+        lease->hold = now + (int64_t) us;
+    }
+
+    lease->left += grant->granted;
+
+    return true;
+}
+
+
+bool
+apikey_lease_timeout(apikey_lease_t *lease, uint64_t call)
+{
+    if (lease->call != call) {
+        return false;
+    }
+
+    apikey_lease_void(lease);
+
+    return true;
+}
+
+
+void
+apikey_lease_void(apikey_lease_t *lease)
+{
+    lease->call = 0;
+    lease->born = 0;
+    lease->spent = 0;
+
+    apikey_lease_drop(lease);
+}
+
+
+/* TAKE decides what leases do not pay for: small limits, large costs. */
+
+static bool
+apikey_lease_direct(const apikey_claim_t *claim)
+{
+    uint64_t                    active;
+    const apikey_lease_t       *lease = claim->lease;
+    const apikey_lease_conf_t  *conf = claim->conf;
+
+    if (conf->slots) {
+        return false;
+    }
+
+    active = lease->active ? lease->active : 1;
+
+    return conf->direct || claim->cost > conf->burst / (4 * active)
+           || lease->demand * (double) conf->time
+              < 1e6 * (double) conf->few * (double) claim->cost;
+}
+
+
+/* demand * e^(-span / DECAY): halvings, and a series for what is left. */
+
+static double
+apikey_lease_decay(double demand, double span)
+{
+    double    x;
+    uint64_t  halves;
+
+    x = span / APIKEY_LEASE_DECAY;
+
+    if (x >= 40) {
+        return 0;
+    }
+
+    halves = (uint64_t) (x / APIKEY_LEASE_LN2);
+    x -= (double) halves * APIKEY_LEASE_LN2;
+
+    demand /= (double) (UINT64_C(1) << halves);
+
+    return demand * (1 - x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4))));
+}
+
+
+static double
+apikey_lease_now(const apikey_lease_t *lease, int64_t now)
+{
+    if (now <= lease->demand_at) {
+        return lease->demand;
+    }
+
+    return apikey_lease_decay(lease->demand,
+                              (double) (now - lease->demand_at));
+}
+
+
+static void
+apikey_lease_take(apikey_claim_t *claim, apikey_claim_e state)
+{
+    apikey_lease_t  *lease = claim->lease;
+
+    claim->state = state;
+    claim->epoch = lease->epoch;
+    claim->deadline = lease->deadline;
+    claim->era = lease->era;
+
+    lease->left -= claim->cost;
+
+    if (state == APIKEY_CLAIM_HELD) {
+        lease->held += claim->cost;
+
+    } else if (claim->conf->slots) {
+        lease->busy += claim->cost;
+
+    } else {
+        lease->spent += claim->cost;
+    }
+}
+
+
+/* What was held is spent; of a lease that is void nothing is left to count. */
+
+static void
+apikey_lease_spend(apikey_claim_t *claim)
+{
+    apikey_lease_t  *lease = claim->lease;
+
+    claim->state = APIKEY_CLAIM_LEASED;
+
+    if (claim->epoch != lease->epoch) {
+        return;
+    }
+
+    lease->held -= claim->cost;
+
+    if (claim->conf->slots) {
+        lease->busy += claim->cost;
+
+    } else {
+        lease->spent += claim->cost;
+    }
+}
+
+
+/* A slot of a void lease would run on without anyone counting it. */
+
+static bool
+apikey_lease_good(const apikey_claim_t *claim, int64_t now)
+{
+    if (claim->state != APIKEY_CLAIM_HELD) {
+        return true;
+    }
+
+    if (claim->epoch == claim->lease->epoch) {
+        return now < claim->lease->deadline;
+    }
+
+    return !claim->conf->slots && now < claim->deadline;
+}
+
+
+/* What is busy stays: its slots are given back one by one. */
+
+static void
+apikey_lease_drop(apikey_lease_t *lease)
+{
+    lease->left = 0;
+    lease->held = 0;
+    lease->deadline = INT64_MIN;
+    lease->epoch++;
+}

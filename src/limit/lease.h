@@ -1,0 +1,202 @@
+
+/*
+ * A node's side of one account: the tokens it has leased and what became of
+ * them, and the decision over several accounts.
+ *
+ * A lease lives in shared memory, all workers of a node spend from it; its
+ * tally lives in the tmpfs file that outlives every process.  Both are the
+ * caller's, as is the lock held around every call here (the zone's mutex).
+ * Plain C, no allocation, no clock: now is CLOCK_BOOTTIME in microseconds,
+ * read by the caller just before, and not a cached one.
+ */
+
+
+#ifndef APIKEY_LEASE_H_INCLUDED
+#define APIKEY_LEASE_H_INCLUDED
+
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "limit/account.h"
+
+
+#define APIKEY_LEASE_DRIFT  20           /* permille: what the rates of two
+                                            clocks may differ by */
+
+
+typedef struct {
+    uint64_t  burst;         /* tokens: the least capacity of the limits */
+    uint64_t  time;          /* us: of a lease */
+    uint64_t  trip;          /* us: to Redis and back */
+    uint64_t  horizon;       /* us: Redis forgets sums that old */
+    uint64_t  few;           /* tokens in one lease time for which none is
+                                worth it */
+    bool      direct;        /* no leases, whatever the demand */
+    bool      slots;         /* of concurrent: never direct */
+} apikey_lease_conf_t;
+
+
+/* Zeroed memory is a lease that holds nothing. */
+
+typedef struct {
+    uint64_t  left;
+    uint64_t  held;          /* by requests that wait for their TAKE */
+    uint64_t  spent;         /* since the last ask() */
+    uint64_t  busy;          /* slots that requests run in */
+    int64_t   deadline;
+    uint64_t  born;          /* Redis' names of this lease; 0: none */
+    uint64_t  generation;
+    uint64_t  era;
+    uint64_t  epoch;         /* our name of it: what is held of another one
+                                does not come back */
+    uint64_t  call;          /* in flight; 0: none */
+    uint64_t  calls;
+    int64_t   hold;          /* nothing is to be had until then */
+    uint64_t  active;        /* nodes, as last told */
+    double    demand;        /* tokens a second, of half a second or so */
+    int64_t   demand_at;
+} apikey_lease_t;
+
+
+/*
+ * Settlements since this tmpfs file was made, which is what node names: a
+ * new file is a new node.  sum > 0: less was used than was reserved.
+ */
+
+typedef struct {
+    uint64_t  node;
+    uint64_t  number;        /* of the last call that took the sums along */
+    uint64_t  acked_number;
+    int64_t   sum;
+    int64_t   acked;
+    int64_t   sent;          /* the sum of the last call */
+    uint64_t  era;
+    int64_t   part;          /* of sum, since era */
+    int64_t   part_acked;
+    int64_t   part_sent;
+    int64_t   waiting;       /* since when a sum is not acknowledged; 0: all
+                                are */
+} apikey_tally_t;
+
+
+typedef enum {
+    APIKEY_CLAIM_NONE = 0,
+    APIKEY_CLAIM_LEASED,     /* spent */
+    APIKEY_CLAIM_HELD,
+    APIKEY_CLAIM_DIRECT,     /* TAKE has to take it */
+    APIKEY_CLAIM_MISSING     /* wants a LEASE */
+} apikey_claim_e;
+
+
+/* What one request wants of one account; it belongs to the request. */
+
+typedef struct {
+    apikey_lease_t             *lease;
+    const apikey_lease_conf_t  *conf;
+    uint64_t                    cost;
+    apikey_claim_e              state;
+    uint64_t                    epoch;       /* of what is spent or held */
+    int64_t                     deadline;
+    uint64_t                    era;         /* TAKE's is set by the caller */
+} apikey_claim_t;
+
+
+typedef enum {
+    APIKEY_LEASE_ADMITTED = 0,
+    APIKEY_LEASE_REFUSED,
+    APIKEY_LEASE_UNAVAILABLE,
+    APIKEY_LEASE_WAIT,       /* for the MISSING, holding nothing */
+    APIKEY_LEASE_TAKE        /* over the DIRECT, the others are HELD */
+} apikey_lease_decision_e;
+
+
+/* A request comes; before decide(), whatever becomes of it. */
+void apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now);
+
+/*
+ * From all accounts or from none.  ADMITTED is not final before confirm().
+ * A request that got TAKE is decided by taken() alone.
+ */
+apikey_lease_decision_e apikey_lease_decide(apikey_claim_t *claims,
+    unsigned n, int64_t now);
+
+/*
+ * now was read after decide(): false, a deadline has passed in between (the
+ * process was stopped); all is as before decide(), which is to be called
+ * again.
+ */
+bool apikey_lease_confirm(apikey_claim_t *claims, unsigned n, int64_t now);
+
+/*
+ * TAKE's answer, yes or no.  UNAVAILABLE: yes, but what was held is void, and
+ * what TAKE took is lost.
+ */
+apikey_lease_decision_e apikey_lease_taken(apikey_claim_t *claims,
+    unsigned n, int64_t now, bool yes);
+
+/* No answer, or the request went away: puts back what it holds. */
+void apikey_lease_release(apikey_claim_t *claims, unsigned n);
+
+/* Its worker died: what it held is spent. */
+void apikey_lease_reclaim(apikey_claim_t *claims, unsigned n);
+
+/* An admitted request ended, in whichever worker; epoch: its claim's. */
+void apikey_lease_leave(apikey_lease_t *lease, uint64_t slots,
+    uint64_t epoch);
+
+
+/* After an admission: a LEASE before the tokens run out. */
+bool apikey_lease_ahead(const apikey_claim_t *claim, int64_t now);
+
+/* At half of the lease time: a LEASE that renews and returns, or a want of 0
+ * for sums that are not acknowledged. */
+bool apikey_lease_due(const apikey_lease_t *lease,
+    const apikey_tally_t *tally);
+
+/*
+ * A LEASE is sent now: what it says, and its number.  need: the costs of
+ * those that wait, least: the largest of them.  back: returns what is more
+ * than needed.
+ */
+uint64_t apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
+    const apikey_lease_conf_t *conf, uint64_t need, uint64_t least, bool back,
+    int64_t now, apikey_account_ask_t *ask, apikey_account_sums_t *sums);
+
+/*
+ * Its answer; sent: the now of ask(), jitter: any number.  False: it comes
+ * too late, what it grants is lost.
+ */
+bool apikey_lease_answer(apikey_lease_t *lease, uint64_t call,
+    const apikey_account_ask_t *ask, const apikey_account_grant_t *grant,
+    int64_t sent, int64_t now, uint64_t jitter);
+
+/* No answer in time: all of the lease is void.  False: it was answered. */
+bool apikey_lease_timeout(apikey_lease_t *lease, uint64_t call);
+
+/*
+ * Limits of the account came or went, or the lease cannot be trusted: all of
+ * it is void, as is the answer to a call in flight.  hold = 0 where a limit
+ * was raised.
+ */
+void apikey_lease_void(apikey_lease_t *lease);
+
+
+/* A TAKE is sent: the sums that travel with it. */
+void apikey_tally_send(apikey_tally_t *tally, uint64_t horizon, int64_t now,
+    apikey_account_sums_t *sums);
+
+/* Any answer to a call that took these sums along, however late. */
+void apikey_tally_acked(apikey_tally_t *tally,
+    const apikey_account_sums_t *sums, uint64_t era);
+
+/*
+ * An answer cost less (more: < 0) than its reserve of era, which was admitted
+ * age us ago.  What is over half a horizon old gives nothing back: a limit may
+ * have come, or begun anew, that never was charged with it.
+ */
+void apikey_tally_add(apikey_tally_t *tally, int64_t tokens, uint64_t era,
+    int64_t age, uint64_t horizon);
+
+
+#endif /* APIKEY_LEASE_H_INCLUDED */

@@ -1,0 +1,366 @@
+
+/*
+ * The judges of a run.  They are told what was admitted when, and what Redis
+ * was told of settlements; they look at no protocol state.
+ *
+ * Buckets are replayed after the run, one for each limit, in 128 bits;
+ * quotas and slots are counted as they come.
+ */
+
+
+#include "sim.h"
+
+
+typedef struct {
+    int64_t   t;
+    uint64_t  o;
+    int64_t   tokens;        /* > 0: used */
+    bool      admitted;
+} entry_t;
+
+
+typedef struct {
+    uint64_t  n, burst;
+} form_t;
+
+
+static int
+compare(const void *one, const void *two)
+{
+    const entry_t  *a = one, *b = two;
+
+    return a->t != b->t ? (a->t < b->t ? -1 : 1)
+           : a->o != b->o ? (a->o < b->o ? -1 : 1) : 0;
+}
+
+
+/* An edit is in force when every node has learned and its leases ended. */
+
+static int64_t
+slack(const world_t *w, const acct_t *ac, unsigned v)
+{
+    uint64_t  time;
+
+    time = ac->versions[v].time > ac->versions[v - 1].time
+           ? ac->versions[v].time : ac->versions[v - 1].time;
+
+    return w->cfg->learn + w->cfg->tau + (int64_t) (2 * time);
+}
+
+
+/* The most that any version allows that may still be in force. */
+
+static form_t
+form(const world_t *w, const acct_t *ac, unsigned i, int64_t t)
+{
+    bool            any = false;
+    form_t          f = { 0, 0 };
+    unsigned        v;
+    const limit_t  *l;
+
+    for (v = 0; v < ac->nversions; v++) {
+        l = &ac->versions[v].limits[i];
+
+        if (!l->there || (v && ac->versions[v].from > t)
+            || (v + 1 < ac->nversions
+                && ac->versions[v + 1].from + slack(w, ac, v + 1) < t))
+        {
+            continue;
+        }
+
+        f.n = l->n > f.n ? l->n : f.n;
+        f.burst = l->burst > f.burst ? l->burst : f.burst;
+        any = true;
+    }
+
+    /* while it is gone it refills as it last did */
+
+    for (v = ac->nversions; !any && v > 0; v--) {
+        l = &ac->versions[v - 1].limits[i];
+
+        if (l->there && ac->versions[v - 1].from <= t) {
+            f.n = l->n;
+            f.burst = l->burst;
+            any = true;
+        }
+    }
+
+    return f;
+}
+
+
+static const limit_t *
+first(const acct_t *ac, unsigned i)
+{
+    unsigned  v;
+
+    for (v = 0; v < ac->nversions; v++) {
+
+        if (ac->versions[v].limits[i].there) {
+            return &ac->versions[v].limits[i];
+        }
+    }
+
+    return NULL;
+}
+
+
+static int64_t
+period(const limit_t *l, int64_t t)
+{
+    return l->kind == PERIOD ? (t - l->offset) / l->length : 0;
+}
+
+
+void
+judge_admitted(world_t *w, int a, const admission_t *adm)
+{
+    int64_t         k;
+    unsigned        i;
+    book_t         *b = &w->books[a];
+    const acct_t   *ac = &w->cfg->accts[a];
+    const limit_t  *l;
+
+    if (b->nadm == b->sadm) {
+        b->sadm = b->sadm ? 2 * b->sadm : 1024;
+        b->adm = realloc(b->adm, b->sadm * sizeof(admission_t));
+    }
+
+    b->adm[b->nadm++] = *adm;
+
+    for (i = 0; i < LIMITS; i++) {
+        l = &ac->versions[adm->version].limits[i];
+
+        if (!l->there) {
+            continue;
+        }
+
+        if (l->kind == SLOTS && b->running > (int64_t) l->burst) {
+            w->st.slots++;
+        }
+
+        if (l->kind != PERIOD && l->kind != TOTAL) {
+            continue;
+        }
+
+        k = period(l, adm->t);
+
+        if (k > b->period[i]) {
+            b->last[i] = b->sum[i];
+            b->sum[i] = b->sum[i] < (int64_t) (l->burst - l->fill)
+                        ? b->sum[i] : (int64_t) (l->burst - l->fill);
+            b->period[i] = k;
+        }
+
+        if (k == b->period[i]) {
+            b->sum[i] += adm->cost;
+            w->st.quota += b->sum[i]
+                           > (int64_t) form(w, ac, i, adm->t).burst;
+
+        } else {
+            b->last[i] += adm->cost;
+            w->st.quota += b->last[i]
+                           > (int64_t) form(w, ac, i, adm->t).burst;
+        }
+    }
+}
+
+
+void
+judge_credit(world_t *w, int a, uint64_t node, int64_t tokens, int64_t part)
+{
+    book_t    *b = &w->books[a];
+    int64_t   *pool;
+    credit_t  *c;
+    unsigned   i;
+
+    if (b->ncred == b->scred) {
+        b->scred = b->scred ? 2 * b->scred : 1024;
+        b->cred = realloc(b->cred, b->scred * sizeof(credit_t));
+    }
+
+    c = &b->cred[b->ncred++];
+    c->t = w->now;
+    c->o = w->order;
+    b->credited += tokens;
+
+    /* older charges do not lessen what newer reserves give back */
+
+    tokens = part > tokens ? part : tokens;
+
+    for (i = 0; i < LIMITS; i++) {
+        pool = &b->pool[node % NAMES][i];
+        c->tokens[i] = tokens < *pool || node >= FIRST_NAME ? tokens : *pool;
+        *pool -= c->tokens[i] > 0 ? c->tokens[i] : 0;
+    }
+}
+
+
+void
+judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
+    int64_t tokens)
+{
+    unsigned        i;
+    book_t         *b = &w->books[a];
+    const limit_t  *l;
+
+    b->settled += tokens;
+
+    for (i = 0; i < LIMITS; i++) {
+        l = &w->cfg->accts[a].versions[adm->version].limits[i];
+
+        if (l->there && tokens > 0) {
+            b->pool[node % NAMES][i] += tokens;
+        }
+
+        if (l->there && (l->kind == PERIOD || l->kind == TOTAL)
+            && tokens > 0 && period(l, adm->t) == b->period[i])
+        {
+            b->sum[i] -= tokens;
+        }
+    }
+}
+
+
+/* What Postgres would say of a quota. */
+
+uint64_t
+judge_known(world_t *w, int a, unsigned i, int64_t now)
+{
+    int64_t         rest;
+    const book_t   *b = &w->books[a];
+    const limit_t  *l = first(&w->cfg->accts[a], i);
+
+    if (period(l, now) > b->period[i]) {
+        rest = (int64_t) (l->burst - l->fill);
+        return b->sum[i] < rest ? b->sum[i] : rest;
+    }
+
+    return b->sum[i];
+}
+
+
+/* used, refilled from one time to another through all edits */
+
+static void
+refill(const world_t *w, const acct_t *ac, unsigned i, __int128 *used,
+    int64_t from, int64_t to)
+{
+    int64_t   then, at;
+    unsigned  v, k;
+    form_t    f;
+
+    while (from < to) {
+        then = to;
+
+        for (v = 1; v < ac->nversions; v++) {
+
+            for (k = 0; k < 2; k++) {
+                at = ac->versions[v].from + (k ? slack(w, ac, v) + 1 : 0);
+                then = at > from && at < then ? at : then;
+            }
+        }
+
+        f = form(w, ac, i, from);
+        *used -= (__int128) f.n * (then - from);
+        *used = *used < 0 ? 0 : *used;
+        from = then;
+    }
+}
+
+
+static void
+replay(world_t *w, int a, unsigned i, int view, entry_t *list)
+{
+    size_t              k, n;
+    int64_t             t;
+    __int128            used, full;
+    const book_t       *b = &w->books[a];
+    const acct_t       *ac = &w->cfg->accts[a];
+    const limit_t      *l;
+    const admission_t  *adm;
+
+    l = first(ac, i);
+    n = 0;
+
+    for (k = 0; k < b->nadm; k++) {
+        adm = &b->adm[k];
+
+        if (ac->versions[adm->version].limits[i].there) {
+            list[n].t = view == 0 ? adm->t : view == 1 ? adm->th : adm->tr;
+            list[n].o = view == 0 ? adm->o : view == 1 ? adm->oh : adm->or;
+            list[n].tokens = (int64_t) adm->cost;
+            list[n++].admitted = true;
+        }
+    }
+
+    for (k = 0; k < b->ncred; k++) {
+        t = b->cred[k].tokens[i];
+
+        /* a charge may only make it stricter */
+
+        if (t > 0) {
+            list[n++] = (entry_t) { b->cred[k].t, b->cred[k].o, -t, 0 };
+        }
+    }
+
+    qsort(list, n, sizeof(entry_t), compare);
+
+    used = 0;
+    t = START;
+
+    for (k = 0; k < n; k++) {
+        refill(w, ac, i, &used, t, list[k].t);
+        t = list[k].t;
+        used += (__int128) list[k].tokens * l->p;
+        used = used < 0 ? 0 : used;
+        full = (__int128) form(w, ac, i, t).burst * l->p;
+
+        if (list[k].admitted && used > full) {
+            w->st.over += view == 0;
+            w->st.over_hold += view == 1;
+            w->st.over_take += view == 2;
+
+            if ((double) (used - full) / (double) l->p > w->st.debt) {
+                w->st.debt = (double) (used - full) / (double) l->p;
+            }
+        }
+    }
+}
+
+
+void
+judge_end(world_t *w)
+{
+    int             a, view;
+    unsigned        i;
+    entry_t        *list;
+    const limit_t  *l;
+
+    for (a = 0; a < w->cfg->naccts; a++) {
+        list = malloc((w->books[a].nadm + w->books[a].ncred + 1)
+                      * sizeof(entry_t));
+
+        for (i = 0; i < LIMITS; i++) {
+            l = first(&w->cfg->accts[a], i);
+
+            for (view = 0; l && l->kind == BUCKET && view < 3; view++) {
+                replay(w, a, i, view, list);
+            }
+        }
+
+        free(list);
+    }
+}
+
+
+void
+judge_free(world_t *w)
+{
+    int  a;
+
+    for (a = 0; a < w->cfg->naccts; a++) {
+        free(w->books[a].adm);
+        free(w->books[a].cred);
+    }
+}

@@ -1,0 +1,478 @@
+
+/*
+ * The Redis of a run: values that expire, its epoch, and the ablations that
+ * are made there, each before or after a call of the real text.
+ */
+
+
+#include "sim.h"
+
+
+static void
+redis_limits(world_t *w, int a, unsigned version,
+    apikey_account_limit_t *limits, apikey_account_call_t *call)
+{
+    int64_t                  t, k;
+    unsigned                 i;
+    const limit_t           *l;
+    const version_t         *v;
+    apikey_account_limit_t  *out;
+
+    v = &w->cfg->accts[a].versions[version];
+
+    memset(call, 0, sizeof(*call));
+    call->limits = limits;
+    call->slots = w->cfg->accts[a].slots;
+    call->epoch = w->ab == AB_SAME_EPOCH ? 1 : w->epoch;
+    call->since = w->ab == AB_SAME_EPOCH ? 0 : w->since;
+    call->lease = v->time;
+    call->horizon = w->cfg->horizon;
+
+    for (i = 0; i < LIMITS; i++) {
+        l = &v->limits[i];
+
+        if (!l->there) {
+            continue;
+        }
+
+        out = &limits[call->nlimits++];
+        memset(out, 0, sizeof(*out));
+
+        out->id = i + 1;
+        out->rate = l->rate;
+        out->made = l->made;
+        out->known = APIKEY_ACCOUNT_UNKNOWN;
+        out->quota = l->kind == PERIOD || l->kind == TOTAL;
+
+        if (out->quota) {
+            out->known = judge_known(w, a, i, w->now);
+            out->touched = w->books[a].nadm > 0;
+        }
+
+        if (l->kind == PERIOD) {
+
+            /* a node may not have seen the last end yet */
+
+            t = w->now - (int64_t) rnd(&w->rng, l->length / 2);
+            k = (t - l->offset) / l->length + 1;
+            out->end = l->offset + k * l->length;
+            out->next = out->end + l->length;
+            out->fill = l->fill * l->rate.token;
+        }
+    }
+}
+
+
+static void
+redis_plain(apikey_account_t *v, int64_t now)
+{
+    unsigned                 i;
+    apikey_rate_t            rate;
+    apikey_bucket_t          b;
+    apikey_account_level_t  *l;
+
+    for (i = 0; i < v->nlevels; i++) {
+        l = &v->levels[i];
+
+        if (l->tick) {
+            rate = (apikey_rate_t) { l->token, l->refill, 0, l->tick };
+            b.used = l->used;
+            b.at = l->at;
+            apikey_bucket_refill(&b, &rate, now);
+            l->used = b.used;
+            l->at = b.at;
+        }
+    }
+}
+
+
+/* Generations shifted without refilling to their ends. */
+
+static void
+redis_shift(apikey_account_t *v, int64_t now)
+{
+    uint64_t  g;
+
+    g = now / v->lease;
+
+    if (g > v->generation) {
+        v->out[1] = g == v->generation + 1 ? v->out[0] : 0;
+        v->out[0] = 0;
+        v->generation = g;
+    }
+}
+
+
+static void
+redis_expired(apikey_account_t *v, int64_t now)
+{
+    uint64_t                 g, lost, units;
+    unsigned                 i;
+    apikey_account_level_t  *l;
+
+    g = now / v->lease;
+    lost = g > v->generation + 1 ? v->out[0] + v->out[1]
+           : g > v->generation ? v->out[1] : 0;
+
+    if (now > (int64_t) v->at) {
+        apikey_account_advance(v, now);
+    }
+
+    for (i = 0; lost && i < v->nlevels; i++) {
+        l = &v->levels[i];
+        units = lost * l->token;
+
+        if (l->used > (v->out[0] + v->out[1]) * l->token) {
+            l->used = l->used > units ? l->used - units : 0;
+
+            if (l->used < (v->out[0] + v->out[1]) * l->token) {
+                l->used = (v->out[0] + v->out[1]) * l->token;
+            }
+        }
+    }
+}
+
+
+static void
+redis_settle_first(apikey_account_t *v, apikey_account_ask_t *ask, int64_t now)
+{
+    uint64_t  end;
+
+    end = (v->generation + 1) * v->lease;
+
+    if (now > (int64_t) end) {
+        apikey_account_advance(v, end);
+        end += v->lease;
+
+        if (now > (int64_t) end) {
+            apikey_account_advance(v, end);
+        }
+    }
+
+    redis_shift(v, now);
+
+    if (ask->born == v->born && v->generation - ask->generation < 2
+        && v->out[v->generation - ask->generation] >= ask->spent)
+    {
+        v->out[v->generation - ask->generation] -= ask->spent;
+        ask->spent = 0;
+    }
+}
+
+
+static apikey_account_counter_t *
+redis_entry(apikey_account_t *v, uint64_t id)
+{
+    unsigned  i;
+
+    for (i = 0; i < v->ncounters; i++) {
+
+        if (v->counters[i].id == id) {
+            return &v->counters[i];
+        }
+    }
+
+    return NULL;
+}
+
+
+/* What every call meets; the value of a key that expired is absent. */
+
+static apikey_account_t *
+redis_get(world_t *w, int a)
+{
+    redis_t  *r = &w->redis[a];
+
+    if (r->expires && w->now >= r->expires) {
+        memset(&r->value, 0, sizeof(r->value));
+        r->expires = 0;
+    }
+
+    if (r->value.state == APIKEY_ACCOUNT_PRESENT) {
+
+        switch (w->ab) {
+        case AB_NOCAP:
+            if (w->now > (int64_t) r->value.at) {
+                redis_plain(&r->value, w->now);
+            }
+            break;
+        case AB_NO_SPLIT:
+            redis_shift(&r->value, w->now);
+            break;
+        case AB_EXPIRED:
+            redis_expired(&r->value, w->now);
+            break;
+        default:
+            break;
+        }
+    }
+
+    return &r->value;
+}
+
+
+static void
+redis_set(world_t *w, int a)
+{
+    uint64_t  us;
+    redis_t  *r = &w->redis[a];
+
+    us = apikey_account_expire(&r->value, w->cfg->horizon, w->now);
+
+    if (us != APIKEY_BUCKET_NEVER && w->ab == AB_SHORT_PX) {
+        r->value.lease *= 2;
+        us = apikey_account_expire(&r->value, 0, w->now);
+        us -= 2 * r->value.lease;
+        r->value.lease /= 2;
+    }
+
+    r->expires = us == APIKEY_BUCKET_NEVER ? 0 : w->now + (int64_t) us + 1;
+}
+
+
+typedef struct {
+    uint64_t  number, era;
+    int64_t   sum, part;
+    bool      there;
+} before_t;
+
+
+static void
+redis_before(world_t *w, apikey_account_t *v, apikey_account_sums_t *sums,
+    before_t *b)
+{
+    apikey_account_counter_t  *e;
+
+    if (w->ab == AB_NO_ACK) {
+        sums->acked = 0;
+        sums->part_acked = 0;
+    }
+
+    if (w->ab == AB_PART) {
+        sums->part = sums->sum;
+        sums->part_acked = sums->acked;
+        sums->era = v->era;
+    }
+
+    e = redis_entry(v, sums->node);
+
+    if (e && e->at + w->cfg->horizon < (uint64_t) w->now) {
+        e = NULL;
+    }
+
+    memset(b, 0, sizeof(*b));
+
+    if (e) {
+        b->there = true;
+        b->number = e->number;
+        b->sum = e->sum;
+        b->part = e->part;
+        b->era = e->era;
+
+        if (w->ab == AB_NO_NUMBER) {
+            e->number = 0;
+
+            if (sums->number < b->number) {
+                w->st.order++;
+            }
+        }
+
+        if (w->ab == AB_PART) {
+            e->era = sums->era;
+            e->part = e->sum;
+        }
+
+    } else {
+        b->sum = sums->acked;
+        b->part = sums->part_acked;
+        b->era = sums->era;
+    }
+}
+
+
+static void
+redis_after(world_t *w, int a, apikey_account_t *v,
+    const apikey_account_sums_t *sums, const before_t *b)
+{
+    int64_t                    part;
+    apikey_account_counter_t  *e;
+
+    e = redis_entry(v, sums->node);
+
+    if (e == NULL || e->number != sums->number
+        || (b->there && b->number == sums->number))
+    {
+        return;
+    }
+
+    part = sums->part - (b->era == sums->era ? b->part : 0);
+
+    judge_credit(w, a, sums->node, sums->sum - b->sum, part);
+}
+
+
+static void
+redis_ablate(world_t *w, apikey_account_t *v, uint64_t born)
+{
+    unsigned  i;
+
+    if (w->ab == AB_EPOCH_FORGETS && v->lost && v->born != born) {
+        v->out[0] = 0;
+        v->out[1] = 0;
+    }
+
+    for (i = 0; w->ab == AB_EDIT_REFILLS && i < v->nlevels; i++) {
+
+        if (v->levels[i].born == (uint64_t) w->now && v->levels[i].tick
+            && born && v->levels[i].used == (v->out[0] + v->out[1])
+                                            * v->levels[i].token)
+        {
+            v->levels[i].used = 0;
+        }
+    }
+}
+
+
+void
+redis_start(world_t *w)
+{
+    w->epoch = 1;
+    w->since = 0;
+}
+
+
+void
+redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
+    apikey_account_sums_t *sums, apikey_account_grant_t *grant)
+{
+    uint64_t                born, returned;
+    before_t                before;
+    apikey_account_t       *v;
+    apikey_account_call_t   call;
+    apikey_account_limit_t  limits[LIMITS];
+
+    v = redis_get(w, a);
+    born = v->born;
+
+    redis_limits(w, a, version, limits, &call);
+    redis_before(w, v, sums, &before);
+    call.sums = *sums;
+    returned = ask->returned;
+
+    if (w->ab == AB_SETTLE_FIRST && v->state == APIKEY_ACCOUNT_PRESENT
+        && call.epoch == v->epoch)
+    {
+        redis_settle_first(v, ask, w->now);
+    }
+
+    if (w->ab == AB_TIME && v->state == APIKEY_ACCOUNT_PRESENT
+        && v->lease != call.lease)
+    {
+        v->out[0] = v->out[1] = 0;
+    }
+
+    if (w->ab == AB_EPOCH_FORGETS || w->ab == AB_EDIT_REFILLS) {
+        apikey_account_open(v, &call, w->now);
+        redis_ablate(w, v, born);
+    }
+
+    apikey_account_lease(v, &call, ask, w->now, grant);
+
+    if (w->ab == AB_STRADDLE) {
+        grant->life = v->lease;
+    }
+
+    redis_after(w, a, v, sums, &before);
+    redis_set(w, a);
+
+    w->books[a].granted += grant->granted;
+    w->books[a].returned += grant->kept ? returned : 0;
+}
+
+
+bool
+redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
+    const uint64_t *costs, apikey_account_sums_t *sums, uint64_t *eras)
+{
+    int                     i;
+    bool                    good;
+    before_t                before;
+    apikey_account_t       *v;
+    apikey_account_call_t   call[ITEMS];
+    apikey_account_limit_t  limits[ITEMS][LIMITS];
+
+    good = true;
+
+    for (i = 0; i < n; i++) {
+        v = redis_get(w, accts[i]);
+
+        redis_limits(w, accts[i], versions[i], limits[i], &call[i]);
+        redis_before(w, v, &sums[i], &before);
+        call[i].sums = sums[i];
+
+        if (w->ab == AB_TAKE_FULL && v->state == APIKEY_ACCOUNT_PRESENT
+            && w->now > (int64_t) v->at)
+        {
+            redis_plain(v, w->now);
+        }
+
+        if (!apikey_account_fits(v, &call[i], costs[i], w->now)) {
+            good = false;
+        }
+
+        redis_after(w, accts[i], v, &sums[i], &before);
+        eras[i] = v->era;
+    }
+
+    for (i = 0; i < n; i++) {
+
+        if (good) {
+            apikey_account_pay(&w->redis[accts[i]].value, &call[i], costs[i]);
+            w->books[accts[i]].taken += costs[i];
+        }
+
+        redis_set(w, accts[i]);
+    }
+
+    return good;
+}
+
+
+void
+redis_copy(world_t *w)
+{
+    int  a;
+
+    for (a = 0; a < w->cfg->naccts; a++) {
+        w->redis[a].copy = w->redis[a].value;
+        w->redis[a].copy_expires = w->redis[a].expires;
+    }
+}
+
+
+void
+redis_failover(world_t *w)
+{
+    int  a;
+
+    for (a = 0; a < w->cfg->naccts; a++) {
+        w->redis[a].value = w->redis[a].copy;
+        w->redis[a].expires = w->redis[a].copy_expires;
+    }
+
+    w->epoch++;
+    w->since = w->now;
+    w->st.epochs++;
+}
+
+
+void
+redis_flush(world_t *w)
+{
+    int  a;
+
+    for (a = 0; a < w->cfg->naccts; a++) {
+        memset(&w->redis[a].value, 0, sizeof(w->redis[a].value));
+        w->redis[a].expires = 0;
+    }
+}
