@@ -116,6 +116,12 @@ COMMENT ON COLUMN usage_quarter.cost IS 'Nano-units of the currency';
 COMMENT ON COLUMN usage_quarter.unpriced IS
     'Requests whose price is unknown; not in cost';
 
+ALTER TABLE usage_quarter
+    ADD COLUMN IF NOT EXISTS units numeric NOT NULL DEFAULT 0;
+
+COMMENT ON COLUMN usage_quarter.units IS
+    'Request units: what requests have cost limits of requests (their weights)';
+
 CREATE INDEX IF NOT EXISTS usage_quarter_key ON usage_quarter (key_id, start);
 CREATE INDEX IF NOT EXISTS usage_quarter_owner
     ON usage_quarter (owner, start);
@@ -345,7 +351,14 @@ COMMENT ON FUNCTION usage_as_of() IS
 
 -- One batch.  "streams": parallel arrays, how far each stream moves and from
 -- where; "rows": parallel arrays of roll-ups; then keys, secrets, poison.
--- AK409: a mark is not where the caller believes; nothing was applied.
+-- AK409: a mark is not where the caller believes; nothing was applied.  A
+-- node of an older version says no units: each of its requests is one.
+
+DROP FUNCTION IF EXISTS usage_apply(uuid, text, bigint, int[], bigint[],
+    bigint[], bigint[], bigint[], bigint[], uuid[], text[], text[], text[],
+    text[], text[], text[], int[], text[], text[], bigint[], bigint[],
+    bigint[], bigint[], bigint[], bigint[], bigint[], bigint[], bigint[],
+    bigint[], bigint[], bigint[], bigint[], uuid[], bigint[]);
 
 CREATE OR REPLACE FUNCTION usage_apply(a_node uuid, a_name text,
     a_as_of bigint,
@@ -356,9 +369,9 @@ CREATE OR REPLACE FUNCTION usage_apply(a_node uuid, a_name text,
     r_status int[], r_verdict text[], r_limit text[],
     r_requests bigint[], r_refused bigint[], r_errors bigint[],
     r_input bigint[], r_output bigint[], r_cached bigint[],
-    r_reasoning bigint[], r_cost bigint[], r_unpriced bigint[],
+    r_reasoning bigint[], r_cost numeric[], r_unpriced bigint[],
     r_in bigint[], r_out bigint[], r_duration bigint[], r_last bigint[],
-    x_secret uuid[], x_last bigint[])
+    x_secret uuid[], x_last bigint[], r_units numeric[] DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
@@ -394,14 +407,15 @@ BEGIN
     SELECT usage_time(start), a_node, key, owner, customer, service,
         endpoint, model, outcome, status, verdict, limit_name, requests,
         refused, errors, input, output, cached, reasoning, cost, unpriced,
-        b_in, b_out, duration
+        b_in, b_out, duration, coalesce(units, requests)
     FROM unnest(r_start, r_key, r_owner, r_customer, r_service, r_endpoint,
             r_model, r_outcome, r_status, r_verdict, r_limit, r_requests,
             r_refused, r_errors, r_input, r_output, r_cached, r_reasoning,
-            r_cost, r_unpriced, r_in, r_out, r_duration)
+            r_cost, r_unpriced, r_in, r_out, r_duration, r_units)
         AS r (start, key, owner, customer, service, endpoint, model, outcome,
             status, verdict, limit_name, requests, refused, errors, input,
-            output, cached, reasoning, cost, unpriced, b_in, b_out, duration)
+            output, cached, reasoning, cost, unpriced, b_in, b_out, duration,
+            units)
     ON CONFLICT (start, node, key_id, owner, customer, service, endpoint,
         model, outcome, status_code, verdict, limit_name) DO UPDATE
     SET requests = q.requests + excluded.requests,
@@ -415,7 +429,8 @@ BEGIN
         unpriced = q.unpriced + excluded.unpriced,
         bytes_in = q.bytes_in + excluded.bytes_in,
         bytes_out = q.bytes_out + excluded.bytes_out,
-        duration_us = q.duration_us + excluded.duration_us;
+        duration_us = q.duration_us + excluded.duration_us,
+        units = q.units + excluded.units;
 
     -- sorted: nodes that share keys lock them in one order
 
@@ -450,6 +465,63 @@ $$;
 
 COMMENT ON FUNCTION usage_apply IS
     'Applies one batch of a node: marks, ledger, roll-ups, keys, secrets';
+
+
+-- What limits of one holder, unit and scope were paid, by what is shipped: a
+-- node asks where nobody knows any more what was used.  Roll-ups are by the
+-- quarter of an hour; what came before "since" in its quarter is taken off
+-- where its raw events are kept, else it counts.
+
+CREATE OR REPLACE FUNCTION quota_used(a_holder uuid, a_level text,
+    a_unit text, a_service text, a_model text, a_since bigint,
+    OUT used numeric, OUT as_of bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+SET jit = off
+AS $$
+DECLARE
+    since    timestamptz := usage_time(a_since);
+    quarter  timestamptz := usage_time(a_since - a_since % 900000000);
+    name     text := (SELECT o.external FROM owner o WHERE o.id = a_holder);
+    early    numeric;
+BEGIN
+    as_of := extract(epoch FROM usage_as_of()) * 1000000;
+
+    SELECT coalesce(sum(CASE a_unit WHEN 'requests' THEN q.units
+            WHEN 'tokens' THEN q.tokens_input + q.tokens_output
+            ELSE q.cost END), 0)
+    INTO used
+    FROM usage_quarter q
+    WHERE (a_level = 'key' AND q.key_id = a_holder
+            OR a_level = 'owner' AND q.owner = name)
+        AND q.start >= quarter AND q.verdict = 'ok'
+        AND (coalesce(a_service, '') = ''
+            OR pattern_covers(a_service, q.service))
+        AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, q.model));
+
+    IF quarter < since THEN
+        SELECT coalesce(sum(CASE a_unit WHEN 'requests' THEN e.weight
+                WHEN 'tokens' THEN e.tokens_input + e.tokens_output
+                ELSE coalesce(e.cost, 0) END), 0)
+        INTO early
+        FROM usage_request e
+        WHERE (a_level = 'key' AND e.key_id = a_holder
+                OR a_level = 'owner' AND e.owner = name)
+            AND e.time >= quarter AND e.time < since AND e.verdict = 'ok'
+            AND (coalesce(a_service, '') = ''
+                OR pattern_covers(a_service, e.service))
+            AND (coalesce(a_model, '') = ''
+                OR pattern_covers(a_model, coalesce(e.model, '')));
+
+        used := used - early;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION quota_used(uuid, text, text, text, text, bigint) IS
+    'What a holder has used of a unit (cost: nano-units) in a scope since that'
+    ' microsecond, complete up to as_of; requests that a dry run let pass do'
+    ' not count';
 
 
 -- Policies.  Every caller sees its own rows; a node reads and writes all.
@@ -494,7 +566,7 @@ CREATE OR REPLACE VIEW usage_request WITH (security_barrier) AS
 SELECT e.*, coalesce(n.name, e.node::text) AS node_name
 FROM usage_event e
 LEFT JOIN usage_node n ON n.node = e.node
-WHERE caller() IN ('operator', 'operator_read')
+WHERE caller() IN ('operator', 'operator_read', 'node')
     OR (caller() = 'key' AND e.key_id = caller_key())
     OR (caller() = 'owner' AND e.owner = (SELECT o.external FROM owner o
                                           WHERE o.id = caller_owner()));
@@ -553,7 +625,7 @@ GRANT INSERT ON usage_batch, usage_event, usage_quarantine TO apikey_gateway;
 GRANT SELECT ON usage_request TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
     usage_size(bigint),
-    usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply
-    TO apikey_gateway;
+    usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply,
+    quota_used(uuid, text, text, text, text, bigint) TO apikey_gateway;
 GRANT SELECT ON usage_node, usage_hourly, usage_daily TO apikey_reader;
 GRANT EXECUTE ON FUNCTION usage_as_of() TO apikey_reader;

@@ -18,6 +18,11 @@
 #include "http/http.h"
 
 
+/* what no request has: sums of them shall stay countable */
+
+#define NGX_HTTP_APIKEY_METER_TOKENS  1000000000000ULL
+
+
 typedef enum {
     NGX_HTTP_APIKEY_METER_INPUT = 0,
     NGX_HTTP_APIKEY_METER_OUTPUT,
@@ -255,7 +260,7 @@ ngx_http_apikey_meter_parse(ngx_http_request_t *r,
                   ? apikey_money_parse(&n[i], (char *) value->data,
                                        value->len)
                   : apikey_uint_parse(&n[i], (char *) value->data, value->len,
-                                      NGX_HTTP_APIKEY_WEIGHT_MAX / 2);
+                                      NGX_HTTP_APIKEY_METER_TOKENS);
 
         if (value->data && !good[i]) {
             ngx_http_apikey_meter_complain(r, i, value);

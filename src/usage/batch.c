@@ -326,6 +326,7 @@ ngx_http_apikey_batch_add(ngx_http_apikey_row_t *row, apikey_event_t *event)
     c = &event->count;
 
     row->requests++;
+    row->units += event->shape.weight;
     row->errors += event->shape.status >= 400;
 
     for (i = 0; i < 4; i++) {
@@ -336,7 +337,7 @@ ngx_http_apikey_batch_add(ngx_http_apikey_row_t *row, apikey_event_t *event)
         row->unpriced++;
 
     } else {
-        row->cost += c->cost;
+        row->cost += (uint64_t) c->cost;
     }
 
     row->in += c->bytes_in;

@@ -15,17 +15,24 @@
 
 
 #define NGX_HTTP_APIKEY_ROW_COLUMNS  24
+#define NGX_HTTP_APIKEY_ROW_COST     18
+#define NGX_HTTP_APIKEY_ROW_UNITS    24      /* behind all others */
 
 
 static void ngx_http_apikey_text_put(ngx_http_apikey_text_t *t,
     const char *s);
 static void ngx_http_apikey_text_int(ngx_http_apikey_text_t *t, int64_t n);
+static void ngx_http_apikey_text_number(ngx_http_apikey_text_t *t,
+    __int128 n);
 static void ngx_http_apikey_text_uuid(ngx_http_apikey_text_t *t,
     const u_char *uuid);
 static void ngx_http_apikey_text_quoted(ngx_http_apikey_text_t *t,
     const char *s, size_t len, ngx_uint_t element);
 static void ngx_http_apikey_sql_streams(ngx_http_apikey_batch_t *batch);
-static void ngx_http_apikey_sql_rows(ngx_http_apikey_batch_t *batch);
+static void ngx_http_apikey_sql_column(ngx_http_apikey_batch_t *batch,
+    ngx_uint_t column);
+static const char *ngx_http_apikey_row_type(ngx_http_apikey_row_t *row,
+    ngx_uint_t column);
 static void ngx_http_apikey_sql_used(ngx_http_apikey_batch_t *batch);
 static ngx_uint_t ngx_http_apikey_rows_equal(ngx_http_apikey_row_t *rows,
     ngx_uint_t n, ngx_uint_t column);
@@ -33,7 +40,7 @@ static void ngx_http_apikey_row_value(ngx_http_apikey_text_t *t,
     ngx_http_apikey_row_t *row, ngx_uint_t column, ngx_uint_t element);
 static const char *ngx_http_apikey_row_text(ngx_http_apikey_row_t *row,
     ngx_uint_t column, size_t *len);
-static int64_t ngx_http_apikey_row_number(ngx_http_apikey_row_t *row,
+static __int128 ngx_http_apikey_row_number(ngx_http_apikey_row_t *row,
     ngx_uint_t column);
 
 
@@ -81,6 +88,7 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_batch_conf_t *conf)
 {
     u_char                  *p;
+    ngx_uint_t               column;
     ngx_http_apikey_text_t  *t;
 
     t = &batch->sql;
@@ -102,8 +110,13 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_text_int(t, batch->more ? conf->before : conf->as_of);
 
     ngx_http_apikey_sql_streams(batch);
-    ngx_http_apikey_sql_rows(batch);
+
+    for (column = 0; column < NGX_HTTP_APIKEY_ROW_COLUMNS; column++) {
+        ngx_http_apikey_sql_column(batch, column);
+    }
+
     ngx_http_apikey_sql_used(batch);
+    ngx_http_apikey_sql_column(batch, NGX_HTTP_APIKEY_ROW_UNITS);
 
     ngx_http_apikey_text_put(t, ");");
 
@@ -221,9 +234,9 @@ ngx_http_apikey_sql_streams(ngx_http_apikey_batch_t *batch)
  */
 
 static void
-ngx_http_apikey_sql_rows(ngx_http_apikey_batch_t *batch)
+ngx_http_apikey_sql_column(ngx_http_apikey_batch_t *batch, ngx_uint_t column)
 {
-    ngx_uint_t               i, n, column;
+    ngx_uint_t               i, n;
     ngx_http_apikey_row_t   *rows;
     ngx_http_apikey_text_t  *t;
 
@@ -231,32 +244,46 @@ ngx_http_apikey_sql_rows(ngx_http_apikey_batch_t *batch)
     rows = (ngx_http_apikey_row_t *) batch->rows.data;
     n = batch->rows.len / sizeof(ngx_http_apikey_row_t);
 
-    for (column = 0; column < NGX_HTTP_APIKEY_ROW_COLUMNS; column++) {
+    if (n > 1 && ngx_http_apikey_rows_equal(rows, n, column)) {
+        ngx_http_apikey_text_put(t, ",array_fill(");
+        ngx_http_apikey_row_value(t, rows, column, 0);
+        ngx_http_apikey_text_put(t, ngx_http_apikey_row_type(rows, column));
+        ngx_http_apikey_text_int(t, (int64_t) n);
+        ngx_http_apikey_text_put(t, "}')");
+        return;
+    }
 
-        if (n > 1 && ngx_http_apikey_rows_equal(rows, n, column)) {
-            ngx_http_apikey_text_put(t, ",array_fill(");
-            ngx_http_apikey_row_value(t, rows, column, 0);
-            ngx_http_apikey_text_put(t, column == 1 ? "::uuid,'{"
-                                        : column == 8 ? "::int,'{"
-                                        : ngx_http_apikey_row_text(rows,
-                                                           column, NULL)
-                                          ? "::text,'{" : "::bigint,'{");
-            ngx_http_apikey_text_int(t, (int64_t) n);
-            ngx_http_apikey_text_put(t, "}')");
-            continue;
+    ngx_http_apikey_text_put(t, ",'{");
+
+    for (i = 0; i < n; i++) {
+        if (i) {
+            ngx_http_apikey_text_put(t, ",");
         }
 
-        ngx_http_apikey_text_put(t, ",'{");
+        ngx_http_apikey_row_value(t, &rows[i], column, 1);
+    }
 
-        for (i = 0; i < n; i++) {
-            if (i) {
-                ngx_http_apikey_text_put(t, ",");
-            }
+    ngx_http_apikey_text_put(t, "}'");
+}
 
-            ngx_http_apikey_row_value(t, &rows[i], column, 1);
-        }
 
-        ngx_http_apikey_text_put(t, "}'");
+static const char *
+ngx_http_apikey_row_type(ngx_http_apikey_row_t *row, ngx_uint_t column)
+{
+    switch (column) {
+
+    case 1:
+        return "::uuid,'{";
+
+    case 8:
+        return "::int,'{";
+
+    case NGX_HTTP_APIKEY_ROW_COST: case NGX_HTTP_APIKEY_ROW_UNITS:
+        return "::numeric,'{";
+
+    default:
+        return ngx_http_apikey_row_text(row, column, NULL) ? "::text,'{"
+                                                           : "::bigint,'{";
     }
 }
 
@@ -266,7 +293,7 @@ ngx_http_apikey_rows_equal(ngx_http_apikey_row_t *rows, ngx_uint_t n,
     ngx_uint_t column)
 {
     size_t       len, len0;
-    int64_t      number;
+    __int128     number;
     ngx_uint_t   i;
     const char  *s, *s0;
 
@@ -327,7 +354,7 @@ ngx_http_apikey_row_value(ngx_http_apikey_text_t *t,
         return;
     }
 
-    ngx_http_apikey_text_int(t, ngx_http_apikey_row_number(row, column));
+    ngx_http_apikey_text_number(t, ngx_http_apikey_row_number(row, column));
 }
 
 
@@ -374,7 +401,7 @@ ngx_http_apikey_row_text(ngx_http_apikey_row_t *row, ngx_uint_t column,
 }
 
 
-static int64_t
+static __int128
 ngx_http_apikey_row_number(ngx_http_apikey_row_t *row, ngx_uint_t column)
 {
     uint64_t  n;
@@ -396,8 +423,10 @@ ngx_http_apikey_row_number(ngx_http_apikey_row_t *row, ngx_uint_t column)
     case 14: case 15: case 16: case 17:
         n = row->tokens[column - 14];
         break;
-    case 18:
-        return row->cost;
+    case NGX_HTTP_APIKEY_ROW_COST:
+        return (__int128) row->cost;
+    case NGX_HTTP_APIKEY_ROW_UNITS:
+        return (__int128) row->units;
     case 19:
         n = row->unpriced;
         break;
@@ -486,6 +515,29 @@ ngx_http_apikey_text_int(ngx_http_apikey_text_t *t, int64_t n)
 
     if (end) {
         ngx_memcpy(end, p, u);
+    }
+}
+
+
+static void
+ngx_http_apikey_text_number(ngx_http_apikey_text_t *t, __int128 n)
+{
+    u_char  *p, text[NGX_INT64_LEN];
+
+    if (n <= INT64_MAX) {
+        ngx_http_apikey_text_int(t, (int64_t) n);
+        return;
+    }
+
+    ngx_http_apikey_text_int(t, (int64_t) (n / 1000000000000000000LL));
+
+    (void) ngx_sprintf(text, "%018uL",
+                       (uint64_t) (n % 1000000000000000000LL));
+
+    p = ngx_http_apikey_text_add(t, 18);
+
+    if (p) {
+        ngx_memcpy(p, text, 18);
     }
 }
 

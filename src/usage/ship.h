@@ -54,7 +54,9 @@ typedef struct {
     ngx_uint_t                       outcome;
     uint64_t                         requests, refused, errors;
     uint64_t                         tokens[4];
-    int64_t                          cost;
+    unsigned __int128                cost, units;    /* beyond 64 bits: a batch
+                                                        of the largest there
+                                                        are */
     uint64_t                         unpriced, in, out, duration;
     int64_t                          last;
     uint32_t                         hash;

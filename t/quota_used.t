@@ -1,0 +1,161 @@
+
+# What Postgres knows of the use of quotas and budgets, for nodes that have
+# lost it: by holder, unit, service, model and time.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Apikey::Http;
+use Apikey::Test qw(wait_for);
+
+my $t = Apikey::Test->new;
+
+my $pg = $t->postgres;
+my $up = $t->upstream;
+
+my @key = $t->keys(2, owner => 'ada');
+my $lone = $t->key;
+my $large = $t->key;
+my $ada = $pg->value("SELECT id FROM apikey.owner WHERE external = 'ada'");
+
+my $n = $t->nginx(server => <<'EOT')->start;
+        location / {
+            apikey required;
+            apikey_usage headers;
+            apikey_service $arg_service;
+            apikey_model $arg_model;
+            apikey_weight $arg_weight;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location /dry/ {
+            apikey required;
+            apikey_dry_run on;
+            apikey_scope nobody:has;
+            apikey_usage headers;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+EOT
+
+$t->sync;
+
+
+sub now { $pg->value('SELECT extract(epoch FROM clock_timestamp()) * 1000000')
+          =~ s/\..*//r }
+
+
+sub used {
+    my (%of) = @_;
+
+    my ($row) = $pg->rows("BEGIN; SELECT set_config('apikey.caller', 'node',"
+        . " true) \\gset x\nSELECT used, as_of FROM apikey.quota_used("
+        . join(', ', map({ $pg->quote($_) } $of{holder} // $key[0]{id},
+                         $of{level} // 'key', $of{unit} // 'requests',
+                         $of{service}, $of{model}), $of{since} // 0)
+        . ");\nCOMMIT;", user => 'apikey_gateway');
+
+    return wantarray ? @$row : $row->[0] + 0;
+}
+
+
+sub send_one {
+    my ($key, $cost, %arg) = @_;
+
+    my $query = join '&', map { "$_=$arg{$_}" } sort keys %arg;
+
+    return $n->get("/set/X-Usage-Cost/$cost/set/X-Usage-Input-Tokens/10"
+                   . "/set/X-Usage-Output-Tokens/5?$query",
+                   key => $key->{key});
+}
+
+
+my $start = now();
+
+send_one($key[0], '0.25', service => 'chat', model => 'gpt-4', weight => 3);
+send_one($key[0], '0.5', service => 'chat', model => 'gpt-4o', weight => 0);
+send_one($key[1], '1', service => 'draw', model => 'dall-e');
+send_one($lone, '8', service => 'chat');
+$n->get('/dry/set/X-Usage-Cost/100', key => $key[0]{key});
+$n->get('/', key => 'sk_nobody_knows_it');
+
+my $end = now();
+
+wait_for('all of it', sub { (used())[1] > $end });
+
+is(used(), 3, 'request units of a key are its weights');
+is(used(unit => 'tokens'), 30, 'tokens');
+is(used(unit => 'cost'), 750_000_000, 'nano-units; no dry run');
+is(used(holder => $ada, level => 'owner'), 4, 'of an owner');
+is(used(holder => $ada, level => 'owner', unit => 'cost'), 1_750_000_000,
+   'the cost of both keys');
+is(used(holder => $lone->{id}, unit => 'cost'), 8_000_000_000,
+   'of a key without owner');
+is(used(holder => $ada, level => 'key'), 0, 'an owner is no key');
+
+is(used(holder => $ada, level => 'owner', unit => 'cost', service => 'chat'),
+   750_000_000, 'of a service');
+is(used(holder => $ada, level => 'owner', unit => 'cost', service => '*a*',
+        model => 'gpt-*'), 750_000_000, 'of patterns');
+is(used(unit => 'cost', model => 'gpt-4'), 250_000_000, 'of a model');
+is(used(unit => 'cost', model => 'gpt-4', service => 'draw'), 0, 'of neither');
+
+is(used(since => $start, unit => 'cost'), 750_000_000, 'since it began');
+is(used(since => $end, unit => 'cost'), 0,
+   'what came before in the same quarter of an hour is not counted');
+is(used(since => $end + 3_600_000_000), 0, 'nor what is to come');
+
+is($pg->value("BEGIN; SELECT used FROM apikey.quota_used('$key[0]{id}',
+               'key', 'cost', NULL, NULL, 0); COMMIT;",
+              user => 'apikey_gateway'), 0, 'nobody but a node is told');
+
+$pg->run("DELETE FROM apikey.usage_event");
+is(used(since => $end, unit => 'cost'), 750_000_000,
+   'without raw events all of the quarter counts');
+
+
+# Sums beyond 64 bits, in one batch.
+
+$pg->stop;
+
+{
+    my $one = Apikey::Http::build('GET', '/set/X-Usage-Cost/9007199.25'
+        . '?weight=9007199254740991', key => $large->{key});
+
+    for (1 .. 11) {
+        my $c = $n->conn;
+        $c->send($one x 100);
+        $c->response for 1 .. 100;
+    }
+}
+
+$pg->start;
+wait_for('1100 of the largest', sub {
+    ($pg->value("SELECT requests FROM apikey.key_usage
+                 WHERE key_id = '$large->{id}'") // 0) == 1100;
+});
+
+is($pg->value("SELECT cost FROM apikey.key_usage
+               WHERE key_id = '$large->{id}'"), '9907919175000000000',
+   'the sum of their costs');
+is($pg->value("SELECT sum(units) FROM apikey.usage_quarter
+               WHERE key_id = '$large->{id}'"), '9907919180215090100',
+   'and of their units');
+is($pg->value('SELECT count(*) FROM apikey.usage_quarantine'), 0,
+   'none is refused');
+
+
+# A node of an older version says nothing of units.
+
+$pg->run("BEGIN; SET LOCAL ROLE apikey_gateway;
+    SELECT set_config('apikey.caller', 'node', true);
+    SELECT apikey.usage_apply(gen_random_uuid(), 'old', 1000000,
+        '{1}', '{1}', '{0}', '{1}', '{2}', '{900000000}', '{$lone->{id}}',
+        '{\"\"}', '{\"\"}', '{old}', '{\"\"}', '{\"\"}', '{success}', '{200}',
+        '{ok}', '{\"\"}', '{2}', '{0}', '{0}', '{0}', '{0}', '{0}', '{0}',
+        '{5}', '{0}', '{0}', '{0}', '{0}', '{900000000}', '{}', '{}');
+    COMMIT;");
+
+is(used(holder => $lone->{id}, service => 'old'), 2, 'each request is one');
+
+$t->done;
