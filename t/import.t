@@ -222,6 +222,15 @@ subtest 'rows that are wrong fail alone' => sub {
     is($a->{results}[1]{id}, undef, 'id null');
     uses('good_good', 200, 'the first');
     uses('last_one', 200, 'the last');
+
+    results(rows('[' . join(',', map { qq({"name":"x","key":"$_"}) }
+                      'lost\\u0000lost', 'lost\\ud800lost', "lost\xef\xbf\xbdlost",
+                      'lost\\ud83d\\ude00lost') . ']'),
+            [ '1 failed /key bad_value', '2 failed /key bad_value',
+              '3 failed /key bad_value', '4 created' ],
+            'a key that is not what it was');
+    uses("lost\xef\xbf\xbdlost", 401, '... is none');
+    uses("lost\xf0\x9f\x98\x80lost", 200, '... any other is one');
     uses('abcdefgh', 401, 'none of those between');
 };
 

@@ -45,6 +45,7 @@ static size_t apikey_import_without(const char *row, size_t len, char *out,
     apikey_import_key_t *key, char *memory);
 static void apikey_import_key(apikey_import_key_t *key,
     const apikey_json_walk_t *w, char *memory);
+static bool apikey_import_mangled(const char *text, size_t len);
 static void apikey_import_digest(apikey_json_t *j,
     const apikey_import_key_t *key);
 
@@ -390,7 +391,35 @@ apikey_import_key(apikey_import_key_t *key, const apikey_json_walk_t *w,
     } else if (key->len < APIKEY_KEY_MIN || key->len > APIKEY_KEY_MAX) {
         key->code = "bad_length";
         key->message = "a key has 8 to 512 bytes";
+
+    } else if (apikey_import_mangled(memory, key->len)) {
+        key->code = "bad_value";
+        key->message = "NUL and U+FFFD are not of any key: its text was lost "
+                       "on the way";
     }
+}
+
+
+/* No client can send NUL; U+FFFD stands for what could not be read. */
+
+static bool
+apikey_import_mangled(const char *text, size_t len)
+{
+    size_t  i;
+
+    static const char  lost[] = "\xef\xbf\xbd";
+
+    for (i = 0; i < len; i++) {
+
+        if (text[i] == '\0'
+            || (len - i >= sizeof(lost) - 1
+                && memcmp(text + i, lost, sizeof(lost) - 1) == 0))
+        {
+            return true;
+        }
+    }
+
+    return false;
 }
 
 

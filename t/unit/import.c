@@ -163,6 +163,10 @@ test_rows(void)
         { "{\"key\":\"abcdefgh\",\"key\":\"abcdefgi\"}",
           "{\"row\":7,\"error\":{\"location\":\"/key\",\"code\":\"duplicate\","
           "\"message\":\"give it once\"}}" },
+        { "{\"key\":\"abcd\\ud800efgh\"}", "{\"row\":7,\"error\":{"
+          "\"location\":\"/key\",\"code\":\"bad_value\",\"message\":"
+          "\"NUL and U+FFFD are not of any key: its text was lost on the way"
+          "\"}}" },
         { "{\"a\":\"\xff\"}", "{\"row\":7,\"error\":{\"location\":\"\","
           "\"code\":\"bad_value\",\"message\":\"this is not UTF-8 text\"}}" },
     };
