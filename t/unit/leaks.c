@@ -4,6 +4,8 @@
  */
 
 
+#include <unistd.h>
+
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
@@ -61,6 +63,43 @@ test_check(test_signed_t *s, const char *text)
 {
     return apikey_leaks_signed(s->pem, s->len, s->signature, s->signed_len,
                                text, strlen(text));
+}
+
+
+/* PEM may say that it is encrypted, whatever it holds. */
+
+static void
+test_password(void)
+{
+    int          in, pipes[2];
+    char         left[16];
+    const char  *pem;
+
+    pem = "-----BEGIN PUBLIC KEY-----\n"
+          "Proc-Type: 4,ENCRYPTED\n"
+          "DEK-Info: AES-128-CBC,00112233445566778899AABBCCDDEEFF\n\n"
+          "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE9MJJHnMfn2+H4xL4YaPDA4Rp\n"
+          "-----END PUBLIC KEY-----\n";
+
+    in = dup(0);
+
+    if (in == -1 || pipe(pipes) == -1 || dup2(pipes[0], 0) == -1
+        || write(pipes[1], "password\n", 9) != 9)
+    {
+        ok(false, "a pipe for stdin");
+        return;
+    }
+
+    ok(!apikey_leaks_signed(pem, strlen(pem), (const uint8_t *) "x", 1, "y",
+                            1), "an encrypted key");
+    (void) close(pipes[1]);
+
+    is_uint((uint64_t) read(0, left, sizeof(left)), 9,
+            "nobody is asked for its password");
+
+    (void) dup2(in, 0);
+    (void) close(in);
+    (void) close(pipes[0]);
 }
 
 
@@ -125,6 +164,7 @@ test_list(void)
 int
 main(void)
 {
+    test_password();
     test_signature();
     test_list();
 
