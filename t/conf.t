@@ -134,6 +134,15 @@ good('Redis by name and number',
     'apikey_redis redis://user:p%40ss@127.0.0.1:6390/2;',
     'apikey required;');
 good('IPv6 Redis', 'apikey_redis redis://[::1]:6390;', 'apikey required;');
+good('several Redis', 'apikey_redis redis://u:p@127.0.0.1/1 '
+    . 'redis://[::1]:6390 unix:/s;', 'apikey required;');
+good('a Cluster', 'apikey_redis redis://127.0.0.1 redis://127.0.0.2 cluster;',
+     'apikey required;');
+good('Sentinels', 'apikey_redis redis://127.0.0.1/1 redis://127.0.0.2 '
+    . 'timeout=1s sentinel=mymaster;', 'apikey required;');
+good('TLS', 'apikey_redis rediss://127.0.0.1;', 'apikey required;');
+good('TLS that trusts everybody',
+     'apikey_redis rediss://u:p@127.0.0.1 verify=off;', 'apikey required;');
 good('all of apikey_admin', '', join(' ', 'apikey_admin rate=100r/m compat',
     'identity=$remote_user operator=${SSL_client_s_dn};'));
 good('admin, metrics, health', '', 'apikey_admin;',
@@ -206,18 +215,58 @@ http(qr/"apikey_journal" directive is duplicate/, 'apikey_journal j;');
 for my $wrong ('127.0.0.1', 'http://127.0.0.1', 'redis://127.0.0.1:99999',
                'redis://127.0.0.1 timeout=x', 'redis://127.0.0.1 timeout=0',
                'redis://127.0.0.1 prefix=', 'redis://127.0.0.1 "prefix={a}"',
-               'redis://127.0.0.1 cluster', 'redis://127.0.0.1 sentinel=m',
-               'redis://127.0.0.1 ca=x', 'redis://127.0.0.1 cert=x',
-               'redis://127.0.0.1 cert_key=x', 'redis://127.0.0.1 verify=on',
+               'redis://127.0.0.1 clusters', 'redis://127.0.0.1 sentinel=',
+               'redis://127.0.0.1 sentinel', 'cluster redis://127.0.0.1',
+               'rediss://127.0.0.1 ca=nowhere', 'rediss://127.0.0.1 cert=x',
+               'rediss://127.0.0.1 cert_key=x',
+               'rediss://127.0.0.1 verify=maybe',
                'redis://127.0.0.1 password_file=nowhere', 'redis://')
 {
     http(qr/"apikey_redis": /, "apikey_redis $wrong;");
 }
 
-http(qr/"apikey_redis" directive cannot speak TLS/,
-     'apikey_redis rediss://127.0.0.1;');
-http(qr/"apikey_redis" directive takes one URL/,
-     'apikey_redis redis://127.0.0.1 redis://127.0.0.2;');
+my $pem = file('no.pem', "none\n");
+
+for my $wrong (
+    [ 'is duplicate', 'redis://a; apikey_redis redis://b' ],
+    [ 'has a duplicate "timeout"', 'redis://127.0.0.1 timeout=1s timeout=1s' ],
+    [ 'has a duplicate "prefix"', 'redis://127.0.0.1 prefix=a prefix=a' ],
+    [ 'has a duplicate "verify"', 'rediss://127.0.0.1 verify=on verify=on' ],
+    [ 'takes one of "cluster" and "sentinel", once',
+      'redis://127.0.0.1 cluster cluster' ],
+    [ 'takes one of "cluster" and "sentinel", once',
+      'redis://127.0.0.1 cluster sentinel=m' ],
+    [ 'takes one of "cluster" and "sentinel", once',
+      'redis://127.0.0.1 sentinel=m sentinel=m' ],
+    [ 'has a "unix:" URL', 'unix:/s cluster' ],
+    [ 'has a "unix:" URL', 'unix:/s sentinel=m' ],
+    [ 'has a database, which a cluster', 'redis://127.0.0.1/1 cluster' ],
+    [ 'has URLs of different databases',
+      'redis://127.0.0.1/1 redis://127.0.0.2/2' ],
+    [ 'has URLs of different users',
+      'redis://a:x@127.0.0.1 redis://b:x@127.0.0.2' ],
+    [ 'has URLs of different users',
+      'redis://a:x@127.0.0.1 redis://a:y@127.0.0.2' ],
+    [ 'has URLs with TLS and without',
+      'redis://127.0.0.1 rediss://127.0.0.2' ],
+    [ 'has a user, but no password', 'redis://a@127.0.0.1' ],
+    [ 'has an empty password', 'redis://a:@127.0.0.1' ],
+    [ 'takes "ca", "cert"', "redis://127.0.0.1 ca=$pem" ],
+    [ 'takes "ca", "cert"', "redis://127.0.0.1 cert=$pem cert_key=$pem" ],
+    [ 'takes "ca", "cert"', 'unix:/s verify=off' ],
+    [ 'needs both of "cert"', "rediss://127.0.0.1 cert=$pem" ],
+    [ 'needs both of "cert"', "rediss://127.0.0.1 cert_key=$pem" ],
+    [ 'has a "ca" that "verify=off"', "rediss://127.0.0.1 ca=$pem verify=off" ])
+{
+    http(qr/"apikey_redis" directive \Q$wrong->[0]/,
+         "apikey_redis $wrong->[1];");
+}
+
+http(qr/"apikey_redis": duplicate "ca"/,
+     "apikey_redis rediss://127.0.0.1 ca=$pem ca=$pem;");
+http(qr/no\.pem.* in "apikey_redis"/, "apikey_redis rediss://127.0.0.1 ca=$pem;");
+http(qr/no\.pem.* in "apikey_redis"/,
+     "apikey_redis rediss://127.0.0.1 cert=$pem cert_key=$pem;");
 http(qr/"apikey_redis" directive has an invalid database/,
      'apikey_redis redis://127.0.0.1/x;');
 http(qr/"apikey_redis" directive has an invalid URL/,

@@ -138,9 +138,10 @@ ok(wait_direct($deny), 'thawed');
 # does; who waits is who has asked it
 
 my $idle = $t->peer(redis => sub {
-    my ($state, $command) = @_;
+    my ($state, @command) = @_;
 
-    return $command =~ /^(PING|SCRIPT)$/ ? "+OK\r\n" : undef;
+    return $command[0] =~ /^(PING|SCRIPT)$/ ? "+OK\r\n"
+           : Apikey::Peer::identity(@command) || undef;
 });
 my $wait = node('wait', 'redis://127.0.0.1:' . $idle->port . ' timeout=100ms',
                 'apikey_redis_down deny;');
@@ -157,17 +158,17 @@ my ($asks, $more) = (0, 0);
 
 wait_for('the breaker', sub {
     is((ask($wait, $big))[0], '503 down_deny', 'refused');
-    $more++ if got(qr/^EVAL/) > ++$asks;
+    $more++ if got(qr/^EVALSHA/) > ++$asks;
     return $wait->metric('apikey_redis_up') == 0;
 });
 
-my $takes = got(qr/^EVAL/);
+my $takes = got(qr/^EVALSHA/);
 
 is($more, 0, 'none asks twice');
 ok($takes >= 1 && $takes <= 3, "no more than three ask: $takes");
 is_deeply(answers(50, $wait, $big), { '503 down_deny' => 50 },
           'the breaker is open');
-is(got(qr/^EVAL/), $takes, 'nobody asks, nobody waits');
+is(got(qr/^EVALSHA/), $takes, 'nobody asks, nobody waits');
 
 # a peer that misbehaves: bounded, refused, and recovers
 
@@ -231,9 +232,12 @@ wait_direct($slow);
 
 my $open = "$t->{dir}/open";
 my $door = $t->peer(redis => sub {
-    my ($state, $command) = @_;
+    my ($state, @command) = @_;
 
-    return undef if $command ne 'PING';
+    my $identity = Apikey::Peer::identity(@command);
+
+    return $identity if $identity;
+    return undef if $command[0] ne 'PING';
     wait_for('the door', sub { -e $open }, 30);
     return "+PONG\r\n";
 });

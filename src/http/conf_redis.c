@@ -1,8 +1,7 @@
 
 /*
- * apikey_redis: a URL and its parameters.  Names are resolved here, in the
- * master; a password never reaches a log or "nginx -T" when it stands in a
- * password_file.
+ * apikey_redis: its parameters, and TLS.  A password never reaches a log or
+ * "nginx -T" when it stands in a password_file.
  */
 
 
@@ -11,23 +10,45 @@
 #include <ngx_http.h>
 
 #include "http/http.h"
+#include "http/conf_redis.h"
 
 
-static char *ngx_http_apikey_redis_param(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *value);
-static char *ngx_http_apikey_redis_url(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *value);
-static char *ngx_http_apikey_redis_credential(ngx_conf_t *cf,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *url);
-static char *ngx_http_apikey_redis_database(
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *url, ngx_uint_t unix_path);
-static char *ngx_http_apikey_redis_resolve(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *url);
-static char *ngx_http_apikey_redis_password(ngx_conf_t *cf,
-    ngx_command_t *cmd, ngx_http_apikey_redis_conf_t *redis, ngx_str_t *path);
-static char *ngx_http_apikey_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *prefix);
-static ngx_int_t ngx_http_apikey_redis_is_url(ngx_str_t *value);
+typedef struct {
+    ngx_str_t   name;
+    char     *(*set)(ngx_http_apikey_redis_ctx_t *ctx, ngx_str_t *value);
+    size_t      offset;                          /* of a file in ctx */
+} ngx_http_apikey_redis_param_t;
+
+
+static char *ngx_http_apikey_redis_arg(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value);
+static char *ngx_http_apikey_redis_timeout(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value);
+static char *ngx_http_apikey_redis_prefix(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value);
+static char *ngx_http_apikey_redis_password(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value);
+static char *ngx_http_apikey_redis_sentinel(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value);
+static char *ngx_http_apikey_redis_verify(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value);
+static char *ngx_http_apikey_redis_file(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value, ngx_str_t *name, ngx_str_t *file);
+static char *ngx_http_apikey_redis_tls(ngx_http_apikey_redis_ctx_t *ctx);
+
+
+static ngx_http_apikey_redis_param_t  ngx_http_apikey_redis_params[] = {
+    { ngx_string("timeout"), ngx_http_apikey_redis_timeout, 0 },
+    { ngx_string("prefix"), ngx_http_apikey_redis_prefix, 0 },
+    { ngx_string("password_file"), ngx_http_apikey_redis_password, 0 },
+    { ngx_string("sentinel"), ngx_http_apikey_redis_sentinel, 0 },
+    { ngx_string("verify"), ngx_http_apikey_redis_verify, 0 },
+    { ngx_string("ca"), NULL, offsetof(ngx_http_apikey_redis_ctx_t, ca) },
+    { ngx_string("cert"), NULL, offsetof(ngx_http_apikey_redis_ctx_t, cert) },
+    { ngx_string("cert_key"), NULL,
+      offsetof(ngx_http_apikey_redis_ctx_t, key) },
+    { ngx_null_string, NULL, 0 }
+};
 
 
 char *
@@ -35,46 +56,128 @@ ngx_http_apikey_conf_redis(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_apikey_main_conf_t *amcf = conf;
 
-    char                          *rv;
-    ngx_str_t                     *value;
-    ngx_uint_t                     i;
-    ngx_http_apikey_redis_conf_t  *redis;
+    char                         *rv;
+    ngx_str_t                    *value;
+    ngx_uint_t                    i;
+    ngx_http_apikey_redis_ctx_t   ctx;
 
     if (amcf->redis) {
         return "is duplicate";
     }
 
-    redis = ngx_pcalloc(cf->pool, sizeof(ngx_http_apikey_redis_conf_t));
-    if (redis == NULL) {
+    amcf->redis = ngx_pcalloc(cf->pool, sizeof(ngx_http_apikey_redis_conf_t));
+    if (amcf->redis == NULL) {
         return NGX_CONF_ERROR;
     }
 
-    amcf->redis = redis;
-    redis->timeout = NGX_CONF_UNSET_MSEC;
+    ngx_memzero(&ctx, sizeof(ngx_http_apikey_redis_ctx_t));
+
+    ctx.cf = cf;
+    ctx.cmd = cmd;
+    ctx.redis = amcf->redis;
+    ctx.verify = NGX_CONF_UNSET;
+    ctx.tls = NGX_CONF_UNSET;
+    ctx.database = NGX_CONF_UNSET;
+    ctx.redis->timeout = NGX_CONF_UNSET_MSEC;
+
+    if (ngx_array_init(&ctx.urls, cf->pool, 4, sizeof(ngx_str_t)) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
 
     value = cf->args->elts;
 
-    rv = ngx_http_apikey_redis_url(cf, cmd, redis, &value[1]);
-    if (rv != NGX_CONF_OK) {
-        return rv;
-    }
+    for (i = 1; i < cf->args->nelts; i++) {
+        rv = ngx_http_apikey_redis_arg(&ctx, &value[i]);
 
-    for (i = 2; i < cf->args->nelts; i++) {
-
-        if (ngx_http_apikey_redis_is_url(&value[i])) {
-            return "takes one URL";
-        }
-
-        rv = ngx_http_apikey_redis_param(cf, cmd, redis, &value[i]);
         if (rv != NGX_CONF_OK) {
             return rv;
         }
     }
 
-    ngx_conf_init_msec_value(redis->timeout, 50);
+    ngx_conf_init_msec_value(ctx.redis->timeout, 50);
 
-    if (redis->prefix.len == 0) {
-        ngx_str_set(&redis->prefix, "apikey");
+    if (ctx.redis->prefix.len == 0) {
+        ngx_str_set(&ctx.redis->prefix, "apikey");
+    }
+
+    rv = ngx_http_apikey_conf_redis_urls(&ctx);
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    return ngx_http_apikey_redis_tls(&ctx);
+}
+
+
+static char *
+ngx_http_apikey_redis_arg(ngx_http_apikey_redis_ctx_t *ctx, ngx_str_t *value)
+{
+    ngx_str_t                      *url, rest;
+    ngx_http_apikey_redis_param_t  *p;
+
+    if (ngx_http_apikey_conf_redis_is_url(value)) {
+        url = ngx_array_push(&ctx->urls);
+        if (url == NULL) {
+            return NGX_CONF_ERROR;
+        }
+
+        *url = *value;
+
+        return NGX_CONF_OK;
+    }
+
+    if (ctx->urls.nelts == 0) {
+        return ngx_http_apikey_conf_refuse(ctx->cf, ctx->cmd, "a "
+                   "\"redis://\", \"rediss://\" or \"unix:\" URL is needed, "
+                   "not", value);
+    }
+
+    if (value->len == sizeof("cluster") - 1
+        && ngx_strcmp(value->data, "cluster") == 0)
+    {
+        if (ctx->redis->topology != NGX_HTTP_APIKEY_REDIS_SERVERS) {
+            return "takes one of \"cluster\" and \"sentinel\", once";
+        }
+
+        ctx->redis->topology = NGX_HTTP_APIKEY_REDIS_CLUSTER;
+
+        return NGX_CONF_OK;
+    }
+
+    for (p = ngx_http_apikey_redis_params; p->name.len; p++) {
+
+        if (!ngx_http_apikey_conf_param(value, (char *) p->name.data, &rest)) {
+            continue;
+        }
+
+        return p->set ? p->set(ctx, &rest)
+                      : ngx_http_apikey_redis_file(ctx, &rest, &p->name,
+                                       (ngx_str_t *) ((u_char *) ctx
+                                                      + p->offset));
+    }
+
+    return ngx_http_apikey_conf_refuse(ctx->cf, ctx->cmd, "unknown parameter",
+                                       value);
+}
+
+
+static char *
+ngx_http_apikey_redis_timeout(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value)
+{
+    ngx_msec_t  *timeout;
+
+    timeout = &ctx->redis->timeout;
+
+    if (*timeout != NGX_CONF_UNSET_MSEC) {
+        return "has a duplicate \"timeout\"";
+    }
+
+    *timeout = ngx_parse_time(value, 0);
+
+    if (*timeout == (ngx_msec_t) NGX_ERROR || *timeout == 0) {
+        return ngx_http_apikey_conf_refuse(ctx->cf, ctx->cmd, "invalid time",
+                                           value);
     }
 
     return NGX_CONF_OK;
@@ -82,138 +185,69 @@ ngx_http_apikey_conf_redis(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 
 static char *
-ngx_http_apikey_redis_param(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *value)
+ngx_http_apikey_redis_sentinel(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value)
 {
-    ngx_str_t  rest;
-
-    if (ngx_http_apikey_conf_param(value, "timeout", &rest)) {
-
-        if (redis->timeout != NGX_CONF_UNSET_MSEC) {
-            return "has a duplicate \"timeout\"";
-        }
-
-        redis->timeout = ngx_parse_time(&rest, 0);
-
-        if (redis->timeout == (ngx_msec_t) NGX_ERROR || redis->timeout == 0) {
-            return ngx_http_apikey_conf_refuse(cf, cmd, "invalid time", &rest);
-        }
-
-        return NGX_CONF_OK;
+    if (ctx->redis->topology != NGX_HTTP_APIKEY_REDIS_SERVERS) {
+        return "takes one of \"cluster\" and \"sentinel\", once";
     }
 
-    if (ngx_http_apikey_conf_param(value, "prefix", &rest)) {
-        return ngx_http_apikey_redis_prefix(cf, cmd, redis, &rest);
+    if (value->len == 0) {
+        return ngx_http_apikey_conf_refuse(ctx->cf, ctx->cmd,
+                   "\"sentinel\" is the name of a master, not", value);
     }
 
-    if (ngx_http_apikey_conf_param(value, "password_file", &rest)) {
-        return ngx_http_apikey_redis_password(cf, cmd, redis, &rest);
-    }
+    ctx->redis->topology = NGX_HTTP_APIKEY_REDIS_SENTINEL;
+    ctx->redis->master = *value;
 
-    return ngx_http_apikey_conf_refuse(cf, cmd, "unknown parameter", value);
+    return NGX_CONF_OK;
 }
 
 
 static char *
-ngx_http_apikey_redis_url(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *value)
+ngx_http_apikey_redis_verify(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *value)
 {
-    char       *rv;
-    ngx_str_t   url;
-
-    if (ngx_strncmp(value->data, "rediss://", 9) == 0) {
-        return "cannot speak TLS yet: write \"redis://\" or \"unix:\", or "
-               "put a TLS tunnel in between";
+    if (ctx->verify != NGX_CONF_UNSET) {
+        return "has a duplicate \"verify\"";
     }
 
-    if (!ngx_http_apikey_redis_is_url(value)) {
-        return ngx_http_apikey_conf_refuse(cf, cmd,
-                              "a \"redis://\" or \"unix:\" URL is needed, not",
-                              value);
-    }
+    if (ngx_strcmp(value->data, "on") == 0) {
+        ctx->verify = 1;
 
-    url = *value;
-
-    if (url.data[0] == 'u') {
-        rv = ngx_http_apikey_redis_database(redis, &url, 1);
+    } else if (ngx_strcmp(value->data, "off") == 0) {
+        ctx->verify = 0;
 
     } else {
-        url.data += sizeof("redis://") - 1;
-        url.len -= sizeof("redis://") - 1;
-
-        rv = ngx_http_apikey_redis_credential(cf, redis, &url);
-
-        if (rv == NGX_CONF_OK) {
-            rv = ngx_http_apikey_redis_database(redis, &url, 0);
-        }
+        return ngx_http_apikey_conf_refuse(ctx->cf, ctx->cmd,
+                               "\"verify\" is \"on\" or \"off\", not", value);
     }
 
-    if (rv != NGX_CONF_OK) {
-        return rv;
-    }
-
-    return ngx_http_apikey_redis_resolve(cf, cmd, redis, &url);
+    return NGX_CONF_OK;
 }
 
 
-static ngx_int_t
-ngx_http_apikey_redis_is_url(ngx_str_t *value)
-{
-    return ngx_strncmp(value->data, "redis://", 8) == 0
-           || ngx_strncmp(value->data, "rediss://", 9) == 0
-           || ngx_strncmp(value->data, "unix:", 5) == 0;
-}
-
-
-/* [user][:password]@, percent-encoded */
+/* ca, cert, cert_key: read here only to say which directive names no file */
 
 static char *
-ngx_http_apikey_redis_credential(ngx_conf_t *cf,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *url)
+ngx_http_apikey_redis_file(ngx_http_apikey_redis_ctx_t *ctx, ngx_str_t *value,
+    ngx_str_t *name, ngx_str_t *file)
 {
-    u_char  *p, *at, *colon, *dst, *src;
+    ngx_str_t  text;
 
-    at = NULL;
-
-    for (p = url->data; p < url->data + url->len; p++) {
-        if (*p == '@') {
-            at = p;
-        }
-    }
-
-    if (at == NULL) {
-        return NGX_CONF_OK;
-    }
-
-    colon = ngx_strlchr(url->data, at, ':');
-
-    p = ngx_pnalloc(cf->pool, at - url->data);
-    if (p == NULL) {
+    if (file->data) {
+        ngx_conf_log_error(NGX_LOG_EMERG, ctx->cf, 0,
+                           "\"%V\": duplicate \"%V\"", &ctx->cmd->name, name);
         return NGX_CONF_ERROR;
     }
 
-    src = url->data;
-    dst = p;
-    ngx_unescape_uri(&dst, &src, (colon ? colon : at) - src, 0);
-
-    redis->user.data = p;
-    redis->user.len = dst - p;
-
-    if (colon) {
-        p = dst;
-        src = colon + 1;
-        ngx_unescape_uri(&dst, &src, at - src, 0);
-
-        redis->password.data = p;
-        redis->password.len = dst - p;
+    if (ngx_http_apikey_conf_read(ctx->cf, ctx->cmd, value, &text) != NGX_OK) {
+        return NGX_CONF_ERROR;
     }
 
-    if (redis->password.len == 0 && colon) {
-        return "has an empty password";
-    }
+    ngx_explicit_memzero(text.data, text.len);
 
-    url->len -= at + 1 - url->data;
-    url->data = at + 1;
+    *file = *value;
 
     return NGX_CONF_OK;
 }
@@ -221,101 +255,52 @@ ngx_http_apikey_redis_credential(ngx_conf_t *cf,
 
 /* redis://host/DB, unix:/path?db=DB */
 
+
 static char *
-ngx_http_apikey_redis_database(ngx_http_apikey_redis_conf_t *redis,
-    ngx_str_t *url, ngx_uint_t unix_path)
+ngx_http_apikey_redis_tls(ngx_http_apikey_redis_ctx_t *ctx)
 {
-    u_char     *p, *last;
-    ngx_int_t   n;
+    if (ctx->tls != 1) {
 
-    last = url->data + url->len;
-    p = ngx_strlchr(url->data, last, unix_path ? '?' : '/');
-
-    if (p == NULL) {
-        return NGX_CONF_OK;
-    }
-
-    url->len = p - url->data;
-    p++;
-
-    if (unix_path) {
-
-        if (last - p < 3 || ngx_strncmp(p, "db=", 3) != 0) {
-            return "has an invalid URL: unix:PATH?db=NUMBER is its form";
+        if (ctx->ca.len || ctx->cert.len || ctx->key.len
+            || ctx->verify != NGX_CONF_UNSET)
+        {
+            return "takes \"ca\", \"cert\", \"cert_key\" and \"verify\" with "
+                   "\"rediss://\" only";
         }
 
-        p += 3;
-
-    } else if (p == last) {
         return NGX_CONF_OK;
     }
 
-    n = ngx_atoi(p, last - p);
-
-    if (n == NGX_ERROR) {
-        return "has an invalid database number in its URL";
+    if ((ctx->cert.len == 0) != (ctx->key.len == 0)) {
+        return "needs both of \"cert\" and \"cert_key\", or none";
     }
 
-    redis->database = n;
+    if (ctx->verify == 0 && ctx->ca.len) {
+        return "has a \"ca\" that \"verify=off\" does not use";
+    }
 
-    return NGX_CONF_OK;
+    ctx->redis->verify = (ctx->verify != 0);
+
+    return ngx_http_apikey_redis_ssl_create(ctx->cf, ctx->redis, &ctx->ca,
+                                            &ctx->cert, &ctx->key)
+           == NGX_OK ? NGX_CONF_OK : NGX_CONF_ERROR;
 }
 
 
 static char *
-ngx_http_apikey_redis_resolve(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *url)
+ngx_http_apikey_redis_password(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *path)
 {
-    ngx_url_t  u;
+    ngx_str_t                      text;
+    ngx_http_apikey_redis_conf_t  *redis;
 
-    ngx_memzero(&u, sizeof(ngx_url_t));
-
-    u.url = *url;
-    u.default_port = 6379;
-    u.no_resolve = 1;
-
-    if (ngx_parse_url(cf->pool, &u) != NGX_OK || u.uri.len) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%V\": %s in \"%V\"",
-                           &cmd->name, u.err ? u.err : "invalid URL", url);
-        return NGX_CONF_ERROR;
-    }
-
-    redis->name = *url;
-
-    if (u.naddrs == 0) {
-
-        /* a name server that is down now must not keep nginx from starting */
-
-        u.no_resolve = 0;
-        u.err = NULL;
-
-        if (ngx_inet_resolve_host(cf->pool, &u) != NGX_OK) {
-            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                               "\"%V\": %s in \"%V\": Redis counts as down "
-                               "until nginx is reloaded", &cmd->name,
-                               u.err ? u.err : "host not found", url);
-            return NGX_CONF_OK;
-        }
-    }
-
-    redis->addrs = u.addrs;
-    redis->naddrs = u.naddrs;
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_apikey_redis_password(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *path)
-{
-    ngx_str_t  text;
+    redis = ctx->redis;
 
     if (redis->password.data) {
         return "has two passwords";
     }
 
-    if (ngx_http_apikey_conf_read(cf, cmd, path, &text) != NGX_OK) {
+    if (ngx_http_apikey_conf_read(ctx->cf, ctx->cmd, path, &text) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
 
@@ -326,10 +311,12 @@ ngx_http_apikey_redis_password(ngx_conf_t *cf, ngx_command_t *cmd,
     }
 
     if (text.len == 0) {
-        return ngx_http_apikey_conf_refuse(cf, cmd, "no password in", path);
+        return ngx_http_apikey_conf_refuse(ctx->cf, ctx->cmd,
+                                           "no password in", path);
     }
 
     redis->password = text;
+    ctx->from_file = 1;
 
     return NGX_CONF_OK;
 }
@@ -338,11 +325,14 @@ ngx_http_apikey_redis_password(ngx_conf_t *cf, ngx_command_t *cmd,
 /* Part of every Redis key: no braces, they would move its hash tag. */
 
 static char *
-ngx_http_apikey_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
-    ngx_http_apikey_redis_conf_t *redis, ngx_str_t *prefix)
+ngx_http_apikey_redis_prefix(ngx_http_apikey_redis_ctx_t *ctx,
+    ngx_str_t *prefix)
 {
-    u_char  ch;
-    size_t  i;
+    u_char                         ch;
+    size_t                         i;
+    ngx_http_apikey_redis_conf_t  *redis;
+
+    redis = ctx->redis;
 
     if (redis->prefix.data) {
         return "has a duplicate \"prefix\"";
@@ -357,7 +347,8 @@ ngx_http_apikey_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
     }
 
     if (prefix->len == 0 || prefix->len > 64 || i < prefix->len) {
-        return ngx_http_apikey_conf_refuse(cf, cmd, "invalid prefix", prefix);
+        return ngx_http_apikey_conf_refuse(ctx->cf, ctx->cmd,
+                                           "invalid prefix", prefix);
     }
 
     redis->prefix = *prefix;

@@ -222,6 +222,10 @@ ngx_http_apikey_decide_reply(ngx_http_apikey_redis_call_t *call,
 
     rc = NGX_ERROR;
 
+    if (call->again && ngx_http_apikey_decide_take(d->limiter, d) == NGX_OK) {
+        return;
+    }
+
     if (reply) {
         kind = ngx_http_apikey_redis_reply(reply, &text);
 

@@ -23,9 +23,8 @@
 
 
 static void ngx_http_apikey_limiter_state_handler(void *data, ngx_uint_t up);
-static void ngx_http_apikey_limiter_load(ngx_http_apikey_limiter_t *l);
-static void ngx_http_apikey_limiter_load_handler(
-    ngx_http_apikey_redis_call_t *call, struct redisReply *reply);
+static void ngx_http_apikey_limiter_cluster(ngx_http_apikey_limiter_t *l,
+    ngx_uint_t up);
 static void ngx_http_apikey_limiter_resume(ngx_http_apikey_limiter_t *l);
 static void ngx_http_apikey_limiter_timer_handler(ngx_event_t *ev);
 static void ngx_http_apikey_limiter_watch_handler(ngx_event_t *ev);
@@ -90,12 +89,13 @@ ngx_http_apikey_limiter_start(ngx_pool_t *pool,
 
     l->probe.handler = ngx_http_apikey_limiter_probe_handler;
     l->probe.data = l;
-    l->load.handler = ngx_http_apikey_limiter_load_handler;
-    l->load.data = l;
 
     l->redis = ngx_http_apikey_redis_create(pool, conf->redis, conf->stats,
                                             conf->log);
-    if (l->redis == NULL) {
+    if (l->redis == NULL
+        || ngx_http_apikey_redis_script(l->redis, &ngx_http_apikey_script)
+           != NGX_OK)
+    {
         return NULL;
     }
 
@@ -169,6 +169,10 @@ ngx_http_apikey_limiter_failed(ngx_http_apikey_limiter_t *l)
     sh = l->conf.sh;
     shpool = l->conf.shpool;
 
+    if (l->conf.redis->topology == NGX_HTTP_APIKEY_REDIS_CLUSTER) {
+        return;
+    }
+
     ngx_shmtx_lock(&shpool->mutex);
 
     opened = ngx_http_apikey_breaker_result(&sh->breaker, apikey_clock_boot(),
@@ -233,6 +237,11 @@ ngx_http_apikey_limiter_state_handler(void *data, ngx_uint_t up)
     breaker = &l->conf.sh->breaker;
     shpool = l->conf.shpool;
 
+    if (l->conf.redis->topology == NGX_HTTP_APIKEY_REDIS_CLUSTER) {
+        ngx_http_apikey_limiter_cluster(l, up);
+        return;
+    }
+
     if (!up) {
 
         /* one that was lost is being made anew: nobody says yet it is gone */
@@ -251,8 +260,6 @@ ngx_http_apikey_limiter_state_handler(void *data, ngx_uint_t up)
 
     l->up = 1;
     l->hope = 1;
-
-    ngx_http_apikey_limiter_load(l);
 
     ngx_shmtx_lock(&shpool->mutex);
 
@@ -273,36 +280,21 @@ ngx_http_apikey_limiter_state_handler(void *data, ngx_uint_t up)
 }
 
 
-static void
-ngx_http_apikey_limiter_load(ngx_http_apikey_limiter_t *l)
-{
-    ngx_str_t  argv[3];
-
-    ngx_str_set(&argv[0], "SCRIPT");
-    ngx_str_set(&argv[1], "LOAD");
-    argv[2] = ngx_http_apikey_script;
-
-    l->load.deadline = 0;
-
-    /* without it the first call learns NOSCRIPT and brings the text */
-
-    (void) ngx_http_apikey_redis_send(l->redis, &l->load, 3, argv);
-}
-
+/*
+ * A Cluster has no breaker: where one primary is gone the others go on, and
+ * nobody waits for that one, for send() fails at once.
+ */
 
 static void
-ngx_http_apikey_limiter_load_handler(ngx_http_apikey_redis_call_t *call,
-    struct redisReply *reply)
+ngx_http_apikey_limiter_cluster(ngx_http_apikey_limiter_t *l, ngx_uint_t up)
 {
-    ngx_http_apikey_limiter_t *l = call->data;
+    l->up = up;
+    l->hope = up || ngx_http_apikey_redis_connecting(l->redis);
 
-    ngx_str_t  text;
+    apikey_stats_set(&l->conf.stats->redis_up, up);
 
-    if (reply && ngx_http_apikey_redis_reply(reply, &text)
-                 == NGX_HTTP_APIKEY_REDIS_ERROR)
-    {
-        ngx_http_apikey_limiter_complain(l, NGX_LOG_WARN,
-                                         "apikey_redis: SCRIPT LOAD: ", &text);
+    if (ngx_http_apikey_redis_ready(l->redis) || !l->hope) {
+        ngx_http_apikey_limiter_resume(l);
     }
 }
 

@@ -41,7 +41,6 @@ struct ngx_http_apikey_limiter_s {
 
     ngx_event_t                    watch;        /* of an open breaker */
     ngx_http_apikey_redis_call_t   probe;
-    ngx_http_apikey_redis_call_t   load;
 
     time_t                         complained;
 

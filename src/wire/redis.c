@@ -1,12 +1,9 @@
 
 /*
- * The worker's connection to Redis: commands of many requests on one socket,
- * replies matched in order.
+ * The store: which link has a command, and what its user hears of it.
  *
- * The struct, its ring of slots and its read buffer are the pool's; the write
- * buffer and hiredis' reader are malloc'ed and freed by close().  A slot
- * outlives its call: a call that timed out or was abandoned leaves a slot
- * without owner, so that the replies behind it stay in step.
+ * The struct and its read buffer are the pool's; links are malloc'ed, close()
+ * frees them.
  */
 
 
@@ -14,28 +11,21 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 
-#include "base/clock.h"
 #include "wire/redis_private.h"
 
 
-#define NGX_HTTP_APIKEY_REDIS_OUT_MAX   (16 * 1024 * 1024)
-
-
-static void ngx_http_apikey_redis_posted_handler(ngx_event_t *ev);
-static void ngx_http_apikey_redis_timer_handler(ngx_event_t *ev);
-static void ngx_http_apikey_redis_set_timer(ngx_http_apikey_redis_t *redis,
-    ngx_msec_t deadline);
-static ngx_int_t ngx_http_apikey_redis_parse(ngx_http_apikey_redis_t *redis,
-    size_t size);
-static void ngx_http_apikey_redis_dispatch(ngx_http_apikey_redis_t *redis,
-    struct redisReply *reply);
-static ngx_int_t ngx_http_apikey_redis_fault(struct redisReply *reply);
+static ngx_int_t ngx_http_apikey_redis_single(ngx_http_apikey_redis_t *redis);
+static ngx_int_t ngx_http_apikey_redis_locate(ngx_http_apikey_link_t *link);
+static void ngx_http_apikey_redis_link_state(ngx_http_apikey_link_t *link,
+    ngx_uint_t up);
+static ngx_str_t *ngx_http_apikey_redis_key(ngx_uint_t argc, ngx_str_t *argv);
 
 
 ngx_http_apikey_redis_t *
 ngx_http_apikey_redis_create(ngx_pool_t *pool,
     ngx_http_apikey_redis_conf_t *conf, apikey_stats_t *stats, ngx_log_t *log)
 {
+    ngx_int_t                 rc;
     ngx_http_apikey_redis_t  *redis;
 
     redis = ngx_pcalloc(pool, sizeof(ngx_http_apikey_redis_t));
@@ -43,41 +33,194 @@ ngx_http_apikey_redis_create(ngx_pool_t *pool,
         return NULL;
     }
 
-    redis->slots = ngx_pcalloc(pool, NGX_HTTP_APIKEY_REDIS_SLOTS
-                                     * sizeof(ngx_http_apikey_redis_slot_t));
-    redis->in = ngx_pnalloc(pool, NGX_HTTP_APIKEY_REDIS_BUFFER);
-
-    if (redis->slots == NULL || redis->in == NULL) {
+    redis->in = ngx_pnalloc(pool, NGX_HTTP_APIKEY_LINK_BUFFER);
+    if (redis->in == NULL) {
         return NULL;
     }
 
     redis->conf = conf;
+    redis->pool = pool;
     redis->stats = stats;
     redis->log = log;
-    redis->backoff = NGX_HTTP_APIKEY_REDIS_BACKOFF;
 
-    /* the core logs each refused connect(), we say it once an outage */
+    ngx_queue_init(&redis->waiting);
 
-    redis->quiet = *log;
-    redis->quiet.log_level = NGX_LOG_ALERT;
-    redis->quiet.next = NULL;
+    redis->later.handler = ngx_http_apikey_redirect_timer_handler;
+    redis->later.data = redis;
+    redis->later.log = log;
 
-    redis->write.handler = ngx_http_apikey_redis_posted_handler;
-    redis->write.data = redis;
-    redis->write.log = log;
+    switch (conf->topology) {
 
-    redis->timer.handler = ngx_http_apikey_redis_timer_handler;
-    redis->timer.data = redis;
-    redis->timer.log = log;
+    case NGX_HTTP_APIKEY_REDIS_CLUSTER:
+        rc = ngx_http_apikey_cluster_create(redis);
+        break;
 
-    redis->retry.handler = ngx_http_apikey_redis_retry_handler;
-    redis->retry.data = redis;
-    redis->retry.log = log;
-    redis->retry.cancelable = 1;
+    case NGX_HTTP_APIKEY_REDIS_SENTINEL:
+        rc = ngx_http_apikey_sentinel_create(redis);
+        break;
 
-    ngx_http_apikey_redis_connect(redis);
+    default: /* NGX_HTTP_APIKEY_REDIS_SERVERS */
+        rc = ngx_http_apikey_redis_single(redis);
+    }
 
-    return redis;
+    return rc == NGX_OK ? redis : NULL;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_redis_single(ngx_http_apikey_redis_t *redis)
+{
+    ngx_http_apikey_link_t  *link;
+
+    link = ngx_http_apikey_link_create(redis, NGX_HTTP_APIKEY_LINK_SLOTS);
+    if (link == NULL) {
+        return NGX_ERROR;
+    }
+
+    link->locate = ngx_http_apikey_redis_locate;
+    link->state_handler = ngx_http_apikey_redis_link_state;
+
+    redis->link = link;
+
+    ngx_http_apikey_link_connect(link);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_redis_locate(ngx_http_apikey_link_t *link)
+{
+    return ngx_http_apikey_redis_server(link->redis, link->server,
+                                        &link->target);
+}
+
+
+static void
+ngx_http_apikey_redis_link_state(ngx_http_apikey_link_t *link, ngx_uint_t up)
+{
+    ngx_http_apikey_redis_state(link->redis, up);
+}
+
+
+void
+ngx_http_apikey_redis_state(ngx_http_apikey_redis_t *redis, ngx_uint_t up)
+{
+    if (redis->state_handler) {
+        redis->state_handler(redis->state_data, up);
+    }
+}
+
+
+ngx_int_t
+ngx_http_apikey_redis_server(ngx_http_apikey_redis_t *redis, ngx_uint_t n,
+    ngx_http_apikey_target_t *target)
+{
+    ngx_addr_t                      *addr;
+    ngx_uint_t                       i, total;
+    ngx_http_apikey_redis_conf_t    *conf;
+    ngx_http_apikey_redis_server_t  *server;
+
+    conf = redis->conf;
+    total = 0;
+
+    for (i = 0; i < conf->nservers; i++) {
+        total += conf->servers[i].naddrs;
+    }
+
+    if (total == 0) {
+        return NGX_ERROR;
+    }
+
+    n %= total;
+
+    for (server = conf->servers; n >= server->naddrs; server++) {
+        n -= server->naddrs;
+    }
+
+    addr = &server->addrs[n];
+
+    ngx_memcpy(&target->sockaddr, addr->sockaddr, addr->socklen);
+    target->socklen = addr->socklen;
+    target->name = server->name;
+    target->host = server->host;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_apikey_redis_target(ngx_http_apikey_target_t *target, ngx_str_t *host,
+    ngx_uint_t port)
+{
+    in_addr_t             addr;
+    struct sockaddr_in   *sin;
+#if (NGX_HAVE_INET6)
+    struct sockaddr_in6  *sin6;
+#endif
+
+    if (host->len >= NGX_SOCKADDR_STRLEN - (sizeof("[]:65535") - 1)) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(&target->sockaddr, sizeof(ngx_sockaddr_t));
+
+    addr = ngx_inet_addr(host->data, host->len);
+
+    if (addr != INADDR_NONE) {
+        sin = &target->sockaddr.sockaddr_in;
+        sin->sin_family = AF_INET;
+        sin->sin_addr.s_addr = addr;
+        target->socklen = sizeof(struct sockaddr_in);
+
+#if (NGX_HAVE_INET6)
+    } else {
+        sin6 = &target->sockaddr.sockaddr_in6;
+
+        if (ngx_inet6_addr(host->data, host->len, sin6->sin6_addr.s6_addr)
+            != NGX_OK)
+        {
+            return NGX_DECLINED;
+        }
+
+        sin6->sin6_family = AF_INET6;
+        target->socklen = sizeof(struct sockaddr_in6);
+    }
+#else
+    } else {
+        return NGX_DECLINED;
+    }
+#endif
+
+    ngx_inet_set_port(&target->sockaddr.sockaddr, (in_port_t) port);
+
+    target->name.data = target->text;
+    target->name.len = ngx_sprintf(target->text, ngx_strlchr(host->data,
+                                       host->data + host->len, ':')
+                                   ? "[%V]:%ui" : "%V:%ui", host, port)
+                       - target->text;
+
+    target->host.data = target->address;
+    target->host.len = host->len;
+    *ngx_cpymem(target->address, host->data, host->len) = '\0';
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_apikey_redis_retarget(ngx_http_apikey_target_t *to,
+    ngx_http_apikey_target_t *from)
+{
+    *to = *from;
+
+    if (from->name.data == from->text) {
+        to->name.data = to->text;
+    }
+
+    if (from->host.data == from->address) {
+        to->host.data = to->address;
+    }
 }
 
 
@@ -90,18 +233,55 @@ ngx_http_apikey_redis_set_state_handler(ngx_http_apikey_redis_t *redis,
 }
 
 
+ngx_int_t
+ngx_http_apikey_redis_script(ngx_http_apikey_redis_t *redis, ngx_str_t *text)
+{
+    if (redis->nscripts == NGX_HTTP_APIKEY_REDIS_SCRIPTS) {
+        return NGX_ERROR;
+    }
+
+    redis->scripts[redis->nscripts++] = text;
+
+    return NGX_OK;
+}
+
+
 ngx_uint_t
 ngx_http_apikey_redis_ready(ngx_http_apikey_redis_t *redis)
 {
-    return redis->state == NGX_HTTP_APIKEY_REDIS_READY;
+    return redis->cluster ? ngx_http_apikey_cluster_ready(redis)
+                          : redis->link->state == NGX_HTTP_APIKEY_LINK_READY;
 }
 
 
 ngx_uint_t
 ngx_http_apikey_redis_connecting(ngx_http_apikey_redis_t *redis)
 {
-    return redis->state == NGX_HTTP_APIKEY_REDIS_CONNECTING
-           || redis->state == NGX_HTTP_APIKEY_REDIS_HANDSHAKE;
+    if (redis->cluster) {
+        return ngx_http_apikey_cluster_connecting(redis);
+    }
+
+    return redis->link->state != NGX_HTTP_APIKEY_LINK_READY
+           && redis->link->state != NGX_HTTP_APIKEY_LINK_DOWN;
+}
+
+
+ngx_int_t
+ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis, ngx_str_t *key,
+    ngx_http_apikey_redis_epoch_t *epoch)
+{
+    ngx_http_apikey_link_t  *link;
+
+    link = redis->cluster ? ngx_http_apikey_cluster_link(redis, key)
+                          : redis->link;
+
+    if (link == NULL || link->state != NGX_HTTP_APIKEY_LINK_READY) {
+        return NGX_ERROR;
+    }
+
+    *epoch = link->epoch;
+
+    return NGX_OK;
 }
 
 
@@ -109,469 +289,73 @@ ngx_int_t
 ngx_http_apikey_redis_send(ngx_http_apikey_redis_t *redis,
     ngx_http_apikey_redis_call_t *call, ngx_uint_t argc, ngx_str_t *argv)
 {
-    ngx_http_apikey_redis_slot_t  *slot;
-
-    if (redis->state != NGX_HTTP_APIKEY_REDIS_READY
-        || redis->tail - redis->head >= NGX_HTTP_APIKEY_REDIS_SLOTS)
-    {
-        return NGX_ERROR;
+    if (redis->cluster) {
+        return ngx_http_apikey_redirect_send(redis, call,
+                                      ngx_http_apikey_redis_key(argc, argv),
+                                      argc, argv);
     }
 
-    if (ngx_http_apikey_redis_append(redis, argc, argv) != NGX_OK) {
-        return NGX_ERROR;
+    call->again = 0;
+
+    return ngx_http_apikey_link_send(redis->link, call, argc, argv);
+}
+
+
+/* The first key of a command; NULL: it has none. */
+
+static ngx_str_t *
+ngx_http_apikey_redis_key(ngx_uint_t argc, ngx_str_t *argv)
+{
+    if (argv[0].len >= 4 && ngx_strncmp(argv[0].data, "EVAL", 4) == 0) {
+        return (argc > 3 && argv[2].data[0] != '0') ? &argv[3] : NULL;
     }
 
-    if (call->deadline == 0) {
-        call->deadline = ngx_current_msec + redis->conf->timeout;
-    }
-
-    call->redis = redis;
-    call->slot = redis->tail;
-    call->waiting = 1;
-
-    slot = ngx_http_apikey_redis_slot(redis, redis->tail);
-    slot->call = call;
-    slot->sent = ngx_current_msec;
-    slot->start = apikey_clock_boot();
-
-    redis->tail++;
-    redis->live++;
-
-    ngx_http_apikey_redis_set_timer(redis, call->deadline);
-
-    return NGX_OK;
+    return argc > 1 ? &argv[1] : NULL;
 }
 
 
 void
 ngx_http_apikey_redis_abandon(ngx_http_apikey_redis_call_t *call)
 {
-    ngx_http_apikey_redis_t  *redis;
-
     if (!call->waiting) {
         return;
     }
 
     call->waiting = 0;
 
-    redis = call->redis;
-
-    ngx_http_apikey_redis_slot(redis, call->slot)->call = NULL;
-
-    redis->live--;
-    redis->timer.cancelable = (redis->live == 0);
-}
-
-
-void
-ngx_http_apikey_redis_flush(ngx_http_apikey_redis_t *redis)
-{
-    ssize_t            n;
-    ngx_connection_t  *c;
-
-    c = redis->connection;
-
-    if (c == NULL || redis->state == NGX_HTTP_APIKEY_REDIS_CONNECTING) {
+    if (call->queued) {
+        ngx_http_apikey_redirect_leave(call);
         return;
     }
 
-    while (redis->out_pos < redis->out_last) {
-
-        n = c->send(c, redis->out + redis->out_pos,
-                    redis->out_last - redis->out_pos);
-
-        if (n == NGX_AGAIN) {
-            break;
-        }
-
-        if (n == NGX_ERROR || n == 0) {
-            ngx_http_apikey_redis_lost(redis, "cannot write");
-            return;
-        }
-
-        redis->out_pos += n;
-    }
-
-    if (redis->out_pos == redis->out_last) {
-        redis->out_pos = 0;
-        redis->out_last = 0;
-    }
-
-    if (ngx_handle_write_event(c->write, 0) != NGX_OK) {
-        ngx_http_apikey_redis_lost(redis, "cannot watch the socket");
-    }
+    ngx_http_apikey_link_abandon(call);
 }
 
 
 void
 ngx_http_apikey_redis_close(ngx_http_apikey_redis_t *redis)
 {
-    ngx_http_apikey_redis_slot_t  *slot;
-
     redis->state_handler = NULL;
 
-    ngx_http_apikey_redis_disconnect(redis);
-
-    for ( /* void */ ; redis->head != redis->tail; redis->head++) {
-        slot = ngx_http_apikey_redis_slot(redis, redis->head);
-
-        if (slot->call) {
-            slot->call->waiting = 0;
-            slot->call = NULL;
-        }
+    if (redis->cluster) {
+        ngx_http_apikey_cluster_close(redis);
     }
 
-    redis->live = 0;
-
-    if (redis->timer.timer_set) {
-        ngx_del_timer(&redis->timer);
+    if (redis->sentinel) {
+        ngx_http_apikey_sentinel_close(redis);
     }
 
-    if (redis->retry.timer_set) {
-        ngx_del_timer(&redis->retry);
+    if (redis->control) {
+        ngx_http_apikey_link_destroy(redis->control);
+        redis->control = NULL;
     }
 
-    if (redis->out) {
-        ngx_free(redis->out);
-        redis->out = NULL;
-        redis->out_size = 0;
-    }
-}
-
-
-void
-ngx_http_apikey_redis_read_handler(ngx_event_t *rev)
-{
-    ssize_t                   n;
-    ngx_connection_t         *c;
-    ngx_http_apikey_redis_t  *redis;
-
-    c = rev->data;
-    redis = c->data;
-
-    if (redis->state == NGX_HTTP_APIKEY_REDIS_CONNECTING) {
-        ngx_http_apikey_redis_connected(redis);
-
-        if (redis->connection != c) {
-            return;
-        }
+    if (redis->link) {
+        ngx_http_apikey_link_destroy(redis->link);
+        redis->link = NULL;
     }
 
-    for ( ;; ) {
-        n = c->recv(c, redis->in, NGX_HTTP_APIKEY_REDIS_BUFFER);
-
-        if (n == NGX_AGAIN) {
-            break;
-        }
-
-        if (n == NGX_ERROR || n == 0) {
-            ngx_http_apikey_redis_lost(redis, "it closed the connection");
-            return;
-        }
-
-        redis->now = apikey_clock_boot();
-
-        if (ngx_http_apikey_redis_parse(redis, n) != NGX_OK) {
-            return;
-        }
+    if (redis->later.timer_set) {
+        ngx_del_timer(&redis->later);
     }
-
-    if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-        ngx_http_apikey_redis_lost(redis, "cannot watch the socket");
-    }
-}
-
-
-void
-ngx_http_apikey_redis_write_handler(ngx_event_t *wev)
-{
-    ngx_connection_t         *c;
-    ngx_http_apikey_redis_t  *redis;
-
-    c = wev->data;
-    redis = c->data;
-
-    if (redis->state == NGX_HTTP_APIKEY_REDIS_CONNECTING) {
-        ngx_http_apikey_redis_connected(redis);
-    }
-
-    ngx_http_apikey_redis_flush(redis);
-}
-
-
-/*
- * Events posted before this one may send more: going to the end of the queue
- * once puts the commands of a whole turn into one write.
- */
-
-static void
-ngx_http_apikey_redis_posted_handler(ngx_event_t *ev)
-{
-    ngx_http_apikey_redis_t  *redis;
-
-    redis = ev->data;
-
-    if (!redis->deferred && !ngx_queue_empty(&ngx_posted_events)) {
-        redis->deferred = 1;
-        ngx_post_event(ev, &ngx_posted_events);
-        return;
-    }
-
-    redis->deferred = 0;
-
-    ngx_http_apikey_redis_flush(redis);
-}
-
-
-static void
-ngx_http_apikey_redis_timer_handler(ngx_event_t *ev)
-{
-    ngx_uint_t                     i, tail;
-    ngx_msec_t                     now, next, since, silence;
-    ngx_http_apikey_redis_t       *redis;
-    ngx_http_apikey_redis_call_t  *call;
-    ngx_http_apikey_redis_slot_t  *slot;
-
-    redis = ev->data;
-
-    if (redis->head == redis->tail) {
-        return;
-    }
-
-    now = ngx_current_msec;
-    silence = redis->conf->timeout * 2;
-    tail = redis->tail;
-
-    /* a peer that answers nothing for two deadlines will not answer */
-
-    slot = ngx_http_apikey_redis_slot(redis, redis->head);
-    since = slot->sent;
-
-    if ((ngx_msec_int_t) (redis->progress - since) > 0) {
-        since = redis->progress;
-    }
-
-    next = since + silence;
-
-    for (i = redis->head; i != tail; i++) {
-        slot = ngx_http_apikey_redis_slot(redis, i);
-        call = slot->call;
-
-        if (call == NULL) {
-            continue;
-        }
-
-        if ((ngx_msec_int_t) (call->deadline - now) > 0) {
-            if ((ngx_msec_int_t) (call->deadline - next) < 0) {
-                next = call->deadline;
-            }
-
-            continue;
-        }
-
-        slot->call = NULL;
-        call->waiting = 0;
-        redis->live--;
-
-        call->handler(call, NULL);
-    }
-
-    if (now - since >= silence) {
-        ngx_http_apikey_redis_lost(redis, "it does not answer");
-        return;
-    }
-
-    ngx_http_apikey_redis_set_timer(redis, next);
-}
-
-
-/*
- * One timer for all commands, not cancelable while anybody waits: nothing
- * else keeps a worker from leaving.  It is left to run out rather than moved.
- */
-
-static void
-ngx_http_apikey_redis_set_timer(ngx_http_apikey_redis_t *redis,
-    ngx_msec_t deadline)
-{
-    ngx_msec_int_t  rest;
-
-    redis->timer.cancelable = (redis->live == 0);
-
-    if (redis->timer.timer_set) {
-
-        if ((ngx_msec_int_t) (deadline - redis->timer.timer.key) >= 0) {
-            return;
-        }
-
-        ngx_del_timer(&redis->timer);
-    }
-
-    rest = (ngx_msec_int_t) (deadline - ngx_current_msec);
-
-    ngx_add_timer(&redis->timer, (ngx_msec_t) ngx_max(rest, 1));
-}
-
-
-/* What was read; NGX_ABORT: the connection is gone. */
-
-static ngx_int_t
-ngx_http_apikey_redis_parse(ngx_http_apikey_redis_t *redis, size_t size)
-{
-    ngx_str_t           in;
-    ngx_int_t           rc, fault;
-    ngx_connection_t   *c;
-    struct redisReply  *reply;
-
-    c = redis->connection;
-
-    in.data = redis->in;
-    in.len = size;
-
-    for ( ;; ) {
-        rc = ngx_http_apikey_redis_next(redis->reader, &in, &reply);
-
-        if (rc == NGX_AGAIN) {
-            return NGX_OK;
-        }
-
-        if (rc != NGX_OK) {
-            ngx_http_apikey_redis_lost(redis, "it does not speak RESP");
-            return NGX_ABORT;
-        }
-
-        fault = NGX_OK;
-
-        if (redis->state == NGX_HTTP_APIKEY_REDIS_HANDSHAKE) {
-            ngx_http_apikey_redis_handshake_reply(redis, reply);
-
-        } else if (redis->head == redis->tail) {
-            ngx_http_apikey_redis_lost(redis, "it answers unasked");
-
-        } else {
-            fault = ngx_http_apikey_redis_fault(reply);
-            ngx_http_apikey_redis_dispatch(redis, reply);
-        }
-
-        ngx_http_apikey_redis_reply_free(reply);
-
-        if (redis->connection != c) {
-            return NGX_ABORT;
-        }
-
-        if (fault != NGX_OK) {
-            ngx_http_apikey_redis_lost(redis, "it does not take writes");
-            return NGX_ABORT;
-        }
-    }
-}
-
-
-static void
-ngx_http_apikey_redis_dispatch(ngx_http_apikey_redis_t *redis,
-    struct redisReply *reply)
-{
-    ngx_http_apikey_redis_call_t  *call;
-    ngx_http_apikey_redis_slot_t  *slot;
-
-    slot = ngx_http_apikey_redis_slot(redis, redis->head);
-    call = slot->call;
-
-    redis->head++;
-    redis->progress = ngx_current_msec;
-    redis->backoff = NGX_HTTP_APIKEY_REDIS_BACKOFF;
-
-    apikey_histogram_add(&redis->stats->redis,
-                         ngx_max(redis->now - slot->start, 0));
-
-    if (call == NULL) {
-        return;
-    }
-
-    slot->call = NULL;
-    call->waiting = 0;
-
-    redis->live--;
-    redis->timer.cancelable = (redis->live == 0);
-
-    call->handler(call, reply);
-}
-
-
-/* A server that is no primary, or not yet: another connection may find it. */
-
-static ngx_int_t
-ngx_http_apikey_redis_fault(struct redisReply *reply)
-{
-    ngx_str_t    text;
-    ngx_uint_t   i;
-
-    static ngx_str_t  faults[] = {
-        ngx_string("READONLY"),
-        ngx_string("LOADING"),
-        ngx_string("MASTERDOWN"),
-        ngx_string("NOAUTH")
-    };
-
-    if (ngx_http_apikey_redis_reply(reply, &text)
-        != NGX_HTTP_APIKEY_REDIS_ERROR)
-    {
-        return NGX_OK;
-    }
-
-    for (i = 0; i < sizeof(faults) / sizeof(ngx_str_t); i++) {
-
-        if (text.len >= faults[i].len
-            && ngx_strncmp(text.data, faults[i].data, faults[i].len) == 0)
-        {
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-ngx_int_t
-ngx_http_apikey_redis_append(ngx_http_apikey_redis_t *redis, ngx_uint_t argc,
-    ngx_str_t *argv)
-{
-    size_t   need, size;
-    u_char  *p;
-
-    need = ngx_http_apikey_redis_format_size(argc, argv);
-
-    if (redis->out_size - redis->out_last < need) {
-
-        size = ngx_max(redis->out_size, NGX_HTTP_APIKEY_REDIS_BUFFER);
-
-        while (size - redis->out_last < need) {
-            size *= 2;
-        }
-
-        if (size > NGX_HTTP_APIKEY_REDIS_OUT_MAX) {
-            return NGX_ERROR;
-        }
-
-        p = ngx_alloc(size, redis->log);
-        if (p == NULL) {
-            return NGX_ERROR;
-        }
-
-        if (redis->out) {
-            ngx_memcpy(p, redis->out, redis->out_last);
-            ngx_free(redis->out);
-        }
-
-        redis->out = p;
-        redis->out_size = size;
-    }
-
-    p = ngx_http_apikey_redis_format(redis->out + redis->out_last, argc, argv);
-
-    redis->out_last = p - redis->out;
-
-    ngx_post_event(&redis->write, &ngx_posted_events);
-
-    return NGX_OK;
 }

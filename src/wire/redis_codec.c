@@ -6,8 +6,8 @@
  * format is three lines and hiredis allocates for each.  A whole string, the
  * reply to nearly all of them, is read where it stands; all else goes through
  * hiredis and is its default object.  Memory is bounded against a peer that
- * lies: no aggregate is accepted, for no command sent here has one, nor an
- * endless string.
+ * lies: an endless string is not accepted, and of an array only its head is
+ * read, here.
  */
 
 
@@ -21,16 +21,20 @@
 
 
 #define NGX_HTTP_APIKEY_REDIS_REPLY_MAX  65536
+#define NGX_HTTP_APIKEY_REDIS_LARGE_MAX  (4 * 1024 * 1024)
+#define NGX_HTTP_APIKEY_REDIS_ARRAY_MAX  65536
 
 
 static u_char *ngx_http_apikey_redis_format_head(u_char *p, u_char type,
     uint64_t n);
 static ngx_int_t ngx_http_apikey_redis_bulk(ngx_str_t *in);
+static ngx_int_t ngx_http_apikey_redis_array(struct redisReader *reader);
 
 
-/* the one that stands in a read buffer */
+/* the string that stands in a read buffer, the head of an array */
 
 static redisReply  ngx_http_apikey_redis_string;
+static redisReply  ngx_http_apikey_redis_head;
 
 
 size_t
@@ -95,9 +99,13 @@ ngx_http_apikey_redis_reader_free(struct redisReader *reader)
 
 ngx_int_t
 ngx_http_apikey_redis_next(struct redisReader *reader, ngx_str_t *in,
-    struct redisReply **reply)
+    ngx_uint_t large, struct redisReply **reply)
 {
-    void  *p;
+    void    *p;
+    size_t   max;
+
+    max = large ? NGX_HTTP_APIKEY_REDIS_LARGE_MAX
+                : NGX_HTTP_APIKEY_REDIS_REPLY_MAX;
 
     if (in->len) {
 
@@ -108,7 +116,7 @@ ngx_http_apikey_redis_next(struct redisReader *reader, ngx_str_t *in,
             return NGX_OK;
         }
 
-        if (reader->len - reader->pos > NGX_HTTP_APIKEY_REDIS_REPLY_MAX
+        if (reader->len - reader->pos > max
             || redisReaderFeed(reader, (char *) in->data, in->len) != REDIS_OK)
         {
             return NGX_ERROR;
@@ -123,6 +131,11 @@ ngx_http_apikey_redis_next(struct redisReader *reader, ngx_str_t *in,
 
         if (reader->pos == reader->len) {
             return NGX_AGAIN;
+        }
+
+        if (large && reader->buf[reader->pos] == '*') {
+            *reply = &ngx_http_apikey_redis_head;
+            return ngx_http_apikey_redis_array(reader);
         }
 
         if (ngx_strchr("+-:$", reader->buf[reader->pos]) == NULL) {
@@ -188,10 +201,54 @@ ngx_http_apikey_redis_bulk(ngx_str_t *in)
 }
 
 
+/* Its first line, once it is here as a whole. */
+
+static ngx_int_t
+ngx_http_apikey_redis_array(struct redisReader *reader)
+{
+    char       *p, *last;
+    ngx_int_t   n;
+
+    p = reader->buf + reader->pos;
+    last = (char *) ngx_strlchr((u_char *) p,
+                                (u_char *) reader->buf + reader->len, LF);
+
+    if (last == NULL) {
+        return (reader->len - reader->pos > NGX_INT_T_LEN + 3) ? NGX_ERROR
+                                                               : NGX_AGAIN;
+    }
+
+    if (last - p < 3 || last[-1] != CR) {
+        return NGX_ERROR;
+    }
+
+    n = ngx_atoi((u_char *) p + 1, last - p - 2);
+
+    if (n == NGX_ERROR || n > NGX_HTTP_APIKEY_REDIS_ARRAY_MAX) {
+
+        if (last - p != 4 || p[1] != '-' || p[2] != '1') {
+            return NGX_ERROR;
+        }
+
+        n = -1;
+    }
+
+    ngx_http_apikey_redis_head.type = n < 0 ? REDIS_REPLY_NIL
+                                            : REDIS_REPLY_ARRAY;
+    ngx_http_apikey_redis_head.elements = ngx_max(n, 0);
+
+    reader->pos += last + 1 - p;
+
+    return NGX_OK;
+}
+
+
 void
 ngx_http_apikey_redis_reply_free(struct redisReply *reply)
 {
-    if (reply != &ngx_http_apikey_redis_string) {
+    if (reply != &ngx_http_apikey_redis_string
+        && reply != &ngx_http_apikey_redis_head)
+    {
         freeReplyObject(reply);
     }
 }
@@ -218,4 +275,11 @@ ngx_http_apikey_redis_reply(struct redisReply *reply, ngx_str_t *text)
         ngx_str_null(text);
         return NGX_HTTP_APIKEY_REDIS_OTHER;
     }
+}
+
+
+ngx_int_t
+ngx_http_apikey_redis_elements(struct redisReply *reply)
+{
+    return reply->type == REDIS_REPLY_ARRAY ? (ngx_int_t) reply->elements : -1;
 }

@@ -42,14 +42,20 @@ void ngx_http_apikey_redis_reader_free(struct redisReader *reader);
  * to the reply until this is given back.  NGX_OK with *reply set; NGX_AGAIN:
  * in is empty; NGX_ERROR: no memory, this is not RESP, or a reply that no
  * command here can have.
+ *
+ * Arrays, and strings over 64 K, only with large set.  The elements of an
+ * array are the replies behind it.
  */
 ngx_int_t ngx_http_apikey_redis_next(struct redisReader *reader,
-    ngx_str_t *in, struct redisReply **reply);
+    ngx_str_t *in, ngx_uint_t large, struct redisReply **reply);
 
 void ngx_http_apikey_redis_reply_free(struct redisReply *reply);
 
 ngx_http_apikey_redis_kind_e ngx_http_apikey_redis_reply(
     struct redisReply *reply, ngx_str_t *text);
+
+/* Of an array; -1: it is none, or a null one. */
+ngx_int_t ngx_http_apikey_redis_elements(struct redisReply *reply);
 
 
 #endif /* NGX_HTTP_APIKEY_REDIS_CODEC_H_INCLUDED */

@@ -1,10 +1,12 @@
 
 /*
- * Making and losing the connection: connect, AUTH, SELECT, PING, pauses.
+ * Making and losing the connection of a link: connect, TLS, AUTH, SELECT,
+ * PING, who it is, pauses.
  *
- * Ready means that Redis has answered PING: a port that only accepts, or a
- * server that is loading, is down.  What Redis says here is not logged, for
- * an unknown AUTH is answered with its arguments.
+ * Ready means that Redis has answered PING, and, where values are kept, that
+ * it is a primary: a port that only accepts, or a server that is loading, is
+ * down.  What Redis says to AUTH is not logged, for an unknown AUTH is
+ * answered with its arguments.
  */
 
 
@@ -15,72 +17,92 @@
 #include "wire/redis_private.h"
 
 
-#define NGX_HTTP_APIKEY_REDIS_PAUSE     400          /* ms, the longest one */
-#define NGX_HTTP_APIKEY_REDIS_STABLE    1000         /* ms */
+#define NGX_HTTP_APIKEY_LINK_PAUSE   400         /* ms, the longest one */
+#define NGX_HTTP_APIKEY_LINK_STABLE  1000        /* ms */
+#define NGX_HTTP_APIKEY_LINK_POOL    512
+#define NGX_HTTP_APIKEY_LINK_TEXT    200         /* of an error, in logs */
 
 
-static void ngx_http_apikey_redis_pause(ngx_http_apikey_redis_t *redis);
-static ngx_int_t ngx_http_apikey_redis_open(ngx_http_apikey_redis_t *redis);
-static ngx_int_t ngx_http_apikey_redis_test_connect(ngx_connection_t *c);
-static ngx_int_t ngx_http_apikey_redis_handshake(
-    ngx_http_apikey_redis_t *redis);
+static void ngx_http_apikey_link_pause(ngx_http_apikey_link_t *link);
+static void ngx_http_apikey_link_quiet(ngx_http_apikey_link_t *link);
+static void ngx_http_apikey_link_writer(ngx_log_t *log, ngx_uint_t level,
+    u_char *buf, size_t len);
+static ngx_int_t ngx_http_apikey_link_test_connect(ngx_connection_t *c);
+static ngx_int_t ngx_http_apikey_link_start(ngx_http_apikey_link_t *link);
+static ngx_int_t ngx_http_apikey_link_step(ngx_http_apikey_link_t *link,
+    ngx_http_apikey_link_step_e step, ngx_uint_t argc, ngx_str_t *argv);
+static void ngx_http_apikey_link_ready(ngx_http_apikey_link_t *link);
+static void ngx_http_apikey_link_complain(ngx_http_apikey_link_t *link,
+    char *why, ngx_str_t *text);
 
 
 void
-ngx_http_apikey_redis_connect(ngx_http_apikey_redis_t *redis)
+ngx_http_apikey_link_connect(ngx_http_apikey_link_t *link)
 {
-    if (ngx_http_apikey_redis_open(redis) == NGX_OK) {
+    ngx_int_t  rc;
 
-        /* this covers the handshake too */
+    /* this covers the handshake, too */
 
-        ngx_add_timer(&redis->retry, redis->conf->timeout * 2);
-        return;
+    ngx_add_timer(&link->retry, link->conf->timeout * 2);
+
+    link->state = NGX_HTTP_APIKEY_LINK_LOCATING;
+    link->why[0] = '\0';
+
+    rc = link->locate(link);
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_apikey_link_open(link);
     }
 
-    ngx_http_apikey_redis_disconnect(redis);
-    ngx_http_apikey_redis_pause(redis);
+    if (rc == NGX_ERROR) {
+        ngx_http_apikey_link_complain(link, "cannot connect", NULL);
+        ngx_http_apikey_link_disconnect(link);
+        ngx_http_apikey_link_pause(link);
+    }
 }
 
 
 static void
-ngx_http_apikey_redis_pause(ngx_http_apikey_redis_t *redis)
+ngx_http_apikey_link_pause(ngx_http_apikey_link_t *link)
 {
     ngx_msec_t  pause;
 
+    link->hope = 0;
+    link->server++;
+
     /* three to five quarters of it */
 
-    pause = redis->backoff;
+    pause = link->backoff;
     pause = pause * 3 / 4 + (ngx_msec_t) ngx_random() % (pause / 2 + 1);
 
-    redis->backoff = ngx_min(redis->backoff * 2, NGX_HTTP_APIKEY_REDIS_PAUSE);
-    redis->addr = (redis->addr + 1) % redis->conf->naddrs;
+    link->backoff = ngx_min(link->backoff * 2, NGX_HTTP_APIKEY_LINK_PAUSE);
 
-    ngx_add_timer(&redis->retry, pause);
+    ngx_add_timer(&link->retry, pause);
 }
 
 
-static ngx_int_t
-ngx_http_apikey_redis_open(ngx_http_apikey_redis_t *redis)
+ngx_int_t
+ngx_http_apikey_link_open(ngx_http_apikey_link_t *link)
 {
     ngx_int_t               rc;
-    ngx_addr_t             *addr;
     ngx_connection_t       *c;
     ngx_peer_connection_t  *peer;
 
-    addr = &redis->conf->addrs[redis->addr];
-    peer = &redis->peer;
+    ngx_http_apikey_link_quiet(link);
+
+    peer = &link->peer;
 
     ngx_memzero(peer, sizeof(ngx_peer_connection_t));
 
-    peer->sockaddr = addr->sockaddr;
-    peer->socklen = addr->socklen;
-    peer->name = &addr->name;
+    peer->sockaddr = &link->target.sockaddr.sockaddr;
+    peer->socklen = link->target.socklen;
+    peer->name = &link->target.name;
     peer->get = ngx_event_get_peer;
-    peer->log = &redis->quiet;
+    peer->log = &link->quiet;
     peer->log_error = NGX_ERROR_IGNORE_ECONNRESET;
 
-    redis->reader = ngx_http_apikey_redis_reader_create();
-    if (redis->reader == NULL) {
+    link->reader = ngx_http_apikey_redis_reader_create();
+    if (link->reader == NULL) {
         return NGX_ERROR;
     }
 
@@ -92,35 +114,99 @@ ngx_http_apikey_redis_open(ngx_http_apikey_redis_t *redis)
 
     c = peer->connection;
 
-    redis->connection = c;
+    link->connection = c;
 
-    c->data = redis;
-    c->read->handler = ngx_http_apikey_redis_read_handler;
-    c->write->handler = ngx_http_apikey_redis_write_handler;
+    c->data = link;
+    c->read->handler = ngx_http_apikey_link_read_handler;
+    c->write->handler = ngx_http_apikey_link_write_handler;
 
-    redis->state = NGX_HTTP_APIKEY_REDIS_CONNECTING;
+    link->state = NGX_HTTP_APIKEY_LINK_CONNECTING;
+
+    if (link->conf->ssl) {
+        c->pool = ngx_create_pool(NGX_HTTP_APIKEY_LINK_POOL, link->log);
+
+        if (c->pool == NULL) {
+            return NGX_ERROR;
+        }
+    }
 
     if (rc == NGX_OK) {
-        return ngx_http_apikey_redis_handshake(redis);
+        return ngx_http_apikey_link_start(link);
     }
 
     return NGX_OK;
 }
 
 
-void
-ngx_http_apikey_redis_connected(ngx_http_apikey_redis_t *redis)
+/*
+ * The core logs each refused connect(), we say it once an outage; what it
+ * knows about TLS is kept for that.
+ */
+
+static void
+ngx_http_apikey_link_quiet(ngx_http_apikey_link_t *link)
 {
-    if (ngx_http_apikey_redis_test_connect(redis->connection) != NGX_OK
-        || ngx_http_apikey_redis_handshake(redis) != NGX_OK)
+    link->quiet = *link->log;
+    link->quiet.next = NULL;
+    link->quiet.log_level = NGX_LOG_ALERT;
+
+    if (link->conf->ssl) {
+        link->quiet.log_level = NGX_LOG_INFO;
+        link->quiet.writer = ngx_http_apikey_link_writer;
+        link->quiet.wdata = link;
+    }
+}
+
+
+static void
+ngx_http_apikey_link_writer(ngx_log_t *log, ngx_uint_t level, u_char *buf,
+    size_t len)
+{
+    u_char                  *p, *last;
+    ngx_http_apikey_link_t  *link;
+
+    link = log->wdata;
+
+    /* DATE TIME [LEVEL] PID#TID: TEXT */
+
+    last = buf + len;
+    p = ngx_strlchr(buf, last, ']');
+    p = p ? ngx_strlchr(p, last, ':') : NULL;
+
+    buf = (p && last - p > 2) ? p + 2 : buf;
+
+    while (last > buf && (last[-1] == LF || last[-1] == CR)) {
+        last--;
+    }
+
+    if (level <= NGX_LOG_ALERT) {
+        ngx_log_error(level, link->log, 0, "%*s", (size_t) (last - buf), buf);
+        return;
+    }
+
+    /* the first one is the cause */
+
+    if (link->why[0] == '\0') {
+        len = ngx_min((size_t) (last - buf), NGX_HTTP_APIKEY_LINK_WHY - 1);
+        ngx_memcpy(link->why, buf, len);
+        link->why[len] = '\0';
+    }
+}
+
+
+void
+ngx_http_apikey_link_connected(ngx_http_apikey_link_t *link)
+{
+    if (ngx_http_apikey_link_test_connect(link->connection) != NGX_OK
+        || ngx_http_apikey_link_start(link) != NGX_OK)
     {
-        ngx_http_apikey_redis_lost(redis, "cannot connect");
+        ngx_http_apikey_link_lost(link, "cannot connect", NULL);
     }
 }
 
 
 static ngx_int_t
-ngx_http_apikey_redis_test_connect(ngx_connection_t *c)
+ngx_http_apikey_link_test_connect(ngx_connection_t *c)
 {
     int        err;
     socklen_t  len;
@@ -142,16 +228,11 @@ ngx_http_apikey_redis_test_connect(ngx_connection_t *c)
 
 
 static ngx_int_t
-ngx_http_apikey_redis_handshake(ngx_http_apikey_redis_t *redis)
+ngx_http_apikey_link_start(ngx_http_apikey_link_t *link)
 {
-    u_char                         number[NGX_INT_T_LEN];
-    ngx_str_t                      argv[3];
-    ngx_uint_t                     argc;
-    ngx_connection_t              *c;
-    ngx_http_apikey_redis_conf_t  *conf;
+    ngx_connection_t  *c;
 
-    c = redis->connection;
-    conf = redis->conf;
+    c = link->connection;
 
     if (c->tcp_nodelay != NGX_TCP_NODELAY_DISABLED
         && ngx_tcp_nodelay(c) != NGX_OK)
@@ -159,8 +240,24 @@ ngx_http_apikey_redis_handshake(ngx_http_apikey_redis_t *redis)
         return NGX_ERROR;
     }
 
-    redis->state = NGX_HTTP_APIKEY_REDIS_HANDSHAKE;
-    redis->step = 0;
+    return link->conf->ssl ? ngx_http_apikey_link_ssl(link)
+                           : ngx_http_apikey_link_handshake(link);
+}
+
+
+ngx_int_t
+ngx_http_apikey_link_handshake(ngx_http_apikey_link_t *link)
+{
+    u_char                         number[NGX_INT_T_LEN];
+    ngx_str_t                      argv[3];
+    ngx_uint_t                     argc;
+    ngx_http_apikey_redis_conf_t  *conf;
+
+    conf = link->conf;
+
+    link->state = NGX_HTTP_APIKEY_LINK_HANDSHAKE;
+    link->step = 0;
+    link->nsteps = 0;
 
     if (conf->password.len) {
         argc = 1;
@@ -172,120 +269,190 @@ ngx_http_apikey_redis_handshake(ngx_http_apikey_redis_t *redis)
 
         argv[argc++] = conf->password;
 
-        if (ngx_http_apikey_redis_append(redis, argc, argv) != NGX_OK) {
+        if (ngx_http_apikey_link_step(link, NGX_HTTP_APIKEY_LINK_AUTH, argc,
+                                      argv)
+            != NGX_OK)
+        {
             return NGX_ERROR;
         }
-
-        redis->step++;
     }
 
-    if (conf->database) {
+    if (conf->database && !link->control) {
         ngx_str_set(&argv[0], "SELECT");
         argv[1].data = number;
         argv[1].len = ngx_sprintf(number, "%ui", conf->database) - number;
 
-        if (ngx_http_apikey_redis_append(redis, 2, argv) != NGX_OK) {
+        if (ngx_http_apikey_link_step(link, NGX_HTTP_APIKEY_LINK_SELECT, 2,
+                                      argv)
+            != NGX_OK)
+        {
             return NGX_ERROR;
         }
-
-        redis->step++;
     }
 
     ngx_str_set(&argv[0], "PING");
 
-    redis->step++;
+    if (ngx_http_apikey_link_step(link, NGX_HTTP_APIKEY_LINK_PING, 1, argv)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
 
-    return ngx_http_apikey_redis_append(redis, 1, argv);
+    if (link->control) {
+        return NGX_OK;
+    }
+
+    link->steps[link->nsteps++] = NGX_HTTP_APIKEY_LINK_IDENTITY;
+
+    return ngx_http_apikey_link_identify(link);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_link_step(ngx_http_apikey_link_t *link,
+    ngx_http_apikey_link_step_e step, ngx_uint_t argc, ngx_str_t *argv)
+{
+    link->steps[link->nsteps++] = step;
+
+    return ngx_http_apikey_link_append(link, argc, argv);
 }
 
 
 void
-ngx_http_apikey_redis_handshake_reply(ngx_http_apikey_redis_t *redis,
+ngx_http_apikey_link_handshake_reply(ngx_http_apikey_link_t *link,
     struct redisReply *reply)
 {
     ngx_str_t                     text;
+    ngx_uint_t                    step, ok;
     ngx_http_apikey_redis_kind_e  kind;
 
+    static char  *refused[] = {
+        "it refuses the user or the password",
+        "it refuses the database: ",
+        "it is not ready to serve: "
+    };
+
     kind = ngx_http_apikey_redis_reply(reply, &text);
+    step = link->steps[link->step];
 
-    if (kind != NGX_HTTP_APIKEY_REDIS_STATUS) {
-        ngx_http_apikey_redis_lost(redis,
-                                   "it refuses the password or database, or "
-                                   "is not ready to serve");
-        return;
+    if (step == NGX_HTTP_APIKEY_LINK_IDENTITY) {
+
+        if (ngx_http_apikey_link_identified(link, reply) != NGX_OK) {
+            return;
+        }
+
+    } else {
+        ok = (kind == NGX_HTTP_APIKEY_REDIS_STATUS);
+
+        /* a Sentinel may have no password; one that has says so to PING */
+
+        if (step == NGX_HTTP_APIKEY_LINK_AUTH && link->redis->sentinel
+            && link->control)
+        {
+            ok = 1;
+        }
+
+        if (!ok) {
+            ngx_http_apikey_link_lost(link, refused[step],
+                                      step == NGX_HTTP_APIKEY_LINK_AUTH
+                                      ? NULL : &text);
+            return;
+        }
     }
 
-    if (--redis->step) {
-        return;
-    }
-
-    redis->state = NGX_HTTP_APIKEY_REDIS_READY;
-    redis->ready_at = ngx_current_msec;
-    redis->progress = ngx_current_msec;
-
-    ngx_del_timer(&redis->retry);
-
-    if (redis->complained) {
-        redis->complained = 0;
-        ngx_log_error(NGX_LOG_NOTICE, redis->log, 0,
-                      "apikey_redis: connected to %V again",
-                      &redis->conf->name);
-    }
-
-    if (redis->state_handler) {
-        redis->state_handler(redis->state_data, 1);
+    if (++link->step == link->nsteps) {
+        ngx_http_apikey_link_ready(link);
     }
 }
 
 
-void
-ngx_http_apikey_redis_retry_handler(ngx_event_t *ev)
+static void
+ngx_http_apikey_link_ready(ngx_http_apikey_link_t *link)
 {
-    ngx_http_apikey_redis_t  *redis;
+    ngx_str_t   argv[3];
+    ngx_uint_t  i;
 
-    redis = ev->data;
+    link->state = NGX_HTTP_APIKEY_LINK_READY;
+    link->ready_at = ngx_current_msec;
+    link->progress = ngx_current_msec;
+    link->elements = 0;
+    link->hope = 1;
 
-    if (redis->connection) {
-        ngx_http_apikey_redis_lost(redis, "connecting takes too long");
+    ngx_del_timer(&link->retry);
+
+    if (link->complained) {
+        link->complained = 0;
+        ngx_log_error(NGX_LOG_NOTICE, link->log, 0,
+                      "apikey_redis: connected to %V again",
+                      &link->target.name);
+    }
+
+    if (!link->control) {
+        ngx_http_apikey_link_check(link);
+
+        ngx_str_set(&argv[0], "SCRIPT");
+        ngx_str_set(&argv[1], "LOAD");
+
+        /* without it the first call learns NOSCRIPT and brings the text */
+
+        for (i = 0; i < link->redis->nscripts; i++) {
+            argv[2] = *link->redis->scripts[i];
+            (void) ngx_http_apikey_link_note(link, 3, argv);
+        }
+    }
+
+    link->state_handler(link, 1);
+}
+
+
+void
+ngx_http_apikey_link_retry_handler(ngx_event_t *ev)
+{
+    ngx_http_apikey_link_t  *link;
+
+    link = ev->data;
+
+    if (link->state == NGX_HTTP_APIKEY_LINK_LOCATING) {
+        ngx_http_apikey_link_lost(link, "nobody says where it is", NULL);
         return;
     }
 
-    ngx_http_apikey_redis_connect(redis);
+    if (link->connection) {
+        ngx_http_apikey_link_lost(link,
+                                  link->state == NGX_HTTP_APIKEY_LINK_TLS
+                                  ? "no TLS: it does not answer"
+                                  : "connecting takes too long", NULL);
+        return;
+    }
 
-    if (redis->connection == NULL && redis->state_handler) {
-        redis->state_handler(redis->state_data, 0);
+    ngx_http_apikey_link_connect(link);
+
+    if (link->state == NGX_HTTP_APIKEY_LINK_DOWN) {
+        link->state_handler(link, 0);
     }
 }
 
 
 void
-ngx_http_apikey_redis_lost(ngx_http_apikey_redis_t *redis, char *why)
+ngx_http_apikey_link_lost(ngx_http_apikey_link_t *link, char *why,
+    ngx_str_t *text)
 {
     ngx_uint_t                     tail, was_ready;
-    ngx_err_t                      err;
+    ngx_http_apikey_link_slot_t   *slot;
     ngx_http_apikey_redis_call_t  *call;
-    ngx_http_apikey_redis_slot_t  *slot;
 
-    err = (redis->state == NGX_HTTP_APIKEY_REDIS_CONNECTING)
-          ? ngx_socket_errno : 0;
+    ngx_http_apikey_link_complain(link, why, text);
 
-    if (!redis->complained) {
-        redis->complained = 1;
-        ngx_log_error(NGX_LOG_ERR, redis->log, err,
-                      "apikey_redis: no connection to %V: %s",
-                      &redis->conf->name, why);
-    }
+    was_ready = (link->state == NGX_HTTP_APIKEY_LINK_READY
+                 && ngx_current_msec - link->ready_at
+                    >= NGX_HTTP_APIKEY_LINK_STABLE);
 
-    was_ready = (redis->state == NGX_HTTP_APIKEY_REDIS_READY
-                 && ngx_current_msec - redis->ready_at
-                    >= NGX_HTTP_APIKEY_REDIS_STABLE);
+    ngx_http_apikey_link_disconnect(link);
 
-    ngx_http_apikey_redis_disconnect(redis);
+    tail = link->tail;
 
-    tail = redis->tail;
-
-    while (redis->head != tail) {
-        slot = ngx_http_apikey_redis_slot(redis, redis->head++);
+    while (link->head != tail) {
+        slot = ngx_http_apikey_link_slot(link, link->head++);
         call = slot->call;
 
         if (call == NULL) {
@@ -294,50 +461,102 @@ ngx_http_apikey_redis_lost(ngx_http_apikey_redis_t *redis, char *why)
 
         slot->call = NULL;
         call->waiting = 0;
-        redis->live--;
+        link->live--;
 
         call->handler(call, NULL);
     }
 
-    redis->timer.cancelable = 1;
+    link->timer.cancelable = 1;
 
     if (was_ready) {
-        ngx_http_apikey_redis_connect(redis);
+        ngx_http_apikey_link_connect(link);
 
     } else {
-        ngx_http_apikey_redis_pause(redis);
+        ngx_http_apikey_link_pause(link);
     }
 
-    if (redis->state_handler) {
-        redis->state_handler(redis->state_data, 0);
+    link->state_handler(link, 0);
+}
+
+
+/* Once an outage. */
+
+static void
+ngx_http_apikey_link_complain(ngx_http_apikey_link_t *link, char *why,
+    ngx_str_t *text)
+{
+    ngx_err_t   err;
+    ngx_str_t  *name, more;
+
+    if (link->complained) {
+        return;
     }
+
+    link->complained = 1;
+
+    err = (link->state == NGX_HTTP_APIKEY_LINK_CONNECTING)
+          ? ngx_socket_errno : 0;
+
+    name = link->target.name.len ? &link->target.name : &link->conf->name;
+
+    ngx_str_null(&more);
+
+    if (text) {
+        more = *text;
+        more.len = ngx_min(more.len, NGX_HTTP_APIKEY_LINK_TEXT);
+    }
+
+    ngx_log_error(NGX_LOG_ERR, link->log, err,
+                  "apikey_redis: no connection to %V: %s%V%s%s", name, why,
+                  &more, link->why[0] ? ": " : "", link->why);
 }
 
 
 void
-ngx_http_apikey_redis_disconnect(ngx_http_apikey_redis_t *redis)
+ngx_http_apikey_link_disconnect(ngx_http_apikey_link_t *link)
 {
-    redis->state = NGX_HTTP_APIKEY_REDIS_DOWN;
-    redis->out_pos = 0;
-    redis->out_last = 0;
+    ngx_pool_t        *pool;
+    ngx_connection_t  *c;
 
-    if (redis->retry.timer_set) {
-        ngx_del_timer(&redis->retry);
+    link->state = NGX_HTTP_APIKEY_LINK_DOWN;
+    link->attempt++;
+    link->out_pos = 0;
+    link->out_last = 0;
+    link->elements = 0;
+
+    if (link->retry.timer_set) {
+        ngx_del_timer(&link->retry);
     }
 
-    if (redis->write.posted) {
-        ngx_delete_posted_event(&redis->write);
+    if (link->check.timer_set) {
+        ngx_del_timer(&link->check);
     }
 
-    redis->deferred = 0;
-
-    if (redis->reader) {
-        ngx_http_apikey_redis_reader_free(redis->reader);
-        redis->reader = NULL;
+    if (link->write.posted) {
+        ngx_delete_posted_event(&link->write);
     }
 
-    if (redis->connection) {
-        ngx_close_connection(redis->connection);
-        redis->connection = NULL;
+    link->deferred = 0;
+
+    if (link->reader) {
+        ngx_http_apikey_redis_reader_free(link->reader);
+        link->reader = NULL;
+    }
+
+    c = link->connection;
+
+    if (c == NULL) {
+        return;
+    }
+
+    link->connection = NULL;
+
+    ngx_http_apikey_link_ssl_close(c);
+
+    pool = c->pool;
+    ngx_close_connection(c);
+
+    if (pool) {
+        ngx_destroy_pool(pool);
     }
 }

@@ -59,6 +59,11 @@
 #include "../fuzz/rows.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput  fuzz_target_slot
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/slot.c"
+#undef LLVMFuzzerTestOneInput
+
 
 #define TEST_ROUNDS  20000
 #define TEST_SEEDS   8
@@ -226,6 +231,7 @@ main(void)
     test_target("pattern", fuzz_target_pattern);
     test_target("money", fuzz_target_money);
     test_target("rows", fuzz_target_rows);
+    test_target("slot", fuzz_target_slot);
 
     return unit_done();
 }

@@ -21,7 +21,10 @@ package Apikey::Peer;
 #
 # The code runs in the peer's process, once a command, and returns the bytes
 # of the reply (undef: none); $state is a hash that lives as long as the
-# connection, $state->{mode} what mode() said last.  The modes work here, too.
+# connection, $state->{mode} what mode() said last, $state->{port} its port.  The modes work here, too.
+#
+# A node asks each Redis who it is, by EVAL of a script that begins with
+# "local s"; identity(@command) answers that, or nothing if it is none.
 #
 # refuse() closes the port until accept(); commands() are those received.
 
@@ -111,6 +114,16 @@ sub commands {
 }
 
 
+sub identity {
+    my (@command) = @_;
+
+    return '' unless $command[0] eq 'EVAL' && $command[1] =~ /^local s = /;
+
+    my $text = 'master ' . 'f' x 40 . ' -1 0';
+    return '$' . length($text) . "\r\n$text\r\n";
+}
+
+
 # The peer's own process.
 
 sub serve {
@@ -190,7 +203,8 @@ sub serve {
 sub add {
     my ($pair, $a, $self) = @_;
 
-    my $p = { a => $a, out => [], state => {}, in => '' };
+    my $p = { a => $a, out => [], state => { port => $self->{port} },
+              in => '' };
 
     if (defined $self->{to}) {
         $p->{b} = $self->{to} =~ m{/}

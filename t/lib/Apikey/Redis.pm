@@ -1,7 +1,8 @@
 package Apikey::Redis;
 
 # A redis-server of the test's own, without persistence unless asked for, and
-# a small client to look into it.
+# a small client to look into it.  See Apikey::RedisGroup for Sentinels and
+# Clusters.
 
 use strict;
 use warnings;
@@ -13,8 +14,15 @@ use IO::Socket::UNIX;
 use Apikey::Process qw(free_port wait_for spawn);
 
 
-# new(dir => of the test, name =>, password =>, unix => 1, aof => 1)
+# new(dir => of the test, name =>, password =>, unix => 1, aof => 1,
+#     tls => [ca, cert, key], clients => 1, users => [...], args => [...])
 # aof: every acknowledged write survives kill -9
+# tls: files; port() stays without it, tls_port() has it, and asks clients for
+#      certificates when told so
+# users: lines of ACLs, as "user NAME on >PASSWORD ~* +@all"
+# args: more of redis-server's; config: a file that it may rewrite
+# sentinel: it is one
+# login: "user password" of our own client
 
 sub new {
     my ($class, %opt) = @_;
@@ -25,25 +33,51 @@ sub new {
         dir  => "$opt{dir}/$name",
         port => free_port(),
         log  => "$opt{dir}/$name.log",
-        %opt{qw(password unix aof)},
+        %opt{qw(password unix aof tls clients users args config sentinel
+                login)},
     }, $class;
 
+    $self->{tls_port} = free_port() if $self->{tls};
+
     make_path($self->{dir});
+    $self->write_config if $self->{config};
     return $self->start;
+}
+
+
+sub write_config {
+    my ($self) = @_;
+
+    open my $f, '>', "$self->{dir}/redis.conf" or die "redis.conf: $!\n";
+    print $f $self->{config};
+    close $f;
 }
 
 
 sub start {
     my ($self) = @_;
 
-    my @args = ('--bind', '127.0.0.1', '--port', $self->{port},
-                '--dir', $self->{dir}, '--save', '', '--daemonize', 'no');
+    my @args = $self->{config} ? ("$self->{dir}/redis.conf") : ();
+
+    push @args, '--bind', '127.0.0.1', '--port', $self->{port},
+                '--dir', $self->{dir}, '--daemonize', 'no';
+    push @args, $self->{sentinel} ? '--sentinel' : ('--save', '');
 
     push @args, '--requirepass', $self->{password} if $self->{password};
     push @args, '--unixsocket', $self->socket, '--unixsocketperm', '777'
         if $self->{unix};
     push @args, '--appendonly', 'yes', '--appendfsync', 'always'
         if $self->{aof};
+
+    my ($ca, $cert, $key) = @{$self->{tls} // []};
+
+    push @args, '--tls-port', $self->{tls_port}, '--tls-ca-cert-file', $ca,
+        '--tls-cert-file', $cert, '--tls-key-file', $key,
+        '--tls-auth-clients', $self->{clients} ? 'yes' : 'no'
+        if $self->{tls};
+    push @args, map { ('--user', split ' ', s/^user //r) }
+                @{$self->{users} // []};
+    push @args, @{$self->{args} // []};
 
     $self->{process} = spawn(cmd => [ 'redis-server', @args ],
                              log => $self->{log}, name => 'redis-server');
@@ -72,6 +106,7 @@ sub stop {
 sub alive  { $_[0]{process} && $_[0]{process}->alive }
 sub socket { "$_[0]{dir}/redis.sock" }
 sub port   { $_[0]{port} }
+sub tls_port { $_[0]{tls_port} }
 
 
 # Stopped as by a debugger: takes connections and says nothing.
@@ -100,6 +135,7 @@ sub command {
 
         $self->{client} = $client;
         $self->command('AUTH', $self->{password}) if $self->{password};
+        $self->command('AUTH', split ' ', $self->{login}) if $self->{login};
     }
 
     my $client = $self->{client};

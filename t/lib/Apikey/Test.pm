@@ -112,7 +112,8 @@ traffic in the background, see L<Apikey::Load>.
 
 C<< $t->postgres >>: L<Apikey::Postgres> (value, rows, run, quote, ctl, stop,
 start, conninfo).  C<< $t->redis(password =>, unix => 1, aof => 1) >>:
-L<Apikey::Redis>.  C<< $t->upstream >>: L<Apikey::Upstream>.
+L<Apikey::Redis>; C<< $t->sentinels >>, C<< $t->cluster >>:
+L<Apikey::RedisGroup>.  C<< $t->upstream >>: L<Apikey::Upstream>.
 C<< $t->peer(...) >>: L<Apikey::Peer>, a server that lies, or stands in front of
 a real one and delays, trickles, cuts.
 Each of the first four is made once; another one by C<< name => >>.
@@ -168,6 +169,7 @@ use Apikey::Peer;
 use Apikey::Postgres;
 use Apikey::Process qw(wait_for free_port);
 use Apikey::Redis;
+use Apikey::RedisGroup;
 use Apikey::Upstream;
 
 our @EXPORT_OK = qw(wait_for free_port json json_encode rounds plain_key);
@@ -248,6 +250,12 @@ sub postgres { my ($self, %opt) = @_;
                return $self->server('pg', 'Apikey::Postgres', %opt) }
 sub redis    { my ($self, %opt) = @_;
                return $self->server('redis', 'Apikey::Redis', %opt) }
+sub sentinels { my ($self, %opt) = @_;
+                return $self->server('sentinels', 'Apikey::RedisGroup',
+                                     kind => 'sentinels', %opt) }
+sub cluster  { my ($self, %opt) = @_;
+               return $self->server('cluster', 'Apikey::RedisGroup',
+                                    kind => 'cluster', %opt) }
 sub upstream { my ($self, %opt) = @_;
                return $self->server('upstream', 'Apikey::Upstream', %opt) }
 

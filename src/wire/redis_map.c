@@ -1,0 +1,243 @@
+
+/*
+ * The map of a Cluster: which link has a slot, as CLUSTER NODES says it.
+ *
+ * A link that has no slots and is not used any more is destroyed, here only:
+ * no handler of it is running then.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "base/slot.h"
+#include "wire/redis_private.h"
+
+
+#define NGX_HTTP_APIKEY_MAP_IDLE  30000          /* ms */
+
+
+static void ngx_http_apikey_map_read(ngx_http_apikey_redis_t *redis,
+    ngx_str_t *text);
+static ngx_uint_t ngx_http_apikey_map_node(ngx_http_apikey_redis_t *redis,
+    apikey_slot_node_t *node);
+static void ngx_http_apikey_map_owners(ngx_http_apikey_redis_t *redis);
+static void ngx_http_apikey_map_clean(ngx_http_apikey_redis_t *redis);
+
+
+void
+ngx_http_apikey_map_handler(ngx_http_apikey_redis_call_t *call,
+    struct redisReply *reply)
+{
+    ngx_http_apikey_redis_t *redis = call->data;
+
+    ngx_str_t                     text;
+    ngx_http_apikey_redis_kind_e  kind;
+
+    if (reply == NULL) {
+        return;
+    }
+
+    kind = ngx_http_apikey_redis_reply(reply, &text);
+
+    if (kind != NGX_HTTP_APIKEY_REDIS_STRING) {
+        ngx_http_apikey_link_lost(redis->control,
+                                  "it does not show the cluster: ", &text);
+        return;
+    }
+
+    ngx_http_apikey_map_read(redis, &text);
+}
+
+
+/* A slot nobody has keeps the link it had: that one may come back. */
+
+static void
+ngx_http_apikey_map_read(ngx_http_apikey_redis_t *redis, ngx_str_t *text)
+{
+    size_t                      len;
+    ngx_uint_t                  covered;
+    const char                 *p;
+    apikey_slot_node_t          node;
+    ngx_http_apikey_cluster_t  *cluster;
+
+    cluster = redis->cluster;
+
+    p = (const char *) text->data;
+    len = text->len;
+    covered = 0;
+
+    while (apikey_slot_node(&p, &len, &node)) {
+
+        if (node.primary) {
+            covered += ngx_http_apikey_map_node(redis, &node);
+        }
+    }
+
+    if (covered == 0) {
+        ngx_http_apikey_link_lost(redis->control,
+                                  "it knows no node with slots", NULL);
+        return;
+    }
+
+    cluster->loaded = 1;
+    cluster->covered = (covered >= APIKEY_SLOTS);
+
+    if (!cluster->covered) {
+        ngx_http_apikey_cluster_refresh(redis);
+    }
+
+    ngx_http_apikey_map_owners(redis);
+    ngx_http_apikey_map_clean(redis);
+    ngx_http_apikey_map_tell(redis);
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_map_node(ngx_http_apikey_redis_t *redis,
+    apikey_slot_node_t *node)
+{
+    uint16_t                 first, last;
+    ngx_str_t                host;
+    ngx_uint_t               i, n;
+    ngx_http_apikey_link_t  *link;
+
+    link = NULL;
+    n = 0;
+
+    while (apikey_slot_range(node, &first, &last)) {
+
+        if (link == NULL) {
+            host.data = (u_char *) node->host;
+            host.len = node->host_len;
+
+            link = ngx_http_apikey_cluster_find(redis, redis->control, &host,
+                                                node->port);
+            if (link == NULL) {
+                return 0;
+            }
+        }
+
+        for (i = first; i <= last; i++) {
+            redis->cluster->map[i] = link;
+            n++;
+        }
+    }
+
+    return n;
+}
+
+
+/* Who has slots, and one of them each, for the key of its identity. */
+
+static void
+ngx_http_apikey_map_owners(ngx_http_apikey_redis_t *redis)
+{
+    ngx_uint_t                  i;
+    ngx_queue_t                *q;
+    ngx_http_apikey_link_t     *link;
+    ngx_http_apikey_cluster_t  *cluster;
+
+    cluster = redis->cluster;
+
+    for (q = ngx_queue_head(&cluster->links);
+         q != ngx_queue_sentinel(&cluster->links);
+         q = ngx_queue_next(q))
+    {
+        link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
+
+        link->owner = 0;
+
+        if (link->tag >= 0 && cluster->map[link->tag] != link) {
+            link->tag = -1;
+        }
+    }
+
+    for (i = 0; i < APIKEY_SLOTS; i++) {
+        link = cluster->map[i];
+
+        if (link == NULL) {
+            continue;
+        }
+
+        link->owner = 1;
+        link->used = ngx_current_msec;
+
+        if (link->tag < 0) {
+            link->tag = i;
+        }
+    }
+
+    for (q = ngx_queue_head(&cluster->links);
+         q != ngx_queue_sentinel(&cluster->links);
+         q = ngx_queue_next(q))
+    {
+        link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
+
+        if (link->owner && link->state == NGX_HTTP_APIKEY_LINK_DOWN
+            && !link->retry.timer_set)
+        {
+            ngx_http_apikey_link_connect(link);
+        }
+    }
+}
+
+
+static void
+ngx_http_apikey_map_clean(ngx_http_apikey_redis_t *redis)
+{
+    ngx_queue_t                *q, *next;
+    ngx_http_apikey_link_t     *link;
+    ngx_http_apikey_cluster_t  *cluster;
+
+    cluster = redis->cluster;
+
+    for (q = ngx_queue_head(&cluster->links);
+         q != ngx_queue_sentinel(&cluster->links);
+         q = next)
+    {
+        next = ngx_queue_next(q);
+        link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
+
+        if (link->owner || link->live
+            || ngx_current_msec - link->used < NGX_HTTP_APIKEY_MAP_IDLE)
+        {
+            continue;
+        }
+
+        ngx_queue_remove(q);
+        cluster->nlinks--;
+
+        link->hope = 0;
+
+        ngx_http_apikey_redirect_state(link, 0);
+        ngx_http_apikey_link_destroy(link);
+    }
+}
+
+
+void
+ngx_http_apikey_map_tell(ngx_http_apikey_redis_t *redis)
+{
+    ngx_uint_t                  up;
+    ngx_queue_t                *q;
+    ngx_http_apikey_link_t     *link;
+    ngx_http_apikey_cluster_t  *cluster;
+
+    cluster = redis->cluster;
+    up = cluster->loaded && cluster->covered;
+
+    for (q = ngx_queue_head(&cluster->links);
+         q != ngx_queue_sentinel(&cluster->links);
+         q = ngx_queue_next(q))
+    {
+        link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
+
+        if (link->owner && link->state != NGX_HTTP_APIKEY_LINK_READY) {
+            up = 0;
+        }
+    }
+
+    ngx_http_apikey_redis_state(redis, up);
+}

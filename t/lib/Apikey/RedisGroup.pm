@@ -1,0 +1,309 @@
+package Apikey::RedisGroup;
+
+# Several redis-servers that belong together.
+#
+#     my $group = $t->sentinels(name => 'main', redis => {...}, n => 3);
+#     $group->primary, $group->replicas   Apikey::Redis, as they are now
+#     $group->sentinels                   Apikey::Redis, too
+#     $group->failover                    by a Sentinel's own command
+#     $group->wait_failover($old)         until they name another primary
+#     $group->wait_in_step                until replicas follow the primary
+#
+#     my $group = $t->cluster(name => 'c', n => 3, replicas => 1);
+#     $group->nodes, $group->owner(KEY)
+#     $group->migrate(SLOT, FROM, TO)     keys and slot, as redis-cli does it
+#
+# redis => {} are options of all of them, of Apikey::Redis; of Sentinels, too
+# where they apply (tls, clients, users, password).
+
+use strict;
+use warnings;
+
+use Apikey::Process qw(free_port wait_for);
+use Apikey::Redis;
+
+
+sub sentinels {
+    my ($class, %opt) = @_;
+
+    my $name = $opt{name} // 'main';
+    my %redis = %{$opt{redis} // {}};
+    my $self = bless { name => $name, tls => $redis{tls} }, $class;
+
+    my $primary = Apikey::Redis->new(dir => $opt{dir}, name => "$name-a",
+                                     %redis);
+    my $port = $self->port_of($primary);
+    my @auth = $opt{auth} ? ($opt{auth}[0], $opt{auth}[1]) : ();
+
+    my @more = ('--replicaof', '127.0.0.1', $port, '--repl-diskless-sync-delay',
+                0);
+    push @more, '--tls-replication', 'yes' if $redis{tls};
+    push @more, '--masteruser', $auth[0], '--masterauth', $auth[1] if @auth;
+
+    my @replicas = map {
+        Apikey::Redis->new(dir => $opt{dir}, name => "$name-$_", %redis,
+                           args => \@more)
+    } qw(b c);
+
+    $self->{redis} = [ $primary, @replicas ];
+
+    for my $replica (@replicas) {
+        wait_for('a replica in step', sub {
+            $replica->command('INFO', 'replication')
+                =~ /master_link_status:up/;
+        });
+    }
+
+    my $config = "sentinel monitor $name 127.0.0.1 $port "
+        . ($opt{quorum} // 2) . "\n"
+        . "sentinel down-after-milliseconds $name 500\n"
+        . "sentinel failover-timeout $name 3000\n";
+    $config .= "sentinel auth-user $name $auth[0]\n"
+               . "sentinel auth-pass $name $auth[1]\n" if @auth;
+    $config .= "tls-replication yes\n" if $redis{tls};
+
+    $self->{sentinels} = [ map {
+        Apikey::Redis->new(dir => $opt{dir}, name => "$name-sentinel-$_",
+                           %redis, config => $config, sentinel => 1,
+                           $opt{sentinel} ? %{$opt{sentinel}} : ())
+    } 1 .. ($opt{n} // 3) ];
+
+    for my $sentinel (@{$self->{sentinels}}) {
+        wait_for('the Sentinels know each other', sub {
+            $sentinel->command('INFO', 'sentinel')
+                =~ /name=$name,status=ok,.*slaves=2,sentinels=$opt{n}/;
+        }, 30);
+    }
+
+    return $self;
+}
+
+
+sub port_of { $_[0]{tls} ? $_[1]->tls_port : $_[1]->port }
+
+sub sentinel_list { @{$_[0]{sentinels}} }
+
+
+sub primary {
+    my ($self) = @_;
+
+    for my $redis (grep { $_->alive } @{$self->{redis}}) {
+        return $redis if eval {
+            $redis->command('INFO', 'replication') =~ /role:master/ };
+    }
+
+    return undef;
+}
+
+
+# What the Sentinels say, all of them alike; undef while they do not agree.
+
+sub named {
+    my ($self) = @_;
+
+    my %port;
+
+    for my $sentinel (grep { $_->alive } @{$self->{sentinels}}) {
+        my $address = $sentinel->command('SENTINEL',
+            'get-master-addr-by-name', $self->{name});
+        $port{$address->[1]} = 1;
+    }
+
+    my ($port, @more) = keys %port;
+    return undef if @more;
+
+    my ($redis) = grep { $self->port_of($_) == $port } @{$self->{redis}};
+    return $redis;
+}
+
+
+sub wait_failover {
+    my ($self, $old) = @_;
+
+    return wait_for('another primary', sub {
+        my $new = $self->named;
+        return $new && $new != $old
+               && eval { $new->command('INFO', 'replication')
+                         =~ /role:master/ } ? $new : undef;
+    }, 30);
+}
+
+
+# Until all that live have what the primary has.
+
+sub wait_in_step {
+    my ($self) = @_;
+
+    wait_for('replicas in step', sub {
+        my $primary = $self->named or return 0;
+        my $n = grep { $_->alive } @{$self->{redis}};
+        my @state = $primary->command('INFO', 'replication')
+            =~ /^slave\d+:.*state=(\w+)/mg;
+
+        return $n - 1 == grep { $_ eq 'online' } @state;
+    }, 30);
+}
+
+
+sub failover {
+    my ($self) = @_;
+
+    my $old = $self->named;
+
+    wait_for('a failover is taken', sub {
+        eval { $self->{sentinels}[0]->command('SENTINEL', 'failover',
+                                              $self->{name}) };
+    });
+
+    return $self->wait_failover($old);
+}
+
+
+# As $t->server keeps it.
+
+sub new {
+    my ($class, %opt) = @_;
+
+    return $opt{kind} eq 'sentinels' ? $class->sentinels(%opt)
+                                     : $class->cluster(%opt);
+}
+
+
+sub cluster {
+    my ($class, %opt) = @_;
+
+    my $name = $opt{name} // 'cluster';
+    my $n = $opt{n} // 3;
+    my %redis = %{$opt{redis} // {}};
+    my $self = bless { name => $name, tls => $redis{tls} }, $class;
+
+    my @args = ('--cluster-enabled', 'yes', '--cluster-node-timeout', 1000,
+                '--cluster-require-full-coverage', 'no',
+                '--cluster-replica-validity-factor', 0,
+                '--cluster-allow-replica-migration', 'no',
+                '--repl-diskless-sync-delay', 0,
+                @{$redis{args} // []});
+
+    push @args, '--tls-cluster', 'yes', '--tls-replication', 'yes'
+        if $redis{tls};
+
+    $self->{redis} = [ map {
+        my $bus = free_port();
+        my $redis = Apikey::Redis->new(dir => $opt{dir}, name => "$name-$_",
+            %redis, args => [ @args, '--cluster-port', $bus ]);
+        $redis->{bus} = $bus;
+        $redis;
+    } 1 .. $n * (1 + ($opt{replicas} // 0)) + ($opt{spare} // 0) ];
+
+    my ($first, @rest) = @{$self->{redis}};
+
+    for my $redis (@rest) {
+        $first->command('CLUSTER', 'MEET', '127.0.0.1',
+                        $self->port_of($redis), $redis->{bus});
+    }
+
+    my @nodes = @{$self->{redis}};
+
+    for my $i (0 .. $n - 1) {
+        my $from = int(16384 * $i / $n);
+        my $to = int(16384 * ($i + 1) / $n) - 1;
+
+        $nodes[$i]->command('CLUSTER', 'ADDSLOTSRANGE', $from, $to);
+    }
+
+    $self->wait_known;
+
+    for my $i ($n .. $n * (1 + ($opt{replicas} // 0)) - 1) {
+        $nodes[$i]->command('CLUSTER', 'REPLICATE',
+                            $nodes[$i % $n]->command('CLUSTER', 'MYID'));
+        wait_for('a replica in step', sub {
+            $nodes[$i]->command('INFO', 'replication')
+                =~ /master_link_status:up/;
+        });
+    }
+
+    $self->wait_known;
+    return $self;
+}
+
+
+# Until each that lives knows all others, and all slots.
+
+sub wait_known {
+    my ($self) = @_;
+
+    my $all = @{$self->{redis}};
+
+    for my $redis (grep { $_->alive } @{$self->{redis}}) {
+        wait_for('the cluster', sub {
+            my $info = $redis->command('CLUSTER', 'INFO');
+            return $info =~ /cluster_state:ok/
+                   && $info =~ /cluster_slots_assigned:16384/
+                   && $info =~ /cluster_known_nodes:$all\b/;
+        }, 30);
+    }
+}
+
+
+sub nodes { @{$_[0]{redis}} }
+
+
+# Who has this slot, by the word of one that lives.
+
+sub owner {
+    my ($self, $slot) = @_;
+
+    for my $redis (grep { $_->alive } @{$self->{redis}}) {
+        my $slots = eval { $redis->command('CLUSTER', 'SLOTS') } or next;
+
+        for my $range (@$slots) {
+            next unless $range->[0] <= $slot && $slot <= $range->[1];
+
+            my $port = $range->[2][1];
+            my ($owner) = grep { $self->port_of($_) == $port
+                                 || $_->port == $port } @{$self->{redis}};
+            return $owner;
+        }
+    }
+
+    return undef;
+}
+
+
+# The steps of redis-cli --cluster reshard; between() runs in the middle.
+
+sub migrate {
+    my ($self, $slot, $to, $between) = @_;
+
+    my $from = $self->owner($slot);
+    my ($from_id, $to_id) = map { $_->command('CLUSTER', 'MYID') } $from, $to;
+
+    $to->command('CLUSTER', 'SETSLOT', $slot, 'IMPORTING', $from_id);
+    $from->command('CLUSTER', 'SETSLOT', $slot, 'MIGRATING', $to_id);
+
+    $between->() if $between;
+
+    while (my @keys = @{$from->command('CLUSTER', 'GETKEYSINSLOT', $slot,
+                                       10)})
+    {
+        $from->command('MIGRATE', '127.0.0.1', $self->port_of($to), '', 0,
+                       5000, 'KEYS', @keys);
+    }
+
+    for my $redis ($to, $from,
+                   grep { $_ != $to && $_ != $from && $_->alive }
+                   @{$self->{redis}})
+    {
+        eval { $redis->command('CLUSTER', 'SETSLOT', $slot, 'NODE', $to_id) };
+    }
+}
+
+
+sub stop {
+    my ($self, @how) = @_;
+
+    $_->stop(@how) for @{$self->{sentinels} // []}, @{$self->{redis}};
+}
+
+
+1;
