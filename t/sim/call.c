@@ -48,6 +48,8 @@ timer(run_t *r, int n, int a)
 static void
 sums(run_t *r, side_t *s, int64_t t, apikey_account_sums_t *out, bool asked)
 {
+    int64_t  acked;
+
     if (r->w.ab == AB_DELTA || r->w.ab == AB_DELTA_RESEND) {
         out->node = ++r->names + FIRST_NAME;
         out->number = ++s->tally.number;
@@ -57,7 +59,9 @@ sums(run_t *r, side_t *s, int64_t t, apikey_account_sums_t *out, bool asked)
         s->pending = 0;
 
     } else if (!asked) {
+        acked = s->tally.acked;
         apikey_tally_send(&s->tally, r->w.cfg->horizon, t, out);
+        r->gave_up |= s->tally.acked != acked;
     }
 }
 
@@ -92,6 +96,7 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     double        x;
     node_t       *nd = &r->nodes[n];
     side_t       *s = &nd->side[a];
+    int64_t       acked;
     uint64_t      need, least, cost, held;
     message_t    *m;
     request_t    *rq;
@@ -137,6 +142,7 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     m->sent = t;
     m->t0 = r->w.now;
     m->version[0] = s->version;
+    acked = s->tally.acked;
     m->call = apikey_lease_ask(&s->lease, &s->tally, &s->conf[s->version],
                                need, least, back, t, &m->ask, &m->sums[0]);
 
@@ -148,6 +154,8 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
         m->ask.kept -= m->ask.busy;
         m->ask.busy = 0;
     }
+
+    r->gave_up |= s->tally.acked != acked;
 
     sums(r, s, t, &m->sums[0], true);
 

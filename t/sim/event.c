@@ -201,7 +201,7 @@ ledger(run_t *r)
         /* what a power loss takes away nobody can credit */
 
         if (r->w.cfg->accts[a].settle && !r->power && r->w.st.epochs == 0
-            && !r->flushed && b->settled != b->credited)
+            && !r->flushed && !r->gave_up && b->settled != b->credited)
         {
             r->w.st.ledger++;
         }

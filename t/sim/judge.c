@@ -105,17 +105,35 @@ first(const acct_t *ac, unsigned i)
 }
 
 
-static int64_t
-period(const limit_t *l, int64_t t)
+/* What is used of a quota in the period of t; it begins with what was left. */
+
+static int64_t *
+period_sum(book_t *b, const limit_t *l, unsigned i, int64_t t)
 {
-    return l->kind == PERIOD ? (t - l->offset) / l->length : 0;
+    int64_t  k, rest, *sum = b->sum[i];
+
+    k = 0;
+
+    if (l->kind == PERIOD) {
+        k = (t - l->offset) / l->length - (START - l->offset) / l->length;
+        k = k < PERIODS ? k : PERIODS - 1;
+    }
+
+    rest = (int64_t) (l->burst - l->fill);
+
+    for ( ; b->period[i] < k; b->period[i]++) {
+        sum[b->period[i] + 1] = sum[b->period[i]] < rest ? sum[b->period[i]]
+                                                         : rest;
+    }
+
+    return &sum[k];
 }
 
 
 void
 judge_admitted(world_t *w, int a, const admission_t *adm)
 {
-    int64_t         k;
+    int64_t        *sum;
     unsigned        i;
     book_t         *b = &w->books[a];
     const acct_t   *ac = &w->cfg->accts[a];
@@ -143,25 +161,9 @@ judge_admitted(world_t *w, int a, const admission_t *adm)
             continue;
         }
 
-        k = period(l, adm->t);
-
-        if (k > b->period[i]) {
-            b->last[i] = b->sum[i];
-            b->sum[i] = b->sum[i] < (int64_t) (l->burst - l->fill)
-                        ? b->sum[i] : (int64_t) (l->burst - l->fill);
-            b->period[i] = k;
-        }
-
-        if (k == b->period[i]) {
-            b->sum[i] += adm->cost;
-            w->st.quota += b->sum[i]
-                           > (int64_t) form(w, ac, i, adm->t).burst;
-
-        } else {
-            b->last[i] += adm->cost;
-            w->st.quota += b->last[i]
-                           > (int64_t) form(w, ac, i, adm->t).burst;
-        }
+        sum = period_sum(b, l, i, adm->t);
+        *sum += (int64_t) adm->cost;
+        w->st.quota += *sum > (int64_t) form(w, ac, i, adm->t).burst;
     }
 }
 
@@ -214,9 +216,9 @@ judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
         }
 
         if (l->there && (l->kind == PERIOD || l->kind == TOTAL)
-            && tokens > 0 && period(l, adm->t) == b->period[i])
+            && tokens > 0)
         {
-            b->sum[i] -= tokens;
+            *period_sum(b, l, i, adm->t) -= tokens;
         }
     }
 }
@@ -227,16 +229,11 @@ judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
 uint64_t
 judge_known(world_t *w, int a, unsigned i, int64_t now)
 {
-    int64_t         rest;
-    const book_t   *b = &w->books[a];
-    const limit_t  *l = first(&w->cfg->accts[a], i);
+    int64_t  sum;
 
-    if (period(l, now) > b->period[i]) {
-        rest = (int64_t) (l->burst - l->fill);
-        return b->sum[i] < rest ? b->sum[i] : rest;
-    }
+    sum = *period_sum(&w->books[a], first(&w->cfg->accts[a], i), i, now);
 
-    return b->sum[i];
+    return sum < 0 ? 0 : (uint64_t) sum;
 }
 
 

@@ -103,6 +103,7 @@ typedef struct {
     apikey_bucket_t  ref[ACCOUNTS];
     bool             drops;              /* the primary is dead */
     bool             power, flushed;     /* was lost, there was */
+    bool             gave_up;            /* half a horizon without answer */
     bool             differences;        /* instead of sums */
 } run_t;
 

@@ -34,6 +34,7 @@
 #define VERSIONS  8
 #define ITEMS     6
 #define NAMES     256
+#define PERIODS   1024
 #define FIRST_NAME  1000000      /* of differences: one each */
 
 
@@ -169,8 +170,8 @@ typedef struct {
     size_t           nadm, ncred, sadm, scred;
     admission_t     *adm;
     credit_t        *cred;
-    int64_t          period[LIMITS];
-    int64_t          sum[LIMITS], last[LIMITS];
+    int64_t          period[LIMITS];         /* the last one that was used */
+    int64_t          sum[LIMITS][PERIODS];
     uint64_t         granted, returned, taken;
     uint64_t         spent, lost, tspent, tlost;
     int64_t          pool[NAMES][LIMITS];    /* settled, not yet credited */

@@ -1,0 +1,237 @@
+
+/*
+ * Random accounts: limits of all kinds, edits, clocks that jump, settlements
+ * out of order.  Included by one unit, after redis.h.
+ */
+
+
+#ifndef UNIT_ACCOUNT_RANDOM_H_INCLUDED
+#define UNIT_ACCOUNT_RANDOM_H_INCLUDED
+
+
+#include "limit/account.h"
+
+
+#define ACCOUNTS  3
+#define LIMITS    4
+#define IDS       6
+#define PEERS     5
+
+
+typedef struct {
+    uint64_t                number;
+    int64_t                 sum, part;
+    uint64_t                era;
+} peer_t;
+
+
+typedef struct {
+    apikey_account_t        value;
+    apikey_account_limit_t  limits[LIMITS];
+    unsigned                nlimits;
+    bool                    slots;
+    uint64_t                lease;
+    peer_t                  peers[PEERS];
+    uint64_t                cost;
+} account_t;
+
+
+static account_t  accounts[ACCOUNTS];
+static uint64_t   now, epoch, since;
+
+
+static uint64_t
+rnd(uint64_t below)
+{
+    static uint64_t  state;
+
+    if (state == 0) {
+        state = seed * 2 + 1;
+    }
+
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+
+    return (state * 0x2545f4914f6cdd1dULL >> 11) % below;
+}
+
+
+static void
+random_limit(apikey_account_limit_t *l, bool slots)
+{
+    uint64_t  limit, burst, length;
+
+    static const uint64_t  limits[] = {
+        0, 1, 2, 7, 10, 60, 97, 1000, 3600, 65537, 999983, 1000000, 1000000007
+    };
+    static const uint64_t  windows[] = {
+        1000000, 2000000, 7000000, 60000000, 3600000000, 86400000000,
+        2678400000000
+    };
+
+    memset(&l->rate, 0, sizeof(l->rate));
+    l->end = l->next = l->fill = 0;
+    l->quota = l->touched = false;
+    l->known = APIKEY_ACCOUNT_UNKNOWN;
+    l->made = rnd(3) ? 0 : now - rnd(100000000);
+
+    if (slots || rnd(3) == 0) {
+        l->quota = !slots;
+        l->rate.token = 1;
+        l->rate.tick = 1;
+        l->rate.capacity = rnd(10) ? rnd(2000) : rnd(APIKEY_ACCOUNT_MAX);
+
+        if (slots) {
+            return;
+        }
+
+        l->known = rnd(4) ? rnd(l->rate.capacity / 4 + 2)
+                          : APIKEY_ACCOUNT_UNKNOWN;
+        l->touched = rnd(3) == 0;
+
+        if (rnd(3)) {
+            length = windows[rnd(7)];
+            l->end = now / length * length + length - rnd(length / 3);
+            l->next = l->end + length;
+            l->fill = rnd(3) ? l->rate.capacity
+                             : rnd(l->rate.capacity + 2);
+        }
+
+        return;
+    }
+
+    do {
+        limit = limits[rnd(13)];
+        burst = rnd(3) ? limit : rnd(2) ? rnd(limit + 10) : limit * rnd(4);
+    } while (!apikey_rate_init(&l->rate, limit, windows[rnd(7)], burst));
+}
+
+
+static void
+edit(account_t *a)
+{
+    unsigned  i, first;
+
+    a->nlimits = 1 + rnd(LIMITS);
+    a->lease = rnd(2) ? 1000000 : 200000 + rnd(5000000);
+    first = rnd(IDS);
+
+    for (i = 0; i < a->nlimits; i++) {
+        a->limits[i].id = 0xfff0000000000000ULL + (first + i) % IDS;
+        random_limit(&a->limits[i], a->slots);
+    }
+}
+
+
+static void
+step(void)
+{
+    switch (rnd(12)) {
+    case 0:
+        break;
+    case 1:
+        now += rnd(10);
+        break;
+    case 2:
+        now += rnd(3600000000);
+        break;
+    case 3:
+        now += rnd(5) ? rnd(100000000) : rnd(86400000000 * 40);
+        break;
+    case 4:
+        now -= rnd(4) ? rnd(1000000) : rnd(10000000);
+        break;
+    case 5:
+    case 6:
+        now += rnd(3000000);
+        break;
+    default:
+        now += rnd(50000);
+    }
+}
+
+
+static void
+random_sums(account_t *a, apikey_account_sums_t *s)
+{
+    unsigned   k;
+    int64_t    d;
+    peer_t    *p;
+
+    memset(s, 0, sizeof(*s));
+    k = rnd(PEERS);
+    p = &a->peers[k];
+    s->node = 0xff00ff00ff00ff00ULL + k;
+
+    if (rnd(4) == 0) {
+        return;
+    }
+
+    d = rnd(3) ? (int64_t) rnd(100) - 30 : 0;
+    p->sum += d;
+
+    if (rnd(8) == 0 && a->value.state == APIKEY_ACCOUNT_PRESENT) {
+        p->era = a->value.era;
+        p->part = 0;
+    }
+
+    p->part += rnd(3) ? d : 0;
+    s->number = rnd(5) ? ++p->number : 1 + rnd(p->number + 1);
+    s->sum = p->sum;
+    s->acked = rnd(3) ? p->sum - (int64_t) rnd(50) : p->sum;
+    s->era = p->era;
+    s->part = p->part;
+    s->part_acked = s->acked == s->sum ? p->part : p->part - (int64_t) rnd(20);
+}
+
+
+static void
+random_call(account_t *a, apikey_account_call_t *c)
+{
+    memset(c, 0, sizeof(*c));
+
+    c->limits = a->limits;
+    c->nlimits = a->nlimits;
+    c->slots = a->slots;
+    c->epoch = epoch;
+    c->since = since;
+    c->lease = a->lease;
+    c->horizon = 60000000;
+    random_sums(a, &c->sums);
+}
+
+
+static void
+random_ask(const account_t *a, const apikey_account_call_t *c,
+    apikey_account_ask_t *ask)
+{
+    uint64_t                 n, most;
+    const apikey_account_t  *v = &a->value;
+
+    memset(ask, 0, sizeof(*ask));
+    ask->node = c->sums.node;
+    ask->want = rnd(4) ? rnd(300) : rnd(2) ? 0 : rnd(APIKEY_ACCOUNT_MAX);
+    ask->least = rnd(3) ? 1 : rnd(100);
+
+    if (v->state != APIKEY_ACCOUNT_PRESENT || rnd(8) == 0) {
+        ask->busy = a->slots ? rnd(4) : 0;
+        return;
+    }
+
+    ask->born = rnd(20) ? v->born : rnd(now);
+    n = rnd(2);
+    ask->generation = v->generation - n;
+    most = v->out[n] + (rnd(20) == 0);
+    ask->spent = rnd(most + 1);
+    ask->returned = rnd(most - ask->spent + 1);
+    ask->kept = rnd(most - ask->spent - ask->returned + 1);
+
+    if (a->slots) {
+        ask->spent = 0;
+        ask->busy = rnd(ask->kept + 1);
+    }
+}
+
+
+#endif /* UNIT_ACCOUNT_RANDOM_H_INCLUDED */

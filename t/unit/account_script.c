@@ -1,0 +1,564 @@
+
+/*
+ * LEASE and TAKE in a real Redis against limit/account.c: random limits of
+ * all kinds, edits, calendars, failovers, settlements out of order, clocks
+ * that jump, values spoiled, lost or gone; each reply and each value written
+ * must be what the C arithmetic says, to the byte.
+ *
+ * Starts a redis-server of its own on a socket in a private directory.  The
+ * script's clock is replaced by an argument, all else is the text as shipped.
+ */
+
+
+#define _GNU_SOURCE
+
+#include <time.h>
+
+#include "limit/account_lua.h"
+#include "redis.h"
+#include "account_random.h"
+
+
+#define ROUNDS  12000
+
+
+static unsigned  granted, taken, refused, lost;
+
+
+static void
+load(char *sha)
+{
+    static const char  clock[] =
+        "local time = redis.call('TIME')\n"
+        "local now = tonumber(time[1]) * 1000000 + tonumber(time[2])\n";
+
+    char  text[32768], *p;
+
+    strcpy(text, apikey_account_lua);
+
+    p = strstr(text, clock);
+    if (p == NULL) {
+        fail("the script reads its clock in another way");
+    }
+
+    memset(p, ' ', sizeof(clock) - 1);
+    memcpy(p, "local now = tonumber(ARGV[#ARGV])", 33);
+
+    if (run(sha, 3, "SCRIPT", "LOAD", text) != 40) {
+        fail("SCRIPT LOAD: %s", sha);
+    }
+}
+
+
+static char *
+put_double(char *p, double d)
+{
+    memcpy(p, &d, 8);
+
+    return p + 8;
+}
+
+
+static char *
+put(char *p, uint64_t n)
+{
+    return put_double(p, (double) n);
+}
+
+
+static char *
+put_signed(char *p, int64_t n)
+{
+    return put_double(p, (double) n);
+}
+
+
+static char *
+put_id(char *p, uint64_t n)
+{
+    memcpy(p, &n, 8);
+
+    return p + 8;
+}
+
+
+static uint64_t
+get(const char **p)
+{
+    double  d;
+
+    memcpy(&d, *p, 8);
+    *p += 8;
+
+    if (!(d >= 0 && d <= 0x1p53) || d != (double) (uint64_t) d) {
+        fail("%f is no integer", d);
+    }
+
+    return (uint64_t) d;
+}
+
+
+static void
+same(const char *what, uint64_t is, uint64_t should)
+{
+    if (is != should) {
+        fail("%s is %llu, not %llu", what, (unsigned long long) is,
+             (unsigned long long) should);
+    }
+}
+
+
+static size_t
+pack_call(char *arg, const account_t *a, const apikey_account_call_t *c,
+    const apikey_account_ask_t *ask)
+{
+    char                          *p;
+    unsigned                       i;
+    const apikey_account_limit_t  *l;
+    const apikey_account_sums_t   *s = &c->sums;
+
+    p = put(arg, c->slots);
+    p = put(p, c->lease);
+    p = put(p, c->horizon);
+    p = put_id(p, s->node);
+    p = put(p, s->number);
+    p = put_signed(p, s->sum);
+    p = put_signed(p, s->acked);
+    p = put(p, s->era);
+    p = put_signed(p, s->part);
+    p = put_signed(p, s->part_acked);
+
+    if (ask) {
+        p = put(p, ask->born);
+        p = put(p, ask->generation);
+        p = put(p, ask->spent);
+        p = put(p, ask->returned);
+        p = put(p, ask->kept);
+        p = put(p, ask->busy);
+        p = put(p, ask->want);
+        p = put(p, ask->least);
+
+    } else {
+        p = put(p, a->cost);
+    }
+
+    for (i = 0; i < c->nlimits; i++) {
+        l = &c->limits[i];
+        p = put_id(p, l->id);
+        p = put(p, l->rate.token);
+        p = put(p, l->rate.refill);
+        p = put(p, l->rate.capacity);
+        p = put(p, l->rate.tick);
+        p = put(p, l->end);
+        p = put(p, l->next);
+        p = put(p, l->fill);
+        p = put(p, l->made);
+        p = l->known == APIKEY_ACCOUNT_UNKNOWN ? put_signed(p, -1)
+                                               : put(p, l->known);
+        p = put(p, l->quota + (l->quota && l->touched));
+    }
+
+    return p - arg;
+}
+
+
+static size_t
+pack_value(char *raw, const apikey_account_t *v)
+{
+    char      *p;
+    unsigned   i;
+
+    memcpy(raw, "apikey\2\0", 8);
+
+    p = put(raw + 8, v->at);
+    p = put(p, v->lease);
+    p = put(p, v->out[0]);
+    p = put(p, v->out[1]);
+    p = put(p, v->born);
+    p = put(p, v->era);
+    p = put(p, v->epoch);
+    p = put(p, v->lost);
+    p = put(p, v->nlevels);
+    p = put(p, v->nnodes);
+    p = put(p, v->ncounters);
+
+    for (i = 0; i < v->nlevels; i++) {
+        p = put_id(p, v->levels[i].id);
+        p = put(p, v->levels[i].used);
+        p = put(p, v->levels[i].at);
+        p = put(p, v->levels[i].token);
+        p = put(p, v->levels[i].refill);
+        p = put(p, v->levels[i].tick);
+        p = put(p, v->levels[i].born);
+    }
+
+    for (i = 0; i < v->nnodes; i++) {
+        p = put_id(p, v->nodes[i].id);
+        p = put(p, v->nodes[i].seen);
+    }
+
+    for (i = 0; i < v->ncounters; i++) {
+        p = put_id(p, v->counters[i].id);
+        p = put(p, v->counters[i].number);
+        p = put_signed(p, v->counters[i].sum);
+        p = put(p, v->counters[i].era);
+        p = put_signed(p, v->counters[i].part);
+        p = put(p, v->counters[i].at);
+    }
+
+    return p - raw;
+}
+
+
+static void
+check_value(unsigned i, bool written)
+{
+    char               raw[16384], should[16384], out[64];
+    char               key[2] = { 'a' + i };
+    long               n;
+    uint64_t           us;
+    size_t             k, size;
+    apikey_account_t  *v = &accounts[i].value;
+
+    if (v->state != APIKEY_ACCOUNT_PRESENT) {
+        return;
+    }
+
+    n = run(raw, 2, "GET", key);
+
+    size = pack_value(should, v);
+
+    for (k = 0; k < size && n == (long) size; k++) {
+
+        if (raw[k] != should[k]) {
+            fail("value of %s differs at byte %zu", key, k);
+        }
+    }
+
+    same("size of the value", n, size);
+
+    if (!written) {
+        return;
+    }
+
+    us = apikey_account_expire(v, 60000000, now);
+    n = run(out, 2, "PTTL", key);
+
+    if (us == APIKEY_BUCKET_NEVER ? n != -1
+        : n > (long) (us / 1000 + 1) || n < (long) (us / 1000) - 900)
+    {
+        fail("expiry of %s: %ld, not %llu", key, n,
+             (unsigned long long) us / 1000 + 1);
+    }
+
+    /* time is made up here, it must not end in Redis */
+
+    run(out, 2, "PERSIST", key);
+}
+
+
+static long
+evalsha(const char *sha, unsigned op, unsigned n, const unsigned *which,
+    char arg[][1024], const size_t *size, char *reply)
+{
+    char         clock[32], head[24], keys[ACCOUNTS];
+    char         count[2] = { '0' + n };
+    size_t       len[5 + 2 * ACCOUNTS] = { 7, 40, 1 };
+    unsigned     i;
+    const char  *argv[5 + 2 * ACCOUNTS] = { "EVALSHA", sha, count };
+
+    put(put(put(head, op), epoch), since);
+
+    argv[3 + n] = head;
+    len[3 + n] = 24;
+
+    for (i = 0; i < n; i++) {
+        keys[i] = 'a' + which[i];
+        argv[3 + i] = &keys[i];
+        len[3 + i] = 1;
+        argv[4 + n + i] = arg[i];
+        len[4 + n + i] = size[i];
+    }
+
+    argv[4 + 2 * n] = clock;
+    len[4 + 2 * n] = sprintf(clock, "%llu", (unsigned long long) now);
+
+    command(5 + 2 * n, argv, len);
+
+    return answer(reply);
+}
+
+
+static void
+check_levels(const char **p, const account_t *a)
+{
+    unsigned                       i;
+    const apikey_account_level_t  *l;
+
+    for (i = 0; i < a->nlimits; i++) {
+        l = apikey_account_level(&a->value, a->limits[i].id);
+
+        same("used", get(p), l ? l->used : APIKEY_ACCOUNT_MAX);
+        same("at", get(p), l ? l->at : now);
+    }
+}
+
+
+static void
+lease(const char *sha, unsigned which)
+{
+    char                     arg[1][1024], reply[1024];
+    long                     n;
+    size_t                   size[1];
+    const char              *p;
+    account_t               *a = &accounts[which];
+    apikey_account_ask_t     ask;
+    apikey_account_call_t    call;
+    apikey_account_grant_t   g;
+
+    random_call(a, &call);
+    random_ask(a, &call, &ask);
+    size[0] = pack_call(arg[0], a, &call, &ask);
+
+    lost += a->value.epoch != epoch;
+    apikey_account_lease(&a->value, &call, &ask, now, &g);
+    a->value.dirty = false;
+    granted += g.granted != 0;
+
+    n = evalsha(sha, 1, 1, &which, arg, size, reply);
+    p = reply;
+
+    if (n < 16 + 72) {
+        fail("reply of %ld bytes: %.*s", n, (int) (n < 200 ? n : 200), reply);
+    }
+
+    same("taken", get(&p), 1);
+    same("now", get(&p), now);
+    same("granted", get(&p), g.granted);
+    same("generation", get(&p), g.generation);
+    same("born", get(&p), g.born);
+    same("era", get(&p), g.era);
+    same("active", get(&p), g.active);
+    same("hold", get(&p), g.hold);
+    same("life", get(&p), g.life);
+    same("kept", get(&p), g.kept);
+    same("out", get(&p), a->value.out[0] + a->value.out[1]);
+    check_levels(&p, a);
+    same("size of the reply", n, p - reply);
+
+    check_value(which, true);
+}
+
+
+static void
+take(const char *sha)
+{
+    char                    arg[ACCOUNTS][1024], reply[2048];
+    bool                    yes, write[ACCOUNTS];
+    long                    n;
+    size_t                  size[ACCOUNTS];
+    unsigned                i, which[ACCOUNTS];
+    const char             *p;
+    apikey_account_t        before[ACCOUNTS], *v;
+    apikey_account_call_t   call[ACCOUNTS];
+
+    yes = true;
+
+    for (i = 0; i < ACCOUNTS; i++) {
+        which[i] = i;
+        v = &accounts[i].value;
+        before[i] = *v;
+        accounts[i].cost = rnd(4) ? rnd(6) : rnd(2000);
+
+        random_call(&accounts[i], &call[i]);
+        size[i] = pack_call(arg[i], &accounts[i], &call[i], NULL);
+
+        yes &= apikey_account_fits(v, &call[i], accounts[i].cost, now);
+    }
+
+    taken += yes;
+    refused += !yes;
+
+    n = evalsha(sha, 0, ACCOUNTS, which, arg, size, reply);
+    p = reply;
+
+    if (n < 16) {
+        fail("reply of %ld bytes: %.*s", n, (int) (n > 0 ? n : 0), reply);
+    }
+
+    same("taken", get(&p), yes);
+    same("now", get(&p), now);
+
+    for (i = 0; i < ACCOUNTS; i++) {
+        v = &accounts[i].value;
+
+        if (yes) {
+            apikey_account_pay(v, &call[i], accounts[i].cost);
+        }
+
+        same("era", get(&p), v->era);
+        same("out", get(&p), v->out[0] + v->out[1]);
+        check_levels(&p, &accounts[i]);
+
+        write[i] = v->dirty || (yes && accounts[i].cost);
+        v->dirty = false;
+
+        if (!write[i]) {
+            *v = before[i];
+        }
+
+        check_value(i, write[i]);
+    }
+
+    same("size of the reply", n, p - reply);
+}
+
+
+/* Another value, or none; what is no value of ours is unknown. */
+
+static void
+spoil(unsigned i)
+{
+    char               raw[16384], key[2] = { 'a' + i, 0 };
+    long               n;
+    size_t             len[3] = { 3, 1 };
+    const char        *argv[3] = { "SET", key, raw };
+    apikey_account_t  *v = &accounts[i].value;
+
+    n = v->state == APIKEY_ACCOUNT_PRESENT ? run(raw, 2, "GET", key) : 0;
+
+    if (rnd(3) == 0 || n < 96) {
+        run(raw, 2, "DEL", key);
+        memset(v, 0, sizeof(*v));
+        return;
+    }
+
+    switch (rnd(6)) {
+    case 0:
+        run(raw, 2, "DEL", key);
+        run(raw, 3, "LPUSH", key, "x");
+        goto unreadable;
+    case 1:
+        n = rnd(100);
+        memset(raw, 'x', 100);
+        break;
+    case 2:
+        raw[rnd(8)] ^= 1 + rnd(255);
+        break;
+    case 3:
+        n -= 1 + rnd(90);
+        break;
+    case 4:
+        raw[8 + 7 + 8 * rnd(11)] = (char) 0xff;
+        break;
+    default:
+        memset(raw + 8 + 8 * rnd(11), 0xff, 8);
+    }
+
+    len[2] = n;
+    command(3, argv, len);
+    answer(raw);
+
+unreadable:
+
+    memset(v, 0, sizeof(*v));
+    v->state = APIKEY_ACCOUNT_UNREADABLE;
+}
+
+
+/* op 2: since when a primary is the one that nodes speak with. */
+
+static void
+epochs(const char *sha)
+{
+    char         reply[64], head[24], clock[32];
+    size_t       len[6] = { 7, 40, 1, 1, 24, 0 };
+    unsigned     i;
+    uint64_t     should;
+    const char  *p, *argv[6] = { "EVALSHA", sha, "1", "e", head, clock };
+
+    static const uint64_t  ids[] = { 77, 77, 88, 88, 77 };
+
+    for (i = 0, should = 0; i < 5; i++) {
+        should = i && ids[i] != ids[i - 1] ? now + i : should;
+
+        put(put(put(head, 2), ids[i]), 0);
+        len[5] = sprintf(clock, "%llu", (unsigned long long) now + i);
+
+        command(6, argv, len);
+        same("size", answer(reply), 8);
+
+        p = reply;
+        same("since", get(&p), should);
+    }
+}
+
+
+int
+main(int argc, char **argv)
+{
+    char      sha[256];
+    unsigned  i, round;
+
+    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t) time(NULL);
+
+    start();
+    load(sha);
+
+    now = 1795217207537822;
+    epoch = 0xfffffffffffff;
+    since = 0;
+
+    epochs(sha);
+
+    for (i = 0; i < ACCOUNTS; i++) {
+        accounts[i].slots = i == 2;
+        edit(&accounts[i]);
+    }
+
+    for (round = 0; round < ROUNDS; round++) {
+        step();
+
+        if (rnd(2000) == 0) {
+            run(sha, 2, "SCRIPT", "FLUSH");
+            load(sha);
+        }
+
+        if (rnd(300) == 0) {
+            epoch--;
+            since = now - rnd(rnd(2) ? 100 : 20000000);
+        }
+
+        for (i = 0; i < ACCOUNTS; i++) {
+
+            if (rnd(60) == 0) {
+                edit(&accounts[i]);
+            }
+
+            if (rnd(20) == 0) {
+                random_limit(&accounts[i].limits[rnd(accounts[i].nlimits)],
+                             accounts[i].slots);
+            }
+
+            if (rnd(200) == 0) {
+                spoil(i);
+            }
+        }
+
+        if (rnd(3)) {
+            lease(sha, rnd(ACCOUNTS));
+
+        } else {
+            take(sha);
+        }
+    }
+
+    if (granted < 400 || taken < 200 || refused < 200 || lost < 10) {
+        fail("granted %u, taken %u, refused %u, lost %u", granted, taken,
+             refused, lost);
+    }
+
+    printf("%u rounds, seed %llu\n", round, (unsigned long long) seed);
+
+    return 0;
+}
