@@ -64,6 +64,16 @@
 #include "../fuzz/slot.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput  fuzz_target_extract
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/extract.c"
+#undef LLVMFuzzerTestOneInput
+
+#define LLVMFuzzerTestOneInput  fuzz_target_request
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/request.c"
+#undef LLVMFuzzerTestOneInput
+
 
 #define TEST_ROUNDS  20000
 #define TEST_SEEDS   8
@@ -232,6 +242,8 @@ main(void)
     test_target("money", fuzz_target_money);
     test_target("rows", fuzz_target_rows);
     test_target("slot", fuzz_target_slot);
+    test_target("extract", fuzz_target_extract);
+    test_target("request", fuzz_target_request);
 
     return unit_done();
 }

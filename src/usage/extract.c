@@ -1,0 +1,390 @@
+
+/*
+ * What the members of a usage mean, and which usage counts.
+ */
+
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/jsonpick.h"
+#include "usage/extract.h"
+
+
+/* Ids of members: counts first, each its own place and bit. */
+
+typedef enum {
+    APIKEY_X_PROMPT = 1,
+    APIKEY_X_COMPLETION,
+    APIKEY_X_INPUT,
+    APIKEY_X_OUTPUT,
+    APIKEY_X_TOTAL,
+    APIKEY_X_CACHED_PROMPT,
+    APIKEY_X_CACHED_INPUT,
+    APIKEY_X_REASONING_COMPLETION,
+    APIKEY_X_REASONING_OUTPUT,
+
+    APIKEY_X_USAGE,
+    APIKEY_X_PROMPT_DETAILS,
+    APIKEY_X_COMPLETION_DETAILS,
+    APIKEY_X_INPUT_DETAILS,
+    APIKEY_X_OUTPUT_DETAILS,
+    APIKEY_X_OUTER,              /* "response" or "message" */
+    APIKEY_X_OUTER_USAGE
+} apikey_extract_id_e;
+
+/* Anthropic's, in the places of what it does not have */
+
+#define APIKEY_X_CACHE_READ      APIKEY_X_CACHED_INPUT
+#define APIKEY_X_CACHE_CREATION  APIKEY_X_CACHED_PROMPT
+
+
+/* A usage may stand in two places: both read the same members. */
+
+#define APIKEY_X_OPENAI_USAGE(in)                                             \
+    APIKEY_PICK("prompt_tokens", in, APIKEY_X_PROMPT, SCALAR),                \
+    APIKEY_PICK("completion_tokens", in, APIKEY_X_COMPLETION, SCALAR),        \
+    APIKEY_PICK("total_tokens", in, APIKEY_X_TOTAL, SCALAR),                  \
+    APIKEY_PICK("input_tokens", in, APIKEY_X_INPUT, SCALAR),                  \
+    APIKEY_PICK("output_tokens", in, APIKEY_X_OUTPUT, SCALAR),                \
+    APIKEY_PICK("prompt_tokens_details", in,                                  \
+                APIKEY_X_PROMPT_DETAILS, OBJECT),                             \
+    APIKEY_PICK("completion_tokens_details", in,                              \
+                APIKEY_X_COMPLETION_DETAILS, OBJECT),                         \
+    APIKEY_PICK("input_tokens_details", in, APIKEY_X_INPUT_DETAILS, OBJECT),  \
+    APIKEY_PICK("output_tokens_details", in, APIKEY_X_OUTPUT_DETAILS, OBJECT)
+
+#define APIKEY_X_ANTHROPIC_USAGE(in)                                          \
+    APIKEY_PICK("input_tokens", in, APIKEY_X_INPUT, SCALAR),                  \
+    APIKEY_PICK("output_tokens", in, APIKEY_X_OUTPUT, SCALAR),                \
+    APIKEY_PICK("cache_read_input_tokens", in, APIKEY_X_CACHE_READ, SCALAR),  \
+    APIKEY_PICK("cache_creation_input_tokens", in,                            \
+                APIKEY_X_CACHE_CREATION, SCALAR)
+
+
+static const apikey_pick_t  apikey_extract_openai[] = {
+    APIKEY_PICK("usage", 0, APIKEY_X_USAGE, OBJECT),
+    APIKEY_PICK("response", 0, APIKEY_X_OUTER, OBJECT),
+    APIKEY_PICK("usage", APIKEY_X_OUTER, APIKEY_X_OUTER_USAGE, OBJECT),
+    APIKEY_X_OPENAI_USAGE(APIKEY_X_USAGE),
+    APIKEY_X_OPENAI_USAGE(APIKEY_X_OUTER_USAGE),
+    APIKEY_PICK("cached_tokens", APIKEY_X_PROMPT_DETAILS,
+                APIKEY_X_CACHED_PROMPT, SCALAR),
+    APIKEY_PICK("cached_tokens", APIKEY_X_INPUT_DETAILS,
+                APIKEY_X_CACHED_INPUT, SCALAR),
+    APIKEY_PICK("reasoning_tokens", APIKEY_X_COMPLETION_DETAILS,
+                APIKEY_X_REASONING_COMPLETION, SCALAR),
+    APIKEY_PICK("reasoning_tokens", APIKEY_X_OUTPUT_DETAILS,
+                APIKEY_X_REASONING_OUTPUT, SCALAR),
+};
+
+static const apikey_pick_t  apikey_extract_anthropic[] = {
+    APIKEY_PICK("usage", 0, APIKEY_X_USAGE, OBJECT),
+    APIKEY_PICK("message", 0, APIKEY_X_OUTER, OBJECT),
+    APIKEY_PICK("usage", APIKEY_X_OUTER, APIKEY_X_OUTER_USAGE, OBJECT),
+    APIKEY_X_ANTHROPIC_USAGE(APIKEY_X_USAGE),
+    APIKEY_X_ANTHROPIC_USAGE(APIKEY_X_OUTER_USAGE),
+};
+
+
+#define apikey_extract_n(table)  (sizeof(table) / sizeof(table[0]))
+#define apikey_extract_bit(id)   (1u << (id))
+
+
+/* bytes of an Anthropic event around its text */
+#define APIKEY_EXTRACT_ANTHROPIC_EVENT  115
+
+
+static void apikey_extract_found(apikey_jsonpick_t *j, unsigned id,
+    apikey_pick_e what);
+
+
+static void
+apikey_extract_begin(apikey_extract_t *x)
+{
+    if (x->api == APIKEY_API_ANTHROPIC) {
+        apikey_jsonpick_init(&x->json, apikey_extract_anthropic,
+                             apikey_extract_n(apikey_extract_anthropic),
+                             apikey_extract_found, NULL, 0);
+        return;
+    }
+
+    apikey_jsonpick_init(&x->json, apikey_extract_openai,
+                         apikey_extract_n(apikey_extract_openai),
+                         apikey_extract_found, NULL, 0);
+}
+
+
+void
+apikey_extract_init(apikey_extract_t *x, apikey_api_e api, bool stream)
+{
+    memset(x, 0, sizeof(apikey_extract_t));
+
+    x->api = api;
+    x->stream = stream;
+
+    apikey_extract_begin(x);
+}
+
+
+void
+apikey_extract_feed(apikey_extract_t *x, const char *p, size_t len)
+{
+    if (x->stream) {
+        apikey_extract_sse(x, p, len);
+
+    } else {
+        apikey_jsonpick_feed(&x->json, p, len);
+    }
+
+    x->bytes += len;
+}
+
+
+static void
+apikey_extract_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
+{
+    apikey_extract_t  *x;
+
+    x = (apikey_extract_t *) j;
+
+    switch (id) {
+
+    case 0:
+    case APIKEY_X_OUTER:
+        return;
+
+    case APIKEY_X_USAGE:
+    case APIKEY_X_OUTER_USAGE:
+
+        if (what == APIKEY_PICK_OPEN) {
+            memset(&x->open, 0, sizeof(x->open));
+            x->open.begun = (id == APIKEY_X_OUTER_USAGE
+                             && x->api == APIKEY_API_ANTHROPIC);
+
+        } else if (what == APIKEY_PICK_CLOSE) {
+            x->last = x->open;
+
+        } else {
+            x->last.known = 0;
+        }
+
+        return;
+
+    case APIKEY_X_PROMPT_DETAILS:
+        id = APIKEY_X_CACHED_PROMPT;
+        break;
+
+    case APIKEY_X_INPUT_DETAILS:
+        id = APIKEY_X_CACHED_INPUT;
+        break;
+
+    case APIKEY_X_COMPLETION_DETAILS:
+        id = APIKEY_X_REASONING_COMPLETION;
+        break;
+
+    case APIKEY_X_OUTPUT_DETAILS:
+        id = APIKEY_X_REASONING_OUTPUT;
+        break;
+    }
+
+    if (what == APIKEY_PICK_CLOSE) {
+        return;
+    }
+
+    /* a member again takes the place of the one before, whatever it is */
+
+    x->open.known &= ~apikey_extract_bit(id);
+
+    if (what == APIKEY_PICK_COUNT) {
+        x->open.known |= apikey_extract_bit(id);
+        x->open.count[id] = j->number;
+    }
+}
+
+
+/*
+ * Of two usages the later one counts.  What an Anthropic stream ends with
+ * repeats only some of what it began with.
+ */
+
+static void
+apikey_extract_merge(const apikey_extract_t *x, apikey_extract_usage_t *kept)
+{
+    unsigned                       id;
+    const apikey_extract_usage_t  *last;
+
+    last = &x->last;
+
+    if (last->known == 0) {
+        return;
+    }
+
+    if (x->api == APIKEY_API_OPENAI || last->begun) {
+        *kept = *last;
+        return;
+    }
+
+    for (id = 1; id < APIKEY_EXTRACT_COUNTS; id++) {
+        if (last->known & apikey_extract_bit(id)) {
+            kept->count[id] = last->count[id];
+        }
+    }
+
+    kept->known |= last->known;
+    kept->begun = false;
+}
+
+
+/* The end of an event. */
+
+void
+apikey_extract_document(apikey_extract_t *x)
+{
+    apikey_extract_merge(x, &x->kept);
+    memset(&x->last, 0, sizeof(x->last));
+
+    apikey_extract_begin(x);
+}
+
+
+/* Some servers send the names of both of OpenAI's APIs, one of them zero. */
+
+static bool
+apikey_extract_greater(const apikey_extract_usage_t *u, unsigned a,
+    unsigned b, uint64_t *out)
+{
+    *out = 0;
+
+    if (u->known & apikey_extract_bit(a)) {
+        *out = u->count[a];
+    }
+
+    if ((u->known & apikey_extract_bit(b)) && u->count[b] > *out) {
+        *out = u->count[b];
+    }
+
+    return u->known & (apikey_extract_bit(a) | apikey_extract_bit(b));
+}
+
+
+static uint64_t
+apikey_extract_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+
+static bool
+apikey_extract_tokens_openai(const apikey_extract_usage_t *u,
+    apikey_tokens_t *t)
+{
+    bool      input, output;
+    uint64_t  total;
+
+    input = apikey_extract_greater(u, APIKEY_X_PROMPT, APIKEY_X_INPUT,
+                                   &t->input);
+    output = apikey_extract_greater(u, APIKEY_X_COMPLETION, APIKEY_X_OUTPUT,
+                                    &t->output);
+
+    if (u->known & apikey_extract_bit(APIKEY_X_TOTAL)) {
+        total = u->count[APIKEY_X_TOTAL];
+
+        if (!input) {
+            t->input = total - apikey_extract_min(total, t->output);
+
+        } else if (!output) {
+            t->output = total - apikey_extract_min(total, t->input);
+        }
+
+        input = true;
+    }
+
+    (void) apikey_extract_greater(u, APIKEY_X_CACHED_PROMPT,
+                                  APIKEY_X_CACHED_INPUT, &t->cached);
+    (void) apikey_extract_greater(u, APIKEY_X_REASONING_COMPLETION,
+                                  APIKEY_X_REASONING_OUTPUT, &t->reasoning);
+
+    return input || output;
+}
+
+
+/* What comes out of its cache, or goes into it, is no part of its input. */
+
+static bool
+apikey_extract_tokens_anthropic(const apikey_extract_usage_t *u,
+    apikey_tokens_t *t)
+{
+    t->input = 0;
+    t->output = 0;
+    t->cached = 0;
+    t->reasoning = 0;
+
+    if (u->known & apikey_extract_bit(APIKEY_X_INPUT)) {
+        t->input = u->count[APIKEY_X_INPUT];
+    }
+
+    if (u->known & apikey_extract_bit(APIKEY_X_CACHE_CREATION)) {
+        t->input += u->count[APIKEY_X_CACHE_CREATION];
+    }
+
+    if (u->known & apikey_extract_bit(APIKEY_X_CACHE_READ)) {
+        t->cached = u->count[APIKEY_X_CACHE_READ];
+        t->input += t->cached;
+    }
+
+    if (u->known & apikey_extract_bit(APIKEY_X_OUTPUT)) {
+        t->output = u->count[APIKEY_X_OUTPUT];
+    }
+
+    return u->known != 0;
+}
+
+
+apikey_extract_e
+apikey_extract_tokens(const apikey_extract_t *x, apikey_tokens_t *t)
+{
+    bool                    known;
+    apikey_tokens_t         tokens;
+    apikey_extract_usage_t  u;
+
+    u = x->kept;
+    apikey_extract_merge(x, &u);
+
+    if (x->api == APIKEY_API_ANTHROPIC) {
+        known = apikey_extract_tokens_anthropic(&u, &tokens);
+
+    } else {
+        known = apikey_extract_tokens_openai(&u, &tokens);
+    }
+
+    if (!known || tokens.input > APIKEY_PICK_MAX) {
+        return APIKEY_EXTRACT_NONE;
+    }
+
+    tokens.cached = apikey_extract_min(tokens.cached, tokens.input);
+    tokens.reasoning = apikey_extract_min(tokens.reasoning, tokens.output);
+
+    *t = tokens;
+
+    return u.begun ? APIKEY_EXTRACT_BEGUN : APIKEY_EXTRACT_WHOLE;
+}
+
+
+uint64_t
+apikey_extract_estimate(const apikey_extract_t *x)
+{
+    uint64_t  frame, text;
+
+    if (!x->stream) {
+        return x->bytes / 4;
+    }
+
+    frame = x->api == APIKEY_API_ANTHROPIC ? APIKEY_EXTRACT_ANTHROPIC_EVENT
+                                           : x->first;
+
+    text = x->bytes - apikey_extract_min(x->bytes, frame * x->events);
+
+    return text / 4 > x->events ? text / 4 : x->events;
+}

@@ -1,0 +1,413 @@
+
+/*
+ * Tokens out of any response: however it is split they are the same, and of
+ * what is JSON they are what a reader of whole texts (jsonscan.h) finds.
+ *
+ * Input: bit 0 Anthropic, bit 1 a stream; the length of pieces; the response.
+ */
+
+
+#include "base/jsonscan.h"
+#include "usage/extract.h"
+
+#include "fuzz.h"
+
+
+#define FUZZ_EXTRACT_MAX  9007199254740991ULL
+
+
+typedef struct {
+    apikey_tokens_t   tokens;
+    apikey_extract_e  is;
+    uint64_t          estimate;
+} fuzz_extract_t;
+
+
+/* The last member of a name; false: there is none. */
+
+static bool
+fuzz_extract_member(const char *json, size_t len, const char *name,
+    const char **value, size_t *value_len)
+{
+    bool                found;
+    apikey_json_walk_t  w;
+
+    found = false;
+
+    if (len == 0 || *json != '{' || !apikey_json_walk(&w, json, len)) {
+        return false;
+    }
+
+    while (apikey_json_walk_next(&w)) {
+        if (apikey_json_walk_named(&w, name)) {
+            *value = w.value;
+            *value_len = w.value_len;
+            found = true;
+        }
+    }
+
+    return found;
+}
+
+
+/* A count, by moving the point of its digits; false: it is none. */
+
+static bool
+fuzz_extract_count(const char *p, size_t len, uint64_t *count)
+{
+    long         exponent;
+    size_t       i, n;
+    uint64_t     value;
+    const char  *end;
+    char        *digits;
+
+    end = p + len;
+    n = 0;
+    exponent = 0;
+    digits = malloc(len + 1);
+
+    if (digits == NULL || len == 0
+        || (*p != '-' && (*p < '0' || *p > '9')))
+    {
+        free(digits);
+        return false;
+    }
+
+    bool  minus = (*p == '-'), point = false;
+
+    for (p += minus; p < end && *p != 'e' && *p != 'E'; p++) {
+        if (*p == '.') {
+            point = true;
+            continue;
+        }
+
+        digits[n++] = *p;
+        exponent -= point;
+    }
+
+    if (p < end) {
+        bool  low = (p[1] == '-');
+        long  power = 0;
+
+        for (p += 1 + (p[1] == '-' || p[1] == '+'); p < end; p++) {
+            power = power < 1000000 ? power * 10 + (*p - '0') : power;
+        }
+
+        exponent += low ? -power : power;
+    }
+
+    while (n && digits[n - 1] == '0') {
+        n--;
+        exponent++;
+    }
+
+    value = 0;
+
+    for (i = 0; i < n && value <= FUZZ_EXTRACT_MAX; i++) {
+        value = value * 10 + (uint64_t) (digits[i] - '0');
+    }
+
+    bool  all = (i == n);
+
+    free(digits);
+
+    while (value && exponent > 0 && value <= FUZZ_EXTRACT_MAX) {
+        value *= 10;
+        exponent--;
+    }
+
+    *count = value;
+
+    return value == 0 || (all && !minus && exponent == 0
+                          && value <= FUZZ_EXTRACT_MAX);
+}
+
+
+static bool
+fuzz_extract_in(const char *json, size_t len, const char *name,
+    uint64_t *count)
+{
+    size_t       n;
+    const char  *value;
+
+    return fuzz_extract_member(json, len, name, &value, &n)
+           && fuzz_extract_count(value, n, count);
+}
+
+
+static uint64_t
+fuzz_extract_detail(const char *json, size_t len, const char *object,
+    const char *name)
+{
+    size_t       n;
+    uint64_t     count;
+    const char  *value;
+
+    if (fuzz_extract_member(json, len, object, &value, &n)
+        && fuzz_extract_in(value, n, name, &count))
+    {
+        return count;
+    }
+
+    return 0;
+}
+
+
+static uint64_t
+fuzz_extract_max(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+
+static bool
+fuzz_extract_openai(const char *json, size_t len, apikey_tokens_t *t)
+{
+    bool      in, out, total;
+    uint64_t  n[5] = { 0 };
+
+    in = fuzz_extract_in(json, len, "prompt_tokens", &n[0]);
+
+    if (!in) {
+        n[0] = 0;
+    }
+
+    if (fuzz_extract_in(json, len, "input_tokens", &n[1])) {
+        in = true;
+        n[0] = fuzz_extract_max(n[0], n[1]);
+    }
+
+    out = fuzz_extract_in(json, len, "completion_tokens", &n[2]);
+
+    if (!out) {
+        n[2] = 0;
+    }
+
+    if (fuzz_extract_in(json, len, "output_tokens", &n[3])) {
+        out = true;
+        n[2] = fuzz_extract_max(n[2], n[3]);
+    }
+
+    total = fuzz_extract_in(json, len, "total_tokens", &n[4]);
+
+    if (total && !in) {
+        n[0] = n[4] > n[2] ? n[4] - n[2] : 0;
+
+    } else if (total && !out) {
+        n[2] = n[4] > n[0] ? n[4] - n[0] : 0;
+    }
+
+    t->input = n[0];
+    t->output = n[2];
+    t->cached = fuzz_extract_max(
+         fuzz_extract_detail(json, len, "prompt_tokens_details",
+                             "cached_tokens"),
+         fuzz_extract_detail(json, len, "input_tokens_details",
+                             "cached_tokens"));
+    t->reasoning = fuzz_extract_max(
+         fuzz_extract_detail(json, len, "completion_tokens_details",
+                             "reasoning_tokens"),
+         fuzz_extract_detail(json, len, "output_tokens_details",
+                             "reasoning_tokens"));
+
+    if (t->cached > t->input) {
+        t->cached = t->input;
+    }
+
+    if (t->reasoning > t->output) {
+        t->reasoning = t->output;
+    }
+
+    return in || out || total;
+}
+
+
+static bool
+fuzz_extract_anthropic(const char *json, size_t len, apikey_tokens_t *t)
+{
+    bool      known;
+    uint64_t  n;
+
+    memset(t, 0, sizeof(*t));
+    known = false;
+
+    if (fuzz_extract_in(json, len, "input_tokens", &n)) {
+        known = true;
+        t->input += n;
+    }
+
+    if (fuzz_extract_in(json, len, "cache_creation_input_tokens", &n)) {
+        known = true;
+        t->input += n;
+    }
+
+    if (fuzz_extract_in(json, len, "cache_read_input_tokens", &n)) {
+        known = true;
+        t->input += n;
+        t->cached = n;
+    }
+
+    if (fuzz_extract_in(json, len, "output_tokens", &t->output)) {
+        known = true;
+
+    } else {
+        t->output = 0;
+    }
+
+    return known && t->input <= FUZZ_EXTRACT_MAX;
+}
+
+
+/*
+ * Of a valid document where no more than one usage may be meant; it would
+ * need the order of members else.
+ */
+
+static bool
+fuzz_extract_document(bool anthropic, const char *json, size_t len,
+    fuzz_extract_t *want)
+{
+    bool         known, again;
+    size_t       n, outer_len;
+    const char  *value, *outer;
+
+    while (len && strchr(" \t\r\n", *json) && *json) {
+        json++;
+        len--;
+    }
+
+    again = fuzz_extract_member(json, len, anthropic ? "message" : "response",
+                                &outer, &outer_len);
+
+    if (again) {
+        if (fuzz_extract_member(json, len, "usage", &value, &n)) {
+            return false;
+        }
+
+        json = outer;
+        len = outer_len;
+    }
+
+    want->is = APIKEY_EXTRACT_NONE;
+
+    if (!fuzz_extract_member(json, len, "usage", &value, &n)
+        || *value != '{')
+    {
+        return !again || len == 0 || *json == '{';
+    }
+
+    known = anthropic ? fuzz_extract_anthropic(value, n, &want->tokens)
+                      : fuzz_extract_openai(value, n, &want->tokens);
+
+    if (known) {
+        want->is = anthropic && again ? APIKEY_EXTRACT_BEGUN
+                                      : APIKEY_EXTRACT_WHOLE;
+    }
+
+    return true;
+}
+
+
+static void
+fuzz_extract_read(uint8_t how, size_t piece, const char *text, size_t len,
+    fuzz_extract_t *got)
+{
+    char              *part;
+    size_t             n;
+    apikey_extract_t   x;
+
+    apikey_extract_init(&x, how & 1 ? APIKEY_API_ANTHROPIC
+                                    : APIKEY_API_OPENAI, (how & 2) != 0);
+
+    for ( /* void */ ; len; text += n, len -= n) {
+        n = piece && piece < len ? piece : len;
+        part = malloc(n);
+
+        if (part == NULL) {
+            return;
+        }
+
+        memcpy(part, text, n);
+        apikey_extract_feed(&x, part, n);
+        free(part);
+    }
+
+    memset(got, 0, sizeof(*got));
+
+    got->is = apikey_extract_tokens(&x, &got->tokens);
+    got->estimate = apikey_extract_estimate(&x);
+}
+
+
+static bool
+fuzz_extract_same(const fuzz_extract_t *a, const fuzz_extract_t *b)
+{
+    return a->is == b->is
+           && (a->is == APIKEY_EXTRACT_NONE
+               || memcmp(&a->tokens, &b->tokens, sizeof(a->tokens)) == 0);
+}
+
+
+/* Several names of one member make the order count: looked for as text. */
+
+static bool
+fuzz_extract_twice(const char *text, size_t len, const char *name)
+{
+    size_t  i, n;
+
+    n = 0;
+
+    for (i = 0; i + strlen(name) <= len; i++) {
+        n += (memcmp(text + i, name, strlen(name)) == 0);
+    }
+
+    return n > 1;
+}
+
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    bool             lone;
+    size_t           i, len;
+    const char      *text;
+    fuzz_extract_t   whole, pieces, want;
+
+    if (size < 2) {
+        return 0;
+    }
+
+    text = (const char *) data + 2;
+    len = size - 2;
+
+    fuzz_extract_read(data[0], 0, text, len, &whole);
+    fuzz_extract_read(data[0], 1 + data[1] % 97, text, len, &pieces);
+
+    fuzz_must(fuzz_extract_same(&whole, &pieces));
+
+    /* lines that a lone CR ends are not all counted */
+
+    lone = false;
+
+    for (i = 0; i < len; i++) {
+        lone |= (text[i] == '\r' && (i + 1 == len || text[i + 1] != '\n'));
+    }
+
+    fuzz_must(lone || whole.estimate == pieces.estimate);
+
+    if ((data[0] & 2) || !apikey_json_valid(text, len)
+        || fuzz_extract_twice(text, len, "response")
+        || fuzz_extract_twice(text, len, "message")
+        || memchr(text, '\\', len) || len > 4096)
+    {
+        return 0;
+    }
+
+    memset(&want, 0, sizeof(want));
+
+    if (fuzz_extract_document(data[0] & 1, text, len, &want)) {
+        fuzz_must(fuzz_extract_same(&whole, &want));
+    }
+
+    return 0;
+}
