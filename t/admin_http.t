@@ -219,6 +219,8 @@ subtest 'credentials' => sub {
                 'X-API-Key' => $k->{key}), 400, 'invalid_request', 'twice');
     problem(raw('GET', 'whoami', 'X-API-Key' => ''), 401,
             'missing_credential', 'empty');
+    is(raw('GET', 'whoami', 'X-API-Key' => $k->{key}, 'X-API-Key' => '')
+           ->{status}, 200, 'an empty one beside a key');
     problem(raw('GET', 'whoami', Authorization => 'Bearer '), 401,
             'missing_credential', 'empty Bearer');
     problem(raw('GET', 'whoami', Authorization => "Basic abcd"), 401,

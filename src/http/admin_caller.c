@@ -23,7 +23,7 @@ static ngx_int_t ngx_http_apikey_admin_explicit(ngx_http_apikey_admin_t *a,
     ngx_str_t *value);
 static ngx_int_t ngx_http_apikey_admin_credential(ngx_http_apikey_admin_t *a,
     ngx_str_t *value);
-static ngx_uint_t ngx_http_apikey_admin_bearers(ngx_http_request_t *r,
+static ngx_uint_t ngx_http_apikey_admin_credentials(ngx_http_request_t *r,
     ngx_str_t *value);
 static ngx_uint_t ngx_http_apikey_admin_bearer(ngx_str_t *value);
 static void ngx_http_apikey_admin_token(ngx_http_apikey_admin_t *a);
@@ -107,20 +107,9 @@ static ngx_int_t
 ngx_http_apikey_admin_credential(ngx_http_apikey_admin_t *a, ngx_str_t *value)
 {
     ngx_uint_t                      n;
-    ngx_str_t                       other;
     ngx_http_apikey_admin_error_t   error;
 
-    n = ngx_http_apikey_admin_header(a->request, "x-api-key", value);
-
-    if (value->len == 0) {
-        n = 0;
-    }
-
-    n += ngx_http_apikey_admin_bearers(a->request, &other);
-
-    if (other.len) {
-        *value = other;
-    }
+    n = ngx_http_apikey_admin_credentials(a->request, value);
 
     if (n == 0) {
         return NGX_DECLINED;
@@ -183,10 +172,10 @@ ngx_http_apikey_admin_header(ngx_http_request_t *r, const char *name,
 }
 
 
-/* How many there are; value is the last one, empty without any. */
+/* As above, of both headers; an empty one is none. */
 
 static ngx_uint_t
-ngx_http_apikey_admin_bearers(ngx_http_request_t *r, ngx_str_t *value)
+ngx_http_apikey_admin_credentials(ngx_http_request_t *r, ngx_str_t *value)
 {
     ngx_str_t         text;
     ngx_uint_t        i, n;
@@ -201,21 +190,29 @@ ngx_http_apikey_admin_bearers(ngx_http_request_t *r, ngx_str_t *value)
         h = part->elts;
 
         for (i = 0; i < part->nelts; i++) {
+            text = h[i].value;
 
-            if (h[i].key.len != sizeof("authorization") - 1
-                || ngx_strncasecmp(h[i].key.data, (u_char *) "authorization",
+            if (h[i].key.len == sizeof("x-api-key") - 1
+                && ngx_strncasecmp(h[i].key.data, (u_char *) "x-api-key",
                                    h[i].key.len)
-                   != 0)
+                   == 0)
+            {
+                if (text.len == 0) {
+                    continue;
+                }
+
+            } else if (h[i].key.len != sizeof("authorization") - 1
+                       || ngx_strncasecmp(h[i].key.data,
+                                          (u_char *) "authorization",
+                                          h[i].key.len)
+                          != 0
+                       || !ngx_http_apikey_admin_bearer(&text))
             {
                 continue;
             }
 
-            text = h[i].value;
-
-            if (ngx_http_apikey_admin_bearer(&text)) {
-                *value = text;
-                n++;
-            }
+            *value = text;
+            n++;
         }
     }
 
