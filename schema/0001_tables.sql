@@ -369,6 +369,9 @@ $$;
 CREATE UNIQUE INDEX IF NOT EXISTS limit_rule_plan
     ON limit_rule (plan_id, name) WHERE plan_id IS NOT NULL;
 
+ALTER TABLE limit_rule ADD COLUMN IF NOT EXISTS made timestamptz;
+ALTER TABLE limit_rule ALTER COLUMN made SET DEFAULT now();
+
 COMMENT ON TABLE limit_rule IS
     'Limits of keys, owners and plans; known by holder and name';
 COMMENT ON COLUMN limit_rule.key_id IS 'The holder is this key, or';
@@ -388,6 +391,74 @@ COMMENT ON COLUMN limit_rule.token IS
 COMMENT ON COLUMN limit_rule.refill IS 'Units refilled in one tick; 0 never';
 COMMENT ON COLUMN limit_rule.capacity IS 'Units held at most: burst x token';
 COMMENT ON COLUMN limit_rule.tick IS 'Length of a tick in microseconds';
+COMMENT ON COLUMN limit_rule.made IS
+    'Since when this holder has a limit of this name, unit and scope, or'
+    ' longer; null: since ever.  What was used before is none of its use';
+
+
+CREATE TABLE IF NOT EXISTS credit (
+    id          uuid         PRIMARY KEY DEFAULT uuid_v7(),
+    key_id      uuid         UNIQUE REFERENCES key,
+    owner_id    uuid         UNIQUE REFERENCES owner,
+    unit        text         NOT NULL
+                             CHECK (unit IN ('requests', 'tokens', 'cost')),
+    total       bigint       NOT NULL
+                             CHECK (total BETWEEN 0 AND 9007199254740991),
+    used        bigint       NOT NULL CHECK (used >= 0),
+    base        bigint       NOT NULL CHECK (base >= 0),
+    refill      bigint       CHECK (refill BETWEEN 1 AND base),
+    every       text         CHECK (every IN ('day', 'week', 'month')),
+    refill_at   timestamptz,
+    made        timestamptz  NOT NULL DEFAULT now(),
+    place       uuid         REFERENCES owner,
+    CHECK (num_nonnulls(key_id, owner_id) = 1),
+    CHECK (num_nonnulls(refill, every, refill_at) IN (0, 3))
+);
+
+COMMENT ON TABLE credit IS
+    'Credits of keys and owners: what may be used in all, added to by hand';
+COMMENT ON COLUMN credit.total IS
+    'base and all that was ever granted, in units (cost: nano-units)';
+COMMENT ON COLUMN credit.used IS
+    'base and what shipped usage has taken, less what refills gave back:'
+    ' total - used is left.  Nodes count on their own and read it where they'
+    ' have lost their count';
+COMMENT ON COLUMN credit.base IS
+    'Where used begins: as far up as any refill, which takes it down';
+COMMENT ON COLUMN credit.refill IS
+    'As much is left at least when a period begins';
+COMMENT ON COLUMN credit.every IS
+    'The period, in the owner''s time zone and from its anchor day';
+COMMENT ON COLUMN credit.refill_at IS 'When the next period begins';
+COMMENT ON COLUMN credit.place IS
+    'The owner whose time zone it goes by; null: UTC, from the first';
+
+CREATE INDEX IF NOT EXISTS credit_place ON credit (place);
+CREATE INDEX IF NOT EXISTS credit_refill ON credit (refill_at)
+    WHERE refill_at IS NOT NULL;
+
+
+CREATE TABLE IF NOT EXISTS calendar (
+    id          uuid         PRIMARY KEY,
+    zone        text         NOT NULL,
+    anchor_day  int          NOT NULL,
+    unit        text         NOT NULL CHECK (unit IN ('day', 'week', 'month')),
+    bounds      bigint[]     NOT NULL,
+    checked_at  timestamptz  NOT NULL DEFAULT now(),
+    version     bigint       NOT NULL DEFAULT nextval('apikey.version')
+);
+
+COMMENT ON TABLE calendar IS
+    'When periods begin, in UTC: nodes know no time zones';
+COMMENT ON COLUMN calendar.id IS 'Made of what it is: calendar_id()';
+COMMENT ON COLUMN calendar.anchor_day IS
+    'Day of the month at which months begin; 1 for days and weeks';
+COMMENT ON COLUMN calendar.bounds IS
+    'Microseconds since 1970, rising, from the last period on for two years';
+COMMENT ON COLUMN calendar.checked_at IS
+    'When bounds were last held against the time zone data';
+
+GRANT SELECT, INSERT, UPDATE ON calendar TO apikey_gateway;
 
 
 CREATE TABLE IF NOT EXISTS audit (
@@ -476,6 +547,7 @@ ALTER TABLE owner ENABLE ROW LEVEL SECURITY;
 ALTER TABLE key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
 ALTER TABLE limit_rule ENABLE ROW LEVEL SECURITY;
+ALTER TABLE credit ENABLE ROW LEVEL SECURITY;
 ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
 ALTER TABLE idempotency ENABLE ROW LEVEL SECURITY;
 
@@ -483,22 +555,27 @@ DROP POLICY IF EXISTS operator_all ON owner;
 DROP POLICY IF EXISTS operator_all ON key;
 DROP POLICY IF EXISTS operator_all ON secret;
 DROP POLICY IF EXISTS operator_all ON limit_rule;
+DROP POLICY IF EXISTS operator_all ON credit;
 DROP POLICY IF EXISTS operator_add ON audit;
 DROP POLICY IF EXISTS operator_see ON owner;
 DROP POLICY IF EXISTS operator_see ON key;
 DROP POLICY IF EXISTS operator_see ON secret;
 DROP POLICY IF EXISTS operator_see ON limit_rule;
+DROP POLICY IF EXISTS operator_see ON credit;
 DROP POLICY IF EXISTS operator_see ON audit;
 DROP POLICY IF EXISTS key_see ON owner;
 DROP POLICY IF EXISTS key_see ON key;
 DROP POLICY IF EXISTS key_see ON secret;
 DROP POLICY IF EXISTS key_see ON limit_rule;
+DROP POLICY IF EXISTS key_see ON credit;
 DROP POLICY IF EXISTS owner_see ON owner;
 DROP POLICY IF EXISTS owner_see ON key;
 DROP POLICY IF EXISTS owner_add ON key;
 DROP POLICY IF EXISTS owner_change ON key;
 DROP POLICY IF EXISTS owner_all ON secret;
 DROP POLICY IF EXISTS owner_see ON limit_rule;
+DROP POLICY IF EXISTS owner_see ON credit;
+DROP POLICY IF EXISTS node_all ON credit;
 DROP POLICY IF EXISTS owner_all ON limit_rule;
 DROP POLICY IF EXISTS owner_see ON audit;
 DROP POLICY IF EXISTS owner_add ON audit;
@@ -513,6 +590,8 @@ CREATE POLICY operator_all ON secret TO apikey_gateway
     USING ((SELECT caller()) = 'operator');
 CREATE POLICY operator_all ON limit_rule TO apikey_gateway
     USING ((SELECT caller()) = 'operator');
+CREATE POLICY operator_all ON credit TO apikey_gateway
+    USING ((SELECT caller()) = 'operator');
 CREATE POLICY operator_add ON audit FOR INSERT TO apikey_gateway
     WITH CHECK ((SELECT caller()) = 'operator');
 
@@ -524,6 +603,8 @@ CREATE POLICY operator_see ON secret FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'operator_read');
 CREATE POLICY operator_see ON limit_rule FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'operator_read');
+CREATE POLICY operator_see ON credit FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'operator_read');
 CREATE POLICY operator_see ON audit FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) IN ('operator', 'operator_read'));
 
@@ -534,6 +615,11 @@ CREATE POLICY key_see ON key FOR SELECT TO apikey_gateway
 CREATE POLICY key_see ON secret FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'key' AND key_id = (SELECT caller_key()));
 CREATE POLICY key_see ON limit_rule FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'key'
+        AND (key_id = (SELECT caller_key())
+             OR owner_id = (SELECT caller_owner())));
+
+CREATE POLICY key_see ON credit FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'key'
         AND (key_id = (SELECT caller_key())
              OR owner_id = (SELECT caller_owner())));
@@ -565,6 +651,13 @@ CREATE POLICY owner_see ON limit_rule FOR SELECT TO apikey_gateway
         AND (owner_id = (SELECT caller_owner())
              OR (SELECT k.owner_id FROM key k WHERE k.id = key_id)
                 = (SELECT caller_owner())));
+CREATE POLICY owner_see ON credit FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND (owner_id = (SELECT caller_owner())
+             OR (SELECT k.owner_id FROM key k WHERE k.id = key_id)
+                = (SELECT caller_owner())));
+CREATE POLICY node_all ON credit TO apikey_gateway
+    USING ((SELECT caller()) = 'node');
 CREATE POLICY owner_all ON limit_rule TO apikey_gateway
     USING ((SELECT caller()) = 'owner'
         AND (SELECT k.owner_id FROM key k
@@ -588,6 +681,7 @@ GRANT SELECT (id, key_id, start, last4, created_at, expires_at, ended_at)
 GRANT INSERT ON secret TO apikey_gateway;
 GRANT UPDATE (expires_at, ended_at) ON secret TO apikey_gateway;
 GRANT SELECT, INSERT, DELETE ON limit_rule TO apikey_gateway;
+GRANT SELECT, INSERT, UPDATE, DELETE ON credit TO apikey_gateway;
 GRANT SELECT, INSERT ON audit TO apikey_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO apikey_gateway;
 

@@ -173,6 +173,56 @@ COMMENT ON FUNCTION period(text, int, timestamptz) IS
     'The billing period at this moment, in a time zone with this anchor day';
 
 
+-- A calendar is known by what it is.  Its last byte is its unit's, the one
+-- before it the anchor day's, which only months have: so a node that has the
+-- id of one unit has them all (src/keyring/row.c).
+
+CREATE OR REPLACE FUNCTION calendar_id(zone text, anchor int, unit text)
+RETURNS uuid
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RETURN (left(md5(zone), 28)
+        || lpad(to_hex(CASE unit WHEN 'month' THEN anchor ELSE 1 END), 2, '0')
+        || CASE unit WHEN 'day' THEN '01' WHEN 'week' THEN '02' ELSE '03' END)
+        ::uuid;
+END
+$$;
+
+COMMENT ON FUNCTION calendar_id(text, int, text) IS
+    'Id of the calendar of this time zone, anchor day and unit';
+
+
+-- Two years ahead and a period back: clocks differ.  A midnight that a zone
+-- has twice counts once, and so does one that it has left out.
+
+CREATE OR REPLACE FUNCTION calendar_bounds(zone text, anchor int, unit text,
+    at timestamptz)
+RETURNS bigint[]
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    step   interval := ('1 ' || unit)::interval;
+    first  timestamp := date_trunc(unit, at AT TIME ZONE zone) - 2 * step;
+    n      int := CASE unit WHEN 'day' THEN 800 WHEN 'week' THEN 120
+                  ELSE 36 END;
+BEGIN
+    RETURN ARRAY(SELECT DISTINCT extract(epoch FROM (CASE unit
+            WHEN 'month' THEN least(m + (anchor - 1) * interval '1 day',
+                m + interval '1 month' - interval '1 day')
+            ELSE m END) AT TIME ZONE zone)::bigint * 1000000 AS b
+        FROM generate_series(first, first + n * step, step) AS m
+        ORDER BY b);
+END
+$$;
+
+COMMENT ON FUNCTION calendar_bounds(text, int, text, timestamptz) IS
+    'When days, weeks (from Monday) or months begin in a time zone, from'
+    ' before this moment on';
+
+
 -- Host bits are dropped, and an IPv4 network written inside IPv6 is IPv4:
 -- the data plane compares network bits only, by family.
 
@@ -246,6 +296,43 @@ COMMENT ON FUNCTION rate_form(bigint, bigint, bigint) IS
     'Exact form of a rate (src/base/rate.h); all null: it has none';
 
 
+CREATE OR REPLACE FUNCTION read_amount(value text, unit text)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE unit WHEN 'cost' THEN read_money(value)
+    ELSE value::numeric::bigint END;
+
+COMMENT ON FUNCTION read_amount(text, text) IS
+    'A checked amount in units, cost in nano-units';
+
+
+CREATE OR REPLACE FUNCTION limit_kind(unit text, window_text text,
+    rolling boolean)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN unit = 'concurrent' THEN 'concurrent'
+    WHEN window_text IN ('day', 'week', 'month') THEN 'calendar'
+    WHEN window_text = 'total' THEN 'total'
+    WHEN rolling THEN 'rolling'
+    ELSE 'bucket' END;
+
+COMMENT ON FUNCTION limit_kind(text, text, boolean) IS
+    'How a limit counts, in the words of src/base/limit.h';
+
+
+-- A refill is no more than where credit.base lets the count begin.
+
+CREATE OR REPLACE FUNCTION credit_base()
+RETURNS bigint
+LANGUAGE sql IMMUTABLE
+RETURN 2251799813685248;
+
+COMMENT ON FUNCTION credit_base() IS
+    '2^51: what credit.used begins at, so that refills never take it below 0';
+
+
 -- The two rules of src/base/pattern.h.
 
 CREATE OR REPLACE FUNCTION pattern_covers(held text, wanted text)
@@ -274,6 +361,8 @@ GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
     read_duration(text), read_time(text), read_network(text),
     rate_form(bigint, bigint, bigint), pattern_covers(text, text),
     scope_covers(text, text), read_money(text),
-    period(text, int, timestamptz) TO apikey_gateway;
+    period(text, int, timestamptz), calendar_id(text, int, text),
+    calendar_bounds(text, int, text, timestamptz), read_amount(text, text),
+    limit_kind(text, text, boolean), credit_base() TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric)
     TO apikey_reader;

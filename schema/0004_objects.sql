@@ -307,6 +307,21 @@ DROP FUNCTION IF EXISTS limits_json(uuid, uuid);
 DROP FUNCTION IF EXISTS put_limits(uuid, uuid, jsonb);
 
 
+CREATE OR REPLACE FUNCTION amount_json(n bigint, unit text)
+RETURNS json
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RETURN CASE unit WHEN 'cost' THEN to_json(money_text(n))
+        ELSE to_json(n) END;
+END
+$$;
+
+COMMENT ON FUNCTION amount_json(bigint, text) IS
+    'An amount of a unit in the API: a number, cost as text';
+
+
 -- One query for each kind of holder: for "this or that" the planner reads the
 -- whole table while it knows little of it.
 
@@ -338,10 +353,9 @@ BEGIN
             ORDER BY l.position))
         FROM unnest(rules) AS l,
             LATERAL (SELECT l.name, l.unit,
-                  CASE l.unit WHEN 'cost'
-                      THEN to_json(money_text(l."limit"))
-                      ELSE to_json(l."limit") END AS "limit",
-                  l.window_text AS "window", l.burst, l.rolling, l.model,
+                  amount_json(l."limit", l.unit) AS "limit",
+                  l.window_text AS "window",
+                  amount_json(l.burst, l.unit) AS burst, l.rolling, l.model,
                   l.service, l.mode) AS x);
 END
 $$;
@@ -423,7 +437,8 @@ BEGIN
                 AS masked,
             key_status(k) AS status, k.enabled, k.scopes, k.allowed_models,
             k.allowed_ips, limits_json(k.id, NULL) AS limits,
-            NULL::json AS credits, currency() AS currency, k.metadata,
+            credits_json(k.id, NULL) AS credits, currency() AS currency,
+            k.metadata,
             coalesce(u.requests, 0) AS usage_count,
             time_text(u.last_used_at) AS last_used_at,
             time_text(k.created_at) AS created_at,
@@ -460,7 +475,8 @@ AS $$
 BEGIN
     RETURN (SELECT row_to_json(x) FROM (SELECT (o).external AS id, (o).name,
             (o).enabled, (o).plan, (o).plan_next,
-            limits_json(NULL, (o).id) AS limits, NULL::json AS credits,
+            limits_json(NULL, (o).id) AS limits,
+            credits_json(NULL, (o).id) AS credits,
             (o).time_zone, (o).anchor_day, (o).metadata,
             time_text((o).created_at) AS created_at,
             time_text((o).updated_at) AS updated_at) AS x);
@@ -472,36 +488,70 @@ COMMENT ON FUNCTION owner_json(owner) IS 'The owner object';
 
 -- Writes.
 
+CREATE OR REPLACE FUNCTION read_limits(limits jsonb)
+RETURNS TABLE ("position" bigint, name text, unit text, "limit" bigint,
+    window_text text, window_us bigint, burst bigint, rolling boolean,
+    model text, service text, mode text)
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    SELECT x.position, x.v ->> 'name', x.unit, x.amount, x.v ->> 'window',
+        x.us, CASE x.kind WHEN 'bucket' THEN
+            coalesce(read_amount(x.v ->> 'burst', x.unit), x.amount) END,
+        CASE WHEN x.us IS NOT NULL THEN x.kind = 'rolling' END,
+        x.v ->> 'model', x.v ->> 'service',
+        CASE WHEN x.unit IN ('tokens', 'cost')
+            THEN coalesce(x.v ->> 'mode', 'strict') END
+    FROM (SELECT e.v, e.position, e.v ->> 'unit' AS unit,
+              read_amount(e.v ->> 'limit', e.v ->> 'unit') AS amount,
+              read_duration(e.v ->> 'window')::bigint AS us,
+              limit_kind(e.v ->> 'unit', e.v ->> 'window',
+                  coalesce((e.v ->> 'rolling')::boolean, false)) AS kind
+          FROM jsonb_array_elements(CASE jsonb_typeof(limits)
+              WHEN 'array' THEN limits ELSE '[]' END)
+              WITH ORDINALITY AS e (v, position)) AS x;
+END;
+
+COMMENT ON FUNCTION read_limits(jsonb) IS
+    'Checked limits as rows, with what was left out';
+
+
 CREATE OR REPLACE FUNCTION put_limits(holder_key uuid, holder_owner uuid,
     limits jsonb, holder_plan uuid DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
+DECLARE
+    old limit_rule[];
 BEGIN
     IF holder_key IS NOT NULL THEN
+        old := ARRAY(SELECT l FROM limit_rule l WHERE l.key_id = holder_key);
         DELETE FROM limit_rule l WHERE l.key_id = holder_key;
     ELSIF holder_owner IS NOT NULL THEN
+        old := ARRAY(SELECT l FROM limit_rule l
+                     WHERE l.owner_id = holder_owner);
         DELETE FROM limit_rule l WHERE l.owner_id = holder_owner;
     ELSE
+        old := ARRAY(SELECT l FROM limit_rule l
+                     WHERE l.plan_id = holder_plan);
         DELETE FROM limit_rule l WHERE l.plan_id = holder_plan;
     END IF;
 
     INSERT INTO limit_rule (key_id, owner_id, plan_id, position, name, unit,
-        "limit", window_text, window_us, burst, rolling, service, token,
-        refill, capacity, tick)
-    SELECT holder_key, holder_owner, holder_plan, x.position - 1,
-        x.v ->> 'name', x.v ->> 'unit', x.amount, x.v ->> 'window', x.us,
-        x.burst, false, x.v ->> 'service', r.token, r.refill, r.capacity,
-        r.tick
-    FROM (SELECT e.v, e.position, (e.v -> 'limit')::bigint AS amount,
-              read_duration(e.v ->> 'window')::bigint AS us,
-              coalesce((e.v ->> 'burst')::numeric, (e.v ->> 'limit')::numeric)
-                  ::bigint AS burst
-          FROM jsonb_array_elements(CASE jsonb_typeof(limits)
-              WHEN 'array' THEN limits ELSE '[]' END)
-              WITH ORDINALITY AS e (v, position)) AS x,
-        LATERAL rate_form(x.amount, x.us, x.burst) AS r;
+        "limit", window_text, window_us, burst, rolling, model, service, mode,
+        token, refill, capacity, tick, made)
+    SELECT holder_key, holder_owner, holder_plan, n.position - 1, n.name,
+        n.unit, n."limit", n.window_text, n.window_us, n.burst, n.rolling,
+        n.model, n.service, n.mode, r.token, r.refill, r.capacity, r.tick,
+        CASE WHEN o.name IS NULL THEN now() ELSE o.made END
+    FROM read_limits(limits) AS n
+        LEFT JOIN LATERAL rate_form(n."limit", n.window_us, n.burst) AS r
+            ON n.burst IS NOT NULL
+        LEFT JOIN unnest(old) AS o
+            ON o.name = n.name AND o.unit = n.unit
+                AND o.service IS NOT DISTINCT FROM n.service
+                AND o.model IS NOT DISTINCT FROM n.model;
 END
 $$;
 
@@ -544,5 +594,6 @@ GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
     key_status(key), masked_text(text, text), secrets_json(uuid),
     key_json(key), with_secret(json),
     owner_json(owner), put_limits(uuid, uuid, jsonb, uuid),
+    amount_json(bigint, text), read_limits(jsonb),
     write_audit(jsonb, jsonb, text, text, uuid, json, json)
     TO apikey_gateway;

@@ -43,7 +43,7 @@ BEGIN
         || check_models(body -> 'allowed_models', '/allowed_models')
         || check_networks(body -> 'allowed_ips', '/allowed_ips')
         || check_limits(body -> 'limits', '/limits')
-        || check_absent(body -> 'credits', '/credits', 'null', 'credits')
+        || check_credits(body -> 'credits', '/credits')
         || check_metadata(body -> 'metadata', '/metadata', metadata)
         || check_future(body -> 'expires_at', '/expires_at')
         || check_boolean(body -> 'enabled', '/enabled');
@@ -307,6 +307,7 @@ BEGIN
     PERFORM add_secret(k, req -> 'secret');
     PERFORM import_use(k, req -> 'import');
     PERFORM put_limits(k.id, NULL, b -> 'limits');
+    PERFORM put_credits(k.id, NULL, b -> 'credits');
 
     SELECT * INTO k FROM key WHERE id = k.id;
     object := key_json(k);
@@ -388,6 +389,10 @@ BEGIN
 
         IF b ? 'limits' THEN
             PERFORM put_limits(k.id, NULL, b -> 'limits');
+        END IF;
+
+        IF b ? 'credits' THEN
+            PERFORM put_credits(k.id, NULL, b -> 'credits');
         END IF;
 
         SELECT * INTO k FROM key WHERE id = k.id;

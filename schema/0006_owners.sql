@@ -23,7 +23,7 @@ BEGIN
         || check_plan(body -> 'plan', '/plan')
         || check_plan(body -> 'plan_next', '/plan_next')
         || check_limits(body -> 'limits', '/limits')
-        || check_absent(body -> 'credits', '/credits', 'null', 'credits')
+        || check_credits(body -> 'credits', '/credits')
         || check_zone(body -> 'time_zone', '/time_zone')
         || check_anchor(body -> 'anchor_day', '/anchor_day')
         || check_metadata(body -> 'metadata', '/metadata', metadata);
@@ -224,6 +224,10 @@ BEGIN
     IF body ? 'limits' THEN
         PERFORM put_limits(NULL, o.id, body -> 'limits');
     END IF;
+
+    IF body ? 'credits' THEN
+        PERFORM put_credits(NULL, o.id, body -> 'credits');
+    END IF;
 END
 $$;
 
@@ -358,6 +362,7 @@ BEGIN
     WHERE id = o.id;
 
     PERFORM put_limits(NULL, o.id, NULL);
+    PERFORM put_credits(NULL, o.id, NULL);
     PERFORM write_audit(who, req, 'delete', 'owner', o.id, before, NULL);
 
     status := 204;
@@ -483,7 +488,9 @@ RETURN check_request(req, 'q', 'plan', 'enabled', 'dry_run')
         'many owners have no one name') ELSE '[]' END
     || CASE WHEN req -> 'body' ? 'limits' THEN wrong('/limits', 'read_only',
         'give many owners limits by a plan') ELSE '[]' END
-    || check_owner((req -> 'body') - '{name,limits}'::text[], '{}');
+    || CASE WHEN req -> 'body' ? 'credits' THEN wrong('/credits', 'read_only',
+        'give credits to each owner') ELSE '[]' END
+    || check_owner((req -> 'body') - '{name,limits,credits}'::text[], '{}');
 
 COMMENT ON FUNCTION check_owners(jsonb) IS
     'A change of many owners at once';

@@ -30,13 +30,25 @@ COMMENT ON COLUMN change.seq IS
     'Order of writing, which is not the order of committing';
 COMMENT ON COLUMN change.xid IS
     'Writing transaction: all below a snapshot''s xmin have ended';
-COMMENT ON COLUMN change.kind IS 'Which row changed: key or owner';
+COMMENT ON COLUMN change.kind IS
+    'Which row changed: key, owner or calendar';
 COMMENT ON COLUMN change.id IS 'The row''s id';
 COMMENT ON COLUMN change.version IS
     'The row''s version at this change; a later one may already stand';
 COMMENT ON COLUMN change.mark IS
     'Random: tells a restored database that took the same numbers again';
 COMMENT ON COLUMN change.at IS 'Start of the transaction';
+
+ALTER TABLE change DROP CONSTRAINT IF EXISTS change_kind_check;
+
+DO $$
+BEGIN
+    ALTER TABLE change ADD CONSTRAINT change_kinds
+        CHECK (kind IN ('key', 'owner', 'calendar'));
+EXCEPTION WHEN duplicate_object THEN
+    NULL;
+END
+$$;
 
 CREATE INDEX IF NOT EXISTS change_xid ON change (xid);
 CREATE INDEX IF NOT EXISTS change_at ON change (at);
@@ -296,58 +308,104 @@ COMMENT ON FUNCTION micros(timestamptz) IS
 -- Without SET, so that it is inlined into the views: a body of this kind is
 -- bound to its tables when it is made, whatever the search_path.
 
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_proc
+                   WHERE oid = to_regprocedure(
+                           'apikey.limits_held(uuid, uuid, text)')
+                       AND 'base' = ANY (proargnames))
+    THEN
+        DROP VIEW IF EXISTS keyring_owner, keyring_key;
+        DROP FUNCTION IF EXISTS limits_held(uuid, uuid, text);
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION limits_held(holder_key uuid, holder_owner uuid,
     holder_plan text)
 RETURNS TABLE (inherited boolean, "position" int, name text, unit text,
     "limit" bigint, window_text text, window_us bigint, burst bigint,
     rolling boolean, model text, service text, mode text, token bigint,
-    refill bigint, capacity bigint, tick bigint)
+    refill bigint, capacity bigint, tick bigint, kind text, period text,
+    made bigint, fill bigint, base bigint)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT false, l.position, l.name, l.unit, l."limit", l.window_text,
         l.window_us, l.burst, l.rolling, l.model, l.service, l.mode, l.token,
-        l.refill, l.capacity, l.tick
+        l.refill, l.capacity, l.tick,
+        limit_kind(l.unit, l.window_text, l.rolling),
+        CASE WHEN l.window_text IN ('day', 'week', 'month')
+            THEN l.window_text END,
+        coalesce(micros(l.made), 0), NULL::bigint, NULL::bigint
     FROM limit_rule l
     WHERE l.key_id = holder_key
     UNION ALL
     SELECT false, l.position, l.name, l.unit, l."limit", l.window_text,
         l.window_us, l.burst, l.rolling, l.model, l.service, l.mode, l.token,
-        l.refill, l.capacity, l.tick
+        l.refill, l.capacity, l.tick,
+        limit_kind(l.unit, l.window_text, l.rolling),
+        CASE WHEN l.window_text IN ('day', 'week', 'month')
+            THEN l.window_text END,
+        coalesce(micros(l.made), 0), NULL::bigint, NULL::bigint
     FROM limit_rule l
     WHERE l.owner_id = holder_owner
     UNION ALL
     SELECT true, l.position, l.name, l.unit, l."limit", l.window_text,
         l.window_us, l.burst, l.rolling, l.model, l.service, l.mode, l.token,
-        l.refill, l.capacity, l.tick
+        l.refill, l.capacity, l.tick,
+        limit_kind(l.unit, l.window_text, l.rolling),
+        CASE WHEN l.window_text IN ('day', 'week', 'month')
+            THEN l.window_text END,
+        coalesce(micros(l.made), 0), NULL::bigint, NULL::bigint
     FROM plan p JOIN limit_rule l ON l.plan_id = p.id
     WHERE p.external = holder_plan
         AND NOT EXISTS (SELECT FROM limit_rule o
                         WHERE o.key_id = holder_key AND o.name = l.name)
         AND NOT EXISTS (SELECT FROM limit_rule o
-                        WHERE o.owner_id = holder_owner AND o.name = l.name);
+                        WHERE o.owner_id = holder_owner AND o.name = l.name)
+    UNION ALL
+    SELECT false, 2147483647, 'credits', c.unit, c.total, NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'credits', c.every,
+        micros(c.made), c.refill, c.base
+    FROM credit c
+    WHERE c.key_id = holder_key
+    UNION ALL
+    SELECT false, 2147483647, 'credits', c.unit, c.total, NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'credits', c.every,
+        micros(c.made), c.refill, c.base
+    FROM credit c
+    WHERE c.owner_id = holder_owner;
 END;
 
 COMMENT ON FUNCTION limits_held(uuid, uuid, text) IS
-    'All limits that a key or an owner holds: its own, and those of its plan'
-    ' (inherited) that it has none of the same name for';
+    'All limits that a key or an owner holds: its own, those of its plan'
+    ' (inherited) that it has none of the same name for, and its credits';
 
 GRANT EXECUTE ON FUNCTION limits_held(uuid, uuid, text) TO apikey_gateway;
+
+
+-- Of a length that rolls an older node is told less than it needs, so that it
+-- refuses.
 
 CREATE OR REPLACE VIEW keyring_owner AS
 SELECT 'owner'::text AS kind, o.id, o.version, o.enabled,
     NULL::uuid AS owner_id, o.external AS name, NULL::text AS prefix,
     NULL::text AS customer, o.plan, false AS revoked, NULL::bigint AS expires,
     NULL::text AS scopes, NULL::text AS ips, NULL::text AS metadata,
-    NULL::text AS secrets,
-    (SELECT string_agg(concat_ws(E'\t', l.name, l.unit, l."limit"::text,
+    NULL::text AS secrets, h.limits, NULL::text AS models, h.terms,
+    calendar_id(o.time_zone, o.anchor_day, 'month')::text AS calendar
+FROM owner o, LATERAL (SELECT string_agg(concat_ws(E'\t', l.name, l.unit, l."limit"::text,
             coalesce(l.window_us::text, ''), coalesce(l.burst::text, ''),
             coalesce(l.token::text, ''), coalesce(l.refill::text, ''),
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
             coalesce(l.model, '')) || E'\n', ''
-            ORDER BY l.inherited, l.position, l.name)
-        FROM limits_held(NULL, o.id, o.plan) AS l) AS limits,
-    NULL::text AS models
-FROM owner o;
+            ORDER BY l.inherited, l.position, l.name) AS limits,
+        string_agg(concat_ws(E'\t', l.kind, coalesce(l.mode, ''),
+            coalesce(l.period, ''), l.made::text,
+            coalesce(l.fill::text, ''), coalesce(l.base::text, ''))
+            || E'\n', ''
+            ORDER BY l.inherited, l.position, l.name) AS terms
+        FROM limits_held(NULL, o.id, o.plan) AS l) AS h;
 
 COMMENT ON VIEW keyring_owner IS
     'Owners as nodes read them (src/base/limit.h has the form of limits)';
@@ -366,21 +424,39 @@ SELECT 'key'::text AS kind, k.id, k.version, k.enabled,
         FROM (SELECT * FROM secret x WHERE x.key_id = k.id
               ORDER BY x.ended_at DESC NULLS FIRST, x.created_at DESC
               LIMIT 200) s) AS secrets,
-    (SELECT string_agg(concat_ws(E'\t', l.name, l.unit, l."limit"::text,
+    h.limits, array_to_string(k.allowed_models, E'\n') AS models, h.terms,
+    NULL::text AS calendar
+FROM key k, LATERAL (SELECT string_agg(concat_ws(E'\t', l.name, l.unit, l."limit"::text,
             coalesce(l.window_us::text, ''), coalesce(l.burst::text, ''),
             coalesce(l.token::text, ''), coalesce(l.refill::text, ''),
             coalesce(l.tick::text, ''), coalesce(l.service, ''),
             coalesce(l.model, '')) || E'\n', ''
-            ORDER BY l.inherited, l.position, l.name)
-        FROM limits_held(k.id, NULL, k.plan) AS l) AS limits,
-    array_to_string(k.allowed_models, E'\n') AS models
-FROM key k;
+            ORDER BY l.inherited, l.position, l.name) AS limits,
+        string_agg(concat_ws(E'\t', l.kind, coalesce(l.mode, ''),
+            coalesce(l.period, ''), l.made::text,
+            coalesce(l.fill::text, ''), coalesce(l.base::text, ''))
+            || E'\n', ''
+            ORDER BY l.inherited, l.position, l.name) AS terms
+        FROM limits_held(k.id, NULL, k.plan) AS l) AS h;
 
 COMMENT ON VIEW keyring_key IS
     'Keys as nodes read them, with all secrets that work and the last ended';
 
-REVOKE ALL ON keyring_owner, keyring_key FROM PUBLIC, apikey_gateway,
-    apikey_reader;
+CREATE OR REPLACE VIEW keyring_calendar AS
+SELECT 'calendar'::text AS kind, c.id, c.version, true AS enabled,
+    NULL::uuid AS owner_id, c.zone AS name, c.unit AS prefix,
+    NULL::text AS customer, NULL::text AS plan, false AS revoked,
+    NULL::bigint AS expires, NULL::text AS scopes, NULL::text AS ips,
+    NULL::text AS metadata, NULL::text AS secrets,
+    array_to_string(c.bounds, ' ') AS limits, NULL::text AS models,
+    NULL::text AS terms, NULL::text AS calendar
+FROM calendar c;
+
+COMMENT ON VIEW keyring_calendar IS
+    'Calendars as nodes read them: limits are when periods begin';
+
+REVOKE ALL ON keyring_owner, keyring_key, keyring_calendar FROM PUBLIC,
+    apikey_gateway, apikey_reader;
 
 
 -- Columns are only ever added, at the end: a node of another version of the
@@ -391,7 +467,7 @@ DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_proc
                    WHERE oid = to_regprocedure('apikey.keyring_find(bytea)')
-                       AND 'models' = ANY (proargnames))
+                       AND 'calendar' = ANY (proargnames))
     THEN
         DROP FUNCTION IF EXISTS keyring_rows(uuid[], uuid[], text, uuid, int);
         DROP FUNCTION IF EXISTS keyring_find(bytea);
@@ -404,14 +480,21 @@ CREATE OR REPLACE FUNCTION keyring_rows(keys uuid[], owners uuid[],
 RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     owner_id uuid, name text, prefix text, customer text, plan text,
     revoked boolean, expires bigint, scopes text, ips text, metadata text,
-    secrets text, limits text, models text)
+    secrets text, limits text, models text, terms text, calendar text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = apikey, pg_temp
 SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
-    IF page = 'owner' THEN
+    IF page = 'calendar' THEN
+        RETURN QUERY SELECT c.* FROM keyring_calendar c
+            WHERE c.id > coalesce(after,
+                '00000000-0000-0000-0000-000000000000')
+            ORDER BY c.id LIMIT n;
+        RETURN;
+
+    ELSIF page = 'owner' THEN
         RETURN QUERY SELECT o.* FROM keyring_owner o
             WHERE o.id > coalesce(after,
                 '00000000-0000-0000-0000-000000000000')
@@ -426,7 +509,11 @@ BEGIN
         RETURN;
     END IF;
 
-    -- an owner stands before its keys
+    -- an owner stands before its keys; who asks for owners means calendars,
+    -- too
+
+    RETURN QUERY SELECT c.* FROM keyring_calendar c
+        WHERE c.id = ANY (owners);
 
     RETURN QUERY SELECT o.* FROM keyring_owner o
         WHERE o.id = ANY (owners || ARRAY(
@@ -438,15 +525,41 @@ END
 $$;
 
 COMMENT ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int) IS
-    'Rows for a node''s keyring, with digests: these keys (and their owners)'
-    ' and owners, or n rows of page key or owner with ids after the given one';
+    'Rows for a node''s keyring, with digests: these keys (and their owners),'
+    ' owners and calendars, or n rows of page key, owner or calendar with ids'
+    ' after the given one';
+
+
+CREATE OR REPLACE FUNCTION limit_calendars(holder_key uuid, holder_owner uuid)
+RETURNS uuid[]
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    o owner;
+BEGIN
+    SELECT * INTO o FROM owner x WHERE x.id = holder_owner;
+
+    RETURN ARRAY(SELECT DISTINCT calendar_id(coalesce(o.time_zone, 'UTC'),
+            coalesce(o.anchor_day, 1), l.period)
+        FROM (SELECT h.period FROM key k,
+                  LATERAL limits_held(k.id, NULL, k.plan) AS h
+              WHERE k.id = holder_key
+              UNION ALL
+              SELECT h.period FROM limits_held(NULL, o.id, o.plan) AS h) AS l
+        WHERE l.period IS NOT NULL);
+END
+$$;
+
+COMMENT ON FUNCTION limit_calendars(uuid, uuid) IS
+    'Calendars that the limits of a key and its owner go by';
 
 
 CREATE OR REPLACE FUNCTION keyring_find(digest bytea)
 RETURNS TABLE (kind text, id uuid, version bigint, enabled boolean,
     owner_id uuid, name text, prefix text, customer text, plan text,
     revoked boolean, expires bigint, scopes text, ips text, metadata text,
-    secrets text, limits text, models text)
+    secrets text, limits text, models text, terms text, calendar text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = apikey, pg_temp
 SET jit = off
@@ -464,13 +577,16 @@ BEGIN
         RETURN;
     END IF;
 
+    RETURN QUERY SELECT c.* FROM keyring_calendar c
+        WHERE c.id = ANY (limit_calendars(found_key, found_owner));
     RETURN QUERY SELECT o.* FROM keyring_owner o WHERE o.id = found_owner;
     RETURN QUERY SELECT k.* FROM keyring_key k WHERE k.id = found_key;
 END
 $$;
 
 COMMENT ON FUNCTION keyring_find(bytea) IS
-    'The key, and before it its owner, that has a secret of this digest';
+    'The key, and before it its owner and the calendars they go by, that has a'
+    ' secret of this digest';
 
 REVOKE ALL ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int),
     keyring_find(bytea) FROM PUBLIC, apikey_reader;
@@ -553,6 +669,7 @@ BEGIN
 
     PERFORM idempotency_drop();
     PERFORM audit_drop();
+    PERFORM calendars_due();
 
     RETURN (SELECT count(*) FROM node n
             WHERE n.seen_at > now() - interval '1 hour');

@@ -26,7 +26,9 @@ SELECT k.id, k.name, o.external AS owner, k.customer, k.plan, k.prefix,
                 CASE l.unit WHEN 'cost'
                     THEN to_json(money_text(l."limit"))
                     ELSE to_json(l."limit") END AS "limit",
-                l.window_text AS "window", l.burst, l.rolling, l.model,
+                l.window_text AS "window",
+                CASE l.unit WHEN 'cost' THEN to_json(money_text(l.burst))
+                    ELSE to_json(l.burst) END AS burst, l.rolling, l.model,
                 l.service, l.mode) AS x
         WHERE l.key_id = k.id) AS limits,
     NULL::json AS credits,

@@ -219,6 +219,7 @@ BEGIN
             'update', 'owner', o.id, before, owner_json(o));
     END LOOP;
 
+    PERFORM credits_due();
     PERFORM set_config('apikey.caller', was, true);
 
 EXCEPTION WHEN OTHERS THEN
@@ -227,7 +228,8 @@ END
 $$;
 
 COMMENT ON FUNCTION plans_due() IS
-    'Gives up to 250 owners the plan_next whose time has come';
+    'Gives up to 250 owners the plan_next whose time has come, and as many'
+    ' credits their refill';
 
 
 -- The admin API's plans.

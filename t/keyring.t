@@ -42,7 +42,7 @@ sub long_limit {
     my $head = 224;              # ngx_http_apikey_copy_t, 8 bytes of CRCs last
     my $limit = pack 'Q<Q<', 5, 3_600_000_000;
 
-    $all =~ s/\Q$limit\E.{56}\K../\xf8\xff/gs or die "no limit in the copy\n";
+    $all =~ s/\Q$limit\E.{80}\K../\xf8\xff/gs or die "no limit in the copy\n";
 
     substr($all, $head - 8, 4) = pack 'V', crc32c(substr $all, $head);
     substr($all, $head - 4, 4) = pack 'V', crc32c(substr $all, 0, $head - 4);

@@ -238,7 +238,7 @@ for my $case (
     [ '"unit":"bytes"', [ '/0/unit bad_value' ] ],
     [ '"unit":["requests"]', [ '/0/unit bad_type' ] ],
     [ '"rolling":true', [ '/0/rolling not_supported' ] ],
-    [ '"model":"gpt-*"', [ '/0/model not_supported' ] ],
+    [ '"model":"gpt-*"', [] ], [ '"model":""', [ '/0/model bad_length' ] ],
     [ '"mode":"strict"', [ '/0/mode bad_value' ] ],
     [ '"service":""', [ '/0/service bad_length' ] ],
     [ '"service":"a\tb"', [ '/0/service bad_value' ] ],

@@ -105,8 +105,8 @@ sub as_ada {
 
 # what of the gateway's tables is not in here holds nothing of a tenant
 
-my %known = map { $_ => 1 } qw(plan change migration node setting usage_node
-                               usage_stream);
+my %known = map { $_ => 1 } qw(plan calendar change migration node setting
+                               usage_node usage_stream);
 
 is_deeply([ grep { !$known{$_} } $pg->column(q{
     SELECT c.relname FROM pg_class c
@@ -114,8 +114,13 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
         AND c.relkind IN ('r', 'p', 'v', 'm')
         AND has_any_column_privilege('apikey_gateway', c.oid, 'SELECT')
     ORDER BY 1}) ],
-    [ qw(audit idempotency key key_usage leak limit_rule owner secret secret_usage
-         usage_quarter usage_request) ], 'all tables are tried');
+    [ qw(audit credit idempotency key key_usage leak limit_rule owner secret
+         secret_usage usage_quarter usage_request) ], 'all tables are tried');
+
+$pg->run(qq{SELECT apikey.put_credits(NULL, id, '{"unit": "tokens",
+    "remaining": 5}') FROM apikey.owner;
+    SELECT apikey.put_credits(id, NULL, '{"unit": "requests",
+    "remaining": 5}') FROM apikey.key});
 
 my $bobs = "(SELECT '$bob->{owner}'::uuid)";
 my %whose = (
@@ -123,6 +128,9 @@ my %whose = (
     key => "(SELECT 'ada' WHERE x.owner_id = '$ada->{owner}')",
     secret => "(SELECT 'ada' FROM apikey.key k WHERE k.id = x.key_id)",
     limit_rule => "coalesce((SELECT 'ada' FROM apikey.key k"
+        . " WHERE k.id = x.key_id), (SELECT o.external FROM apikey.owner o"
+        . " WHERE o.id = x.owner_id))",
+    credit => "coalesce((SELECT 'ada' FROM apikey.key k"
         . " WHERE k.id = x.key_id), (SELECT o.external FROM apikey.owner o"
         . " WHERE o.id = x.owner_id))",
     audit => "(SELECT 'ada' WHERE x.owner_id = '$ada->{owner}')",
@@ -134,7 +142,7 @@ my %whose = (
     usage_quarter => 'owner',
     usage_request => 'owner',
 );
-my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, audit => 5,
+my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, credit => 4, audit => 5,
             idempotency => 1, key_usage => 3, leak => 0, secret_usage => 3,
             usage_quarter => 3, usage_request => 3);
 

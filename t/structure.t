@@ -21,7 +21,7 @@ my %below = (
 
 # compiled and tested without nginx
 my $plain = qr{^(?:src/base/(?!compat\.h)
-                |src/limit/(?:account|bucket|lease\.|lease_tally)|src/usage/(?:record|spool)(?:\.|_file)
+                |src/limit/(?:account|bucket|gauge|lease\.|lease_tally)|src/usage/(?:record|spool)(?:\.|_file)
                 |src/usage/extract
                 |cli/|t/unit/|t/sim/|t/fuzz/)}x;
 

@@ -15,7 +15,11 @@
 
 #define APIKEY_LIMIT_NAME_MAX     64      /* characters */
 #define APIKEY_LIMIT_PATTERN_MAX  1024    /* bytes of service and of model */
-#define APIKEY_LIMIT_FIELDS       10
+#define APIKEY_LIMIT_MAX          0x1fffffffffffffULL        /* 2^53 - 1 */
+
+/* what no name can be: credits never share a bucket with a limit */
+
+#define APIKEY_LIMIT_CREDITS      "\1credits"
 
 #define APIKEY_FNV_START          0xcbf29ce484222325ULL
 #define APIKEY_FNV_PRIME          0x100000001b3ULL
@@ -31,8 +35,20 @@ typedef enum {
     APIKEY_LIMIT_REFILL,
     APIKEY_LIMIT_TICK,
     APIKEY_LIMIT_SERVICE,
-    APIKEY_LIMIT_MODEL
+    APIKEY_LIMIT_MODEL,
+    APIKEY_LIMIT_FIELDS
 } apikey_limit_field_e;
+
+
+typedef enum {
+    APIKEY_TERM_KIND = 0,
+    APIKEY_TERM_MODE,
+    APIKEY_TERM_PERIOD,
+    APIKEY_TERM_MADE,
+    APIKEY_TERM_FILL,
+    APIKEY_TERM_BASE,
+    APIKEY_LIMIT_TERMS
+} apikey_limit_term_e;
 
 
 typedef struct {
@@ -41,61 +57,81 @@ typedef struct {
 } apikey_limit_field_t;
 
 
-static const char *apikey_limit_split(const char *text, const char *end,
-    apikey_limit_field_t *fields);
+static bool apikey_limit_split(apikey_limit_text_t *text,
+    apikey_limit_field_t *fields, unsigned n);
 static bool apikey_limit_read(apikey_limit_t *limit,
+    const apikey_limit_field_t *fields, const apikey_limit_field_t *terms);
+static bool apikey_limit_read_terms(apikey_limit_t *limit,
+    const apikey_limit_field_t *terms);
+static bool apikey_limit_read_amount(apikey_limit_t *limit,
     const apikey_limit_field_t *fields);
 static bool apikey_limit_read_rate(apikey_limit_t *limit,
     const apikey_limit_field_t *fields);
+static bool apikey_limit_check(const apikey_limit_t *limit);
+static bool apikey_limit_word(const apikey_limit_field_t *field,
+    const char *const *words, unsigned n, uint8_t *value);
 static bool apikey_limit_number(const apikey_limit_field_t *field,
     uint64_t *n);
 static bool apikey_limit_name_check(const apikey_limit_field_t *field);
 static bool apikey_limit_known(const char *buf, unsigned count, uint64_t id);
+static void apikey_limit_pack(char *out, const apikey_limit_t *limit,
+    const apikey_limit_field_t *fields);
 static uint64_t apikey_limit_hash(uint64_t hash, const char *text,
     size_t len);
 
 
+static const char *const  apikey_limit_units[APIKEY_UNITS] = {
+    "requests", "tokens", "cost", "concurrent"
+};
+
+static const char *const  apikey_limit_kinds[APIKEY_KINDS] = {
+    "bucket", "rolling", "calendar", "total", "concurrent", "credits"
+};
+
+static const char *const  apikey_limit_modes[APIKEY_STRICTNESSES] = {
+    "strict", "trim", "observe"
+};
+
+static const char *const  apikey_limit_periods[APIKEY_PERIODS] = {
+    "", "day", "week", "month"
+};
+
+
 size_t
-apikey_limit_parse(const char *text, size_t len, char *buf, size_t size,
+apikey_limit_parse(const apikey_limit_text_t *limits,
+    const apikey_limit_text_t *terms, char *buf, size_t size,
     unsigned *count)
 {
-    char                  *pos, *out;
-    const char            *end;
+    char                  *pos;
     apikey_limit_t         limit;
+    apikey_limit_text_t    text, more;
     apikey_limit_field_t   fields[APIKEY_LIMIT_FIELDS];
+    apikey_limit_field_t   kinds[APIKEY_LIMIT_TERMS];
 
     pos = buf;
-    end = text + len;
+    text = *limits;
+    more = *terms;
     *count = 0;
 
-    while (text < end) {
-        text = apikey_limit_split(text, end, fields);
+    while (text.len) {
 
-        if (text == NULL
-            || !apikey_limit_read(&limit, fields)
+        if (!apikey_limit_split(&text, fields, APIKEY_LIMIT_FIELDS)
+            || (terms->len
+                && !apikey_limit_split(&more, kinds, APIKEY_LIMIT_TERMS))
+            || !apikey_limit_read(&limit, fields, terms->len ? kinds : NULL)
             || apikey_limit_known(buf, *count, limit.id)
             || limit.size > size - (size_t) (pos - buf))
         {
             return (size_t) -1;
         }
 
-        memset(pos, 0, limit.size);
-        memcpy(pos, &limit, sizeof(apikey_limit_t));
-
-        out = pos + offsetof(apikey_limit_t, text);
-        memcpy(out, fields[APIKEY_LIMIT_NAME].start, limit.name_len);
-
-        out += limit.name_len;
-        memcpy(out, fields[APIKEY_LIMIT_SERVICE].start, limit.service_len);
-
-        out += limit.service_len;
-        memcpy(out, fields[APIKEY_LIMIT_MODEL].start, limit.model_len);
+        apikey_limit_pack(pos, &limit, fields);
 
         pos += limit.size;
         (*count)++;
     }
 
-    return (size_t) (pos - buf);
+    return more.len ? (size_t) -1 : (size_t) (pos - buf);
 }
 
 
@@ -116,69 +152,81 @@ apikey_limit_scope(const char *service, size_t service_len,
 }
 
 
-/* The text behind the line, or NULL. */
+/* Takes the first line off the text. */
 
-static const char *
-apikey_limit_split(const char *text, const char *end,
-    apikey_limit_field_t *fields)
+static bool
+apikey_limit_split(apikey_limit_text_t *text, apikey_limit_field_t *fields,
+    unsigned n)
 {
     unsigned     i;
-    const char  *line;
+    const char  *p, *end, *line;
 
-    line = memchr(text, '\n', (size_t) (end - text));
+    p = text->text;
+    line = text->len ? memchr(p, '\n', text->len) : NULL;
 
     if (line == NULL) {
-        return NULL;
+        return false;
     }
 
-    for (i = 0; i < APIKEY_LIMIT_FIELDS; i++) {
-        end = memchr(text, '\t', (size_t) (line - text));
+    text->len -= (size_t) (line + 1 - p);
+    text->text = line + 1;
+
+    for (i = 0; i < n; i++) {
+        end = memchr(p, '\t', (size_t) (line - p));
 
         /* the last field, and only the last, ends with the line */
 
-        if ((end == NULL) != (i == APIKEY_LIMIT_FIELDS - 1)) {
-            return NULL;
+        if ((end == NULL) != (i == n - 1)) {
+            return false;
         }
 
         if (end == NULL) {
             end = line;
         }
 
-        fields[i].start = text;
-        fields[i].len = (size_t) (end - text);
+        fields[i].start = p;
+        fields[i].len = (size_t) (end - p);
 
-        text = end + 1;
+        p = end + 1;
     }
 
-    return line + 1;
+    return true;
 }
 
 
+/* terms NULL: an older schema, that knows lengths of requests only. */
+
 static bool
-apikey_limit_read(apikey_limit_t *limit, const apikey_limit_field_t *fields)
+apikey_limit_read(apikey_limit_t *limit, const apikey_limit_field_t *fields,
+    const apikey_limit_field_t *terms)
 {
     size_t                       size;
-    const apikey_limit_field_t  *name, *unit, *service, *model;
+    const apikey_limit_field_t  *name, *service, *model;
 
     memset(limit, 0, sizeof(apikey_limit_t));
 
     name = &fields[APIKEY_LIMIT_NAME];
-    unit = &fields[APIKEY_LIMIT_UNIT];
     service = &fields[APIKEY_LIMIT_SERVICE];
     model = &fields[APIKEY_LIMIT_MODEL];
 
-    /* no other unit is enforced yet, so no other unit can be honoured */
-
     if (!apikey_limit_name_check(name)
-        || unit->len != strlen("requests")
-        || memcmp(unit->start, "requests", unit->len) != 0
+        || !apikey_limit_word(&fields[APIKEY_LIMIT_UNIT], apikey_limit_units,
+                              APIKEY_UNITS, &limit->unit)
         || service->len > APIKEY_LIMIT_PATTERN_MAX
         || model->len > APIKEY_LIMIT_PATTERN_MAX)
     {
         return false;
     }
 
-    if (!apikey_limit_read_rate(limit, fields)) {
+    if (terms ? !apikey_limit_read_terms(limit, terms)
+              : limit->unit != APIKEY_UNIT_REQUESTS)
+    {
+        return false;
+    }
+
+    if (!apikey_limit_read_amount(limit, fields)
+        || !apikey_limit_check(limit))
+    {
         return false;
     }
 
@@ -189,8 +237,10 @@ apikey_limit_read(apikey_limit_t *limit, const apikey_limit_field_t *fields)
         size = sizeof(apikey_limit_t);
     }
 
-    limit->unit = APIKEY_UNIT_REQUESTS;
-    limit->id = apikey_limit_hash(APIKEY_FNV_START, name->start, name->len);
+    limit->id = limit->kind == APIKEY_KIND_CREDITS
+                ? apikey_limit_hash(APIKEY_FNV_START, APIKEY_LIMIT_CREDITS,
+                                    strlen(APIKEY_LIMIT_CREDITS))
+                : apikey_limit_hash(APIKEY_FNV_START, name->start, name->len);
     limit->scope = apikey_limit_scope(service->start, service->len,
                                       model->start, model->len);
     limit->name_len = (uint16_t) name->len;
@@ -203,11 +253,86 @@ apikey_limit_read(apikey_limit_t *limit, const apikey_limit_field_t *fields)
 
 
 static bool
+apikey_limit_read_terms(apikey_limit_t *limit,
+    const apikey_limit_field_t *terms)
+{
+    if (!apikey_limit_word(&terms[APIKEY_TERM_KIND], apikey_limit_kinds,
+                           APIKEY_KINDS, &limit->kind)
+        || !apikey_limit_word(&terms[APIKEY_TERM_PERIOD],
+                              apikey_limit_periods, APIKEY_PERIODS,
+                              &limit->period)
+        || !apikey_limit_number(&terms[APIKEY_TERM_MADE], &limit->made))
+    {
+        return false;
+    }
+
+    if (terms[APIKEY_TERM_MODE].len
+        && !apikey_limit_word(&terms[APIKEY_TERM_MODE], apikey_limit_modes,
+                              APIKEY_STRICTNESSES, &limit->mode))
+    {
+        return false;
+    }
+
+    if (terms[APIKEY_TERM_FILL].len
+        && !apikey_limit_number(&terms[APIKEY_TERM_FILL], &limit->fill))
+    {
+        return false;
+    }
+
+    return terms[APIKEY_TERM_BASE].len == 0
+           || apikey_limit_number(&terms[APIKEY_TERM_BASE], &limit->base);
+}
+
+
+static bool
+apikey_limit_read_amount(apikey_limit_t *limit,
+    const apikey_limit_field_t *fields)
+{
+    unsigned  i;
+
+    if (!apikey_limit_number(&fields[APIKEY_LIMIT_LIMIT], &limit->limit)) {
+        return false;
+    }
+
+    if (limit->kind == APIKEY_KIND_BUCKET) {
+        return apikey_limit_read_rate(limit, fields);
+    }
+
+    if (limit->kind == APIKEY_KIND_ROLLING
+        && (!apikey_limit_number(&fields[APIKEY_LIMIT_WINDOW],
+                                 &limit->window)
+            || limit->window == 0))
+    {
+        return false;
+    }
+
+    for (i = APIKEY_LIMIT_WINDOW; i <= APIKEY_LIMIT_TICK; i++) {
+        if (fields[i].len
+            && (i != APIKEY_LIMIT_WINDOW
+                || limit->kind != APIKEY_KIND_ROLLING))
+        {
+            return false;
+        }
+    }
+
+    if (limit->kind == APIKEY_KIND_CALENDAR) {
+        limit->fill = limit->limit;
+    }
+
+    limit->burst = limit->limit;
+    limit->rate.token = 1;
+    limit->rate.capacity = limit->limit;
+    limit->rate.tick = 1;
+
+    return limit->limit <= APIKEY_LIMIT_MAX;
+}
+
+
+static bool
 apikey_limit_read_rate(apikey_limit_t *limit,
     const apikey_limit_field_t *fields)
 {
-    if (!apikey_limit_number(&fields[APIKEY_LIMIT_LIMIT], &limit->limit)
-        || !apikey_limit_number(&fields[APIKEY_LIMIT_WINDOW], &limit->window)
+    if (!apikey_limit_number(&fields[APIKEY_LIMIT_WINDOW], &limit->window)
         || !apikey_limit_number(&fields[APIKEY_LIMIT_BURST], &limit->burst)
         || !apikey_limit_number(&fields[APIKEY_LIMIT_TOKEN],
                                 &limit->rate.token)
@@ -235,6 +360,59 @@ apikey_limit_read_rate(apikey_limit_t *limit,
     }
 
     return true;
+}
+
+
+/* What does not go together is none of ours. */
+
+static bool
+apikey_limit_check(const apikey_limit_t *limit)
+{
+    if ((limit->kind == APIKEY_KIND_CONCURRENT)
+        != (limit->unit == APIKEY_UNIT_CONCURRENT))
+    {
+        return false;
+    }
+
+    if (limit->mode != APIKEY_STRICT && limit->unit != APIKEY_UNIT_TOKENS
+        && limit->unit != APIKEY_UNIT_COST)
+    {
+        return false;
+    }
+
+    switch (limit->kind) {
+
+    case APIKEY_KIND_CALENDAR:
+        return limit->period != APIKEY_PERIOD_NONE && limit->base == 0;
+
+    case APIKEY_KIND_CREDITS:
+        return (limit->period != APIKEY_PERIOD_NONE) == (limit->fill != 0)
+               && limit->fill <= limit->base
+               && limit->fill <= limit->limit;
+
+    default:
+        return limit->period == APIKEY_PERIOD_NONE && limit->fill == 0
+               && limit->base == 0;
+    }
+}
+
+
+static bool
+apikey_limit_word(const apikey_limit_field_t *field,
+    const char *const *words, unsigned n, uint8_t *value)
+{
+    unsigned  i;
+
+    for (i = 0; i < n; i++) {
+        if (strlen(words[i]) == field->len
+            && memcmp(words[i], field->start, field->len) == 0)
+        {
+            *value = (uint8_t) i;
+            return true;
+        }
+    }
+
+    return false;
 }
 
 
@@ -309,6 +487,24 @@ apikey_limit_known(const char *buf, unsigned count, uint64_t id)
     }
 
     return false;
+}
+
+
+static void
+apikey_limit_pack(char *out, const apikey_limit_t *limit,
+    const apikey_limit_field_t *fields)
+{
+    memset(out, 0, limit->size);
+    memcpy(out, limit, sizeof(apikey_limit_t));
+
+    out += offsetof(apikey_limit_t, text);
+    memcpy(out, fields[APIKEY_LIMIT_NAME].start, limit->name_len);
+
+    out += limit->name_len;
+    memcpy(out, fields[APIKEY_LIMIT_SERVICE].start, limit->service_len);
+
+    out += limit->service_len;
+    memcpy(out, fields[APIKEY_LIMIT_MODEL].start, limit->model_len);
 }
 
 

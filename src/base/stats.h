@@ -68,6 +68,8 @@ typedef struct {
     uint64_t            postgres_up;     /* written by keyring sync */
     uint64_t            waiting;         /* requests suspended now */
     uint64_t            nodes;           /* seen in the last hour; >= 1 */
+    uint64_t            currency;        /* three letters, the first one
+                                            lowest; 0 unknown */
     uint64_t            schema;          /* version found; 0 unknown */
     uint64_t            schema_ok;       /* 1 when new enough */
     uint64_t            journal_bytes;   /* spool on disk, not yet shipped */

@@ -416,15 +416,15 @@ ngx_http_apikey_access_limits(ngx_http_request_t *r,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    switch (ngx_http_apikey_limits_build(ctx, &ctx->start.service)) {
+    switch (ngx_http_apikey_limits_build(amcf, ctx)) {
 
     case NGX_OK:
         break;
 
     case NGX_DECLINED:
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "apikey: a limit is of a kind that this version does "
-                      "not enforce");
+                      "apikey: a limit of this key or its owner cannot be "
+                      "counted here");
         return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
 
     default: /* NGX_ERROR */
@@ -465,7 +465,8 @@ ngx_http_apikey_access_decided(ngx_http_request_t *r,
         return ngx_http_apikey_admit(r, ctx);
 
     case NGX_DECLINED:
-        return ngx_http_apikey_refuse(r, ctx, APIKEY_RATE_LIMITED);
+        return ngx_http_apikey_refuse(r, ctx,
+                                      ngx_http_apikey_limits_verdict(ctx));
 
     default: /* NGX_ERROR */
         return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);

@@ -2,7 +2,8 @@
 /*
  * The header filter: X-Request-Id, RateLimit-Policy and RateLimit as
  * draft-ietf-httpapi-ratelimit-headers-10 writes them, and X-RateLimit-* of
- * the tightest limit.  They replace what the upstream sent under those names.
+ * the tightest limit of requests.  They replace what the upstream sent under
+ * those names.
  */
 
 
@@ -27,6 +28,8 @@ static ngx_int_t ngx_http_apikey_headers_limits(ngx_http_request_t *r,
 static ngx_int_t ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, u_char *p);
 static size_t ngx_http_apikey_headers_size(ngx_http_apikey_ctx_t *ctx);
+static void ngx_http_apikey_headers_bucket(ngx_http_apikey_bucket_t *b,
+    ngx_uint_t level, u_char **policy, u_char **limit);
 static u_char *ngx_http_apikey_headers_item(u_char *p,
     ngx_http_apikey_bucket_t *b, ngx_uint_t level);
 static u_char *ngx_http_apikey_headers_parameter(u_char *p, u_char name,
@@ -159,12 +162,15 @@ static ngx_int_t
 ngx_http_apikey_headers_limits(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
-    u_char                     *p, *last, *item;
+    u_char                     *p, *last;
     size_t                      size;
     ngx_str_t                   policy, limit;
     ngx_uint_t                  i, k;
-    ngx_http_apikey_bucket_t   *b;
     ngx_http_apikey_account_t  *account;
+
+    if (ctx->shown == NULL) {
+        return NGX_OK;
+    }
 
     size = ngx_http_apikey_headers_size(ctx);
 
@@ -183,8 +189,11 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
 
     for (i = 0; i < ctx->decision.naccounts; i++) {
 
+        if (account[i].unit != APIKEY_UNIT_REQUESTS) {
+            continue;
+        }
+
         for (k = 0; k < account[i].nbuckets; k++) {
-            b = &account[i].buckets[k];
 
             if (p > policy.data) {
                 *p++ = ',';
@@ -193,17 +202,8 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
                 *last++ = ' ';
             }
 
-            item = p;
-            p = ngx_http_apikey_headers_item(p, b, account[i].level);
-            last = ngx_cpymem(last, item, p - item);
-
-            p = ngx_http_apikey_headers_parameter(p, 'q', b->limit->limit);
-            p = ngx_http_apikey_headers_parameter(p, 'w',
-                                  ngx_http_apikey_seconds(b->limit->window));
-
-            last = ngx_http_apikey_headers_parameter(last, 'r', b->remaining);
-            last = ngx_http_apikey_headers_parameter(last, 't',
-                                  ngx_http_apikey_seconds(b->reset));
+            ngx_http_apikey_headers_bucket(&account[i].buckets[k],
+                                           account[i].level, &p, &last);
         }
     }
 
@@ -222,6 +222,40 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
 }
 
 
+/* What never begins anew has neither window nor reset. */
+
+static void
+ngx_http_apikey_headers_bucket(ngx_http_apikey_bucket_t *b, ngx_uint_t level,
+    u_char **policy, u_char **limit)
+{
+    u_char    *p, *last, *item;
+    uint64_t   window;
+
+    item = *policy;
+    p = ngx_http_apikey_headers_item(item, b, level);
+    last = ngx_cpymem(*limit, item, p - item);
+
+    p = ngx_http_apikey_headers_parameter(p, 'q',
+                                          apikey_limit_shown(b->limit));
+    window = ngx_http_apikey_limit_window(b);
+
+    if (window != UINT64_MAX) {
+        p = ngx_http_apikey_headers_parameter(p, 'w',
+                                          ngx_http_apikey_seconds(window));
+    }
+
+    last = ngx_http_apikey_headers_parameter(last, 'r', b->remaining);
+
+    if (b->reset != UINT64_MAX) {
+        last = ngx_http_apikey_headers_parameter(last, 't',
+                                          ngx_http_apikey_seconds(b->reset));
+    }
+
+    *policy = p;
+    *limit = last;
+}
+
+
 /* p: room for three numbers. */
 
 static ngx_int_t
@@ -230,14 +264,10 @@ ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
 {
     ngx_http_apikey_bucket_t  *b;
 
-    b = ctx->tightest;
-
-    if (b == NULL) {
-        return NGX_OK;
-    }
+    b = ctx->shown;
 
     if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_limit, p,
-                                    b->limit->limit)
+                                    apikey_limit_shown(b->limit))
         != NGX_OK)
     {
         return NGX_ERROR;
@@ -250,6 +280,10 @@ ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
         != NGX_OK)
     {
         return NGX_ERROR;
+    }
+
+    if (b->reset == UINT64_MAX) {
+        return NGX_OK;
     }
 
     p += APIKEY_UINT_TEXT_LEN;
@@ -272,6 +306,10 @@ ngx_http_apikey_headers_size(ngx_http_apikey_ctx_t *ctx)
     account = ctx->decision.accounts;
 
     for (i = 0; i < ctx->decision.naccounts; i++) {
+
+        if (account[i].unit != APIKEY_UNIT_REQUESTS) {
+            continue;
+        }
 
         for (k = 0; k < account[i].nbuckets; k++) {
             size += sizeof(", \"owner:\";q=;w=") - 1

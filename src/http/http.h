@@ -16,7 +16,7 @@
 #include "base/compat.h"
 #include "base/digest.h"
 #include "base/clock.h"
-#include "base/digest.h"
+#include "base/json.h"
 #include "base/key.h"
 #include "base/stats.h"
 #include "base/uuid.h"
@@ -238,7 +238,9 @@ typedef struct {
     ngx_http_apikey_usage_slot_t    *slot;
     ngx_http_apikey_usage_start_t    start;
 
-    ngx_http_apikey_bucket_t        *tightest;   /* for X-RateLimit-*, names */
+    ngx_http_apikey_bucket_t        *tightest;   /* for variables */
+    ngx_http_apikey_bucket_t        *shown;      /* for X-RateLimit-*: the
+                                                    tightest of requests */
     ngx_http_apikey_bucket_t        *binding;    /* the one that refused */
     uint8_t                          tightest_level;
     uint8_t                          binding_level;
@@ -260,6 +262,8 @@ typedef struct {
     unsigned                         taken:1;    /* from its accounts */
     unsigned                         dry:1;      /* would have been refused */
     unsigned                         metered:1;  /* apikey_usage is on */
+    unsigned                         momentary:1;    /* is over at once: takes
+                                                    no slot */
 
     ngx_http_apikey_decision_t       decision;
 
@@ -417,11 +421,14 @@ void ngx_http_apikey_client_address(ngx_http_request_t *r, u_char out[16]);
 
 /*
  * limits.c: NGX_OK accounts are set (perhaps none), NGX_DECLINED a limit
- * that this version does not know, NGX_ERROR no memory
+ * that cannot be counted here, NGX_ERROR no memory.  Of ctx->start service
+ * and model must be set.
  */
-ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_ctx_t *ctx,
-    ngx_str_t *service);
+ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_ctx_t *ctx);
 void ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx);
+apikey_verdict_e ngx_http_apikey_limits_verdict(ngx_http_apikey_ctx_t *ctx);
+uint64_t ngx_http_apikey_limit_window(ngx_http_apikey_bucket_t *b);
 ngx_int_t ngx_http_apikey_limit_full_name(ngx_pool_t *pool,
     ngx_http_apikey_bucket_t *b, ngx_uint_t level, ngx_str_t *name);
 
@@ -434,6 +441,16 @@ ngx_http_apikey_bucket_t *ngx_http_apikey_limit_named(
 
 /* Seconds, rounded up; 0: never, or not refused by what opens again. */
 uint64_t ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx);
+
+/* detail.c: a limit in words; bytes written */
+size_t ngx_http_apikey_detail(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_bucket_t *b, ngx_uint_t level, u_char *buf, size_t size);
+void ngx_http_apikey_json_amount(apikey_json_t *j, uint64_t n,
+    ngx_uint_t unit);
+ngx_uint_t ngx_http_apikey_currency(ngx_http_request_t *r, char currency[4]);
+
+#define ngx_http_apikey_verdict_limited(verdict)                              \
+    ((verdict) >= APIKEY_RATE_LIMITED && (verdict) <= APIKEY_BUDGET_EXCEEDED)
 
 /* problem.c: RFC 9457 bodies */
 ngx_uint_t ngx_http_apikey_verdict_status(apikey_verdict_e verdict);

@@ -23,25 +23,38 @@ typedef struct {
 } ngx_http_apikey_holder_t;
 
 
+/* What the limits of a request are judged by. */
+
+typedef struct {
+    ngx_http_apikey_main_conf_t  *amcf;
+    ngx_http_apikey_bucket_t     *bucket;        /* the next one */
+    apikey_period_t               periods[APIKEY_PERIODS];
+} ngx_http_apikey_build_t;
+
+
 static ngx_int_t ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
-    ngx_http_apikey_holder_t *holder, ngx_str_t *service,
-    ngx_http_apikey_bucket_t **bucket);
-static void ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
-    ngx_http_apikey_holder_t *holder, ngx_str_t *service, uint64_t scope,
-    ngx_http_apikey_bucket_t **bucket);
-static ngx_int_t ngx_http_apikey_limit_applies(const apikey_limit_t *limit,
-    ngx_str_t *service);
+    ngx_http_apikey_holder_t *holder, ngx_http_apikey_build_t *build);
+static ngx_int_t ngx_http_apikey_limits_period(ngx_http_apikey_ctx_t *ctx,
+    const apikey_limit_t *limit, ngx_http_apikey_build_t *build);
+static ngx_int_t ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder, ngx_uint_t first,
+    const apikey_limit_t *limit, ngx_http_apikey_build_t *build);
+static void ngx_http_apikey_limits_cost(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_account_t *account);
+static ngx_int_t ngx_http_apikey_limit_applies(ngx_http_apikey_ctx_t *ctx,
+    const apikey_limit_t *limit);
 static ngx_int_t ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
     ngx_http_apikey_bucket_t *b);
 
 
 ngx_int_t
-ngx_http_apikey_limits_build(ngx_http_apikey_ctx_t *ctx, ngx_str_t *service)
+ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_ctx_t *ctx)
 {
-    ngx_int_t                  rc;
-    ngx_uint_t                 n;
-    ngx_http_apikey_bucket_t  *bucket;
-    ngx_http_apikey_holder_t   holder;
+    ngx_int_t                 rc;
+    ngx_uint_t                n;
+    ngx_http_apikey_build_t   build;
+    ngx_http_apikey_holder_t  holder;
 
     ctx->decision.naccounts = 0;
 
@@ -58,14 +71,17 @@ ngx_http_apikey_limits_build(ngx_http_apikey_ctx_t *ctx, ngx_str_t *service)
         return NGX_ERROR;
     }
 
-    bucket = (ngx_http_apikey_bucket_t *) &ctx->decision.accounts[n];
+    ngx_memzero(&build, sizeof(ngx_http_apikey_build_t));
+
+    build.amcf = amcf;
+    build.bucket = (ngx_http_apikey_bucket_t *) &ctx->decision.accounts[n];
 
     holder.limits = ctx->key.key_limits;
     holder.nlimits = ctx->key.nkey_limits;
     holder.level = APIKEY_LEVEL_KEY;
     holder.holder = ctx->key.id;
 
-    rc = ngx_http_apikey_limits_holder(ctx, &holder, service, &bucket);
+    rc = ngx_http_apikey_limits_holder(ctx, &holder, &build);
 
     if (rc != NGX_OK) {
         return rc;
@@ -76,14 +92,13 @@ ngx_http_apikey_limits_build(ngx_http_apikey_ctx_t *ctx, ngx_str_t *service)
     holder.level = APIKEY_LEVEL_OWNER;
     holder.holder = ctx->key.owner_uuid;
 
-    return ngx_http_apikey_limits_holder(ctx, &holder, service, &bucket);
+    return ngx_http_apikey_limits_holder(ctx, &holder, &build);
 }
 
 
 static ngx_int_t
 ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
-    ngx_http_apikey_holder_t *holder, ngx_str_t *service,
-    ngx_http_apikey_bucket_t **bucket)
+    ngx_http_apikey_holder_t *holder, ngx_http_apikey_build_t *build)
 {
     ngx_uint_t                  i, k;
     const apikey_limit_t       *limit;
@@ -93,13 +108,7 @@ ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
 
     for (i = 0; i < holder->nlimits; i++, limit = apikey_limit_next(limit)) {
 
-        /* what this version cannot count must not pass as unlimited */
-
-        if (limit->unit != APIKEY_UNIT_REQUESTS || limit->model_len) {
-            return NGX_DECLINED;
-        }
-
-        if (!ngx_http_apikey_limit_applies(limit, service)) {
+        if (!ngx_http_apikey_limit_applies(ctx, limit)) {
             continue;
         }
 
@@ -107,15 +116,18 @@ ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
 
         for (k = 0; k < ctx->decision.naccounts; k++) {
             if (account[k].level == holder->level
+                && account[k].unit == limit->unit
                 && account[k].scope == limit->scope)
             {
                 break;
             }
         }
 
-        if (k == ctx->decision.naccounts) {
-            ngx_http_apikey_limits_account(ctx, holder, service,
-                                           limit->scope, bucket);
+        if (k == ctx->decision.naccounts
+            && ngx_http_apikey_limits_account(ctx, holder, i, limit, build)
+               != NGX_OK)
+        {
+            return NGX_DECLINED;
         }
     }
 
@@ -123,16 +135,18 @@ ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
 }
 
 
-/* All limits of one scope are paid together: their buckets are neighbours. */
+/*
+ * All limits of one unit and scope are paid together: their buckets are
+ * neighbours.  limit: the first of them, of so many.
+ */
 
-static void
+static ngx_int_t
 ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
-    ngx_http_apikey_holder_t *holder, ngx_str_t *service, uint64_t scope,
-    ngx_http_apikey_bucket_t **bucket)
+    ngx_http_apikey_holder_t *holder, ngx_uint_t first,
+    const apikey_limit_t *limit, ngx_http_apikey_build_t *build)
 {
     ngx_uint_t                  i;
     const u_char               *root;
-    const apikey_limit_t       *limit;
     ngx_http_apikey_account_t  *account;
 
     static const u_char  zero[16];
@@ -149,36 +163,108 @@ ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
     ngx_memcpy(account->holder, holder->holder, 16);
 
     account->level = holder->level;
-    account->unit = APIKEY_UNIT_REQUESTS;
-    account->scope = scope;
-    account->cost = ctx->weight;
-    account->buckets = *bucket;
+    account->unit = limit->unit;
+    account->scope = limit->scope;
+    account->buckets = build->bucket;
 
-    limit = holder->limits;
+    ngx_http_apikey_limits_cost(ctx, account);
 
-    for (i = 0; i < holder->nlimits; i++, limit = apikey_limit_next(limit)) {
+    for (i = first; i < holder->nlimits; i++) {
 
-        if (limit->scope == scope
-            && ngx_http_apikey_limit_applies(limit, service))
+        if (limit->scope == account->scope && limit->unit == account->unit
+            && ngx_http_apikey_limit_applies(ctx, limit))
         {
-            (*bucket)->limit = limit;
-            (*bucket)++;
+            if (ngx_http_apikey_limits_period(ctx, limit, build) != NGX_OK) {
+                return NGX_DECLINED;
+            }
+
+            build->bucket->limit = limit;
+            build->bucket->period = build->periods[limit->period];
+            build->bucket++;
             account->nbuckets++;
         }
+
+        limit = apikey_limit_next(limit);
+    }
+
+    return NGX_OK;
+}
+
+
+/* NGX_DECLINED: it cannot be counted here, and must not pass as unlimited. */
+
+static ngx_int_t
+ngx_http_apikey_limits_period(ngx_http_apikey_ctx_t *ctx,
+    const apikey_limit_t *limit, ngx_http_apikey_build_t *build)
+{
+    apikey_period_t  *period;
+
+    if (!ngx_http_apikey_decide_counts(build->amcf->limiter, limit)) {
+        return NGX_DECLINED;
+    }
+
+    period = &build->periods[limit->period];
+
+    if (limit->period == APIKEY_PERIOD_NONE || period->end) {
+        return NGX_OK;
+    }
+
+    return ngx_http_apikey_keyring_period(build->amcf->sh->keyring,
+                                          build->amcf->shpool,
+                                          ctx->key.calendar, limit->period,
+                                          ctx->now, period);
+}
+
+
+static void
+ngx_http_apikey_limits_cost(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_account_t *account)
+{
+    switch (account->unit) {
+
+    case APIKEY_UNIT_TOKENS:
+        account->cost = ctx->reserve.tokens;
+        account->whole = ctx->reserve.tokens_unknown;
+        break;
+
+    case APIKEY_UNIT_COST:
+        account->cost = ctx->reserve.cost;
+        account->whole = ctx->reserve.cost_unknown;
+        break;
+
+    case APIKEY_UNIT_CONCURRENT:
+        account->cost = !ctx->momentary;
+        break;
+
+    default: /* APIKEY_UNIT_REQUESTS */
+        account->cost = ctx->weight;
     }
 }
 
 
+/* A pattern that everything matches, matches where there is none, too. */
+
 static ngx_int_t
-ngx_http_apikey_limit_applies(const apikey_limit_t *limit, ngx_str_t *service)
+ngx_http_apikey_limit_applies(ngx_http_apikey_ctx_t *ctx,
+    const apikey_limit_t *limit)
 {
-    if (limit->service_len == 0) {
-        return 1;
+    ngx_str_t  *service, *model;
+
+    service = &ctx->start.service;
+    model = &ctx->start.model;
+
+    if (limit->service_len
+        && !apikey_pattern_match(apikey_limit_service(limit),
+                                 limit->service_len, (char *) service->data,
+                                 service->len))
+    {
+        return 0;
     }
 
-    return apikey_pattern_match(apikey_limit_service(limit),
-                                limit->service_len, (char *) service->data,
-                                service->len);
+    return limit->model_len == 0
+           || apikey_pattern_match(apikey_limit_model(limit),
+                                   limit->model_len, (char *) model->data,
+                                   model->len);
 }
 
 
@@ -190,6 +276,7 @@ ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx)
     ngx_http_apikey_account_t  *account;
 
     ctx->tightest = NULL;
+    ctx->shown = NULL;
     ctx->binding = NULL;
 
     account = ctx->decision.accounts;
@@ -204,6 +291,13 @@ ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx)
             {
                 ctx->tightest = b;
                 ctx->tightest_level = account[i].level;
+            }
+
+            if (account[i].unit == APIKEY_UNIT_REQUESTS
+                && (ctx->shown == NULL
+                    || ngx_http_apikey_tighter(b, ctx->shown)))
+            {
+                ctx->shown = b;
             }
 
             /* several refuse: the one that opens last */
@@ -225,23 +319,80 @@ static ngx_int_t
 ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
     ngx_http_apikey_bucket_t *b)
 {
+    uint64_t           m, n;
     unsigned __int128  left, right;
 
-    left = (unsigned __int128) a->remaining * b->limit->limit;
-    right = (unsigned __int128) b->remaining * a->limit->limit;
+    m = apikey_limit_shown(a->limit);
+    n = apikey_limit_shown(b->limit);
+
+    left = (unsigned __int128) a->remaining * n;
+    right = (unsigned __int128) b->remaining * m;
 
     /* a limit of nothing is as tight as can be */
 
-    if (a->limit->limit == 0 || b->limit->limit == 0) {
-        left = a->limit->limit;
-        right = b->limit->limit;
+    if (m == 0 || n == 0) {
+        left = m;
+        right = n;
     }
 
     if (left != right) {
         return left < right;
     }
 
-    return a->limit->window > b->limit->window;
+    return ngx_http_apikey_limit_window(a) > ngx_http_apikey_limit_window(b);
+}
+
+
+/* What never begins anew has the longest window, slots have none. */
+
+uint64_t
+ngx_http_apikey_limit_window(ngx_http_apikey_bucket_t *b)
+{
+    switch (b->limit->kind) {
+
+    case APIKEY_KIND_CALENDAR:
+        return b->period.end - b->period.start;
+
+    case APIKEY_KIND_TOTAL:
+    case APIKEY_KIND_CREDITS:
+        return UINT64_MAX;
+
+    default:
+        return b->limit->window;
+    }
+}
+
+
+apikey_verdict_e
+ngx_http_apikey_limits_verdict(ngx_http_apikey_ctx_t *ctx)
+{
+    const apikey_limit_t  *limit;
+
+    if (ctx->binding == NULL) {
+        return APIKEY_RATE_LIMITED;
+    }
+
+    limit = ctx->binding->limit;
+
+    if (limit->kind == APIKEY_KIND_CREDITS) {
+        return APIKEY_CREDITS_EXHAUSTED;
+    }
+
+    if (limit->unit == APIKEY_UNIT_COST) {
+        return APIKEY_BUDGET_EXCEEDED;
+    }
+
+    switch (limit->kind) {
+
+    case APIKEY_KIND_CALENDAR:
+        return APIKEY_QUOTA_EXCEEDED;
+
+    case APIKEY_KIND_TOTAL:
+        return APIKEY_CREDITS_EXHAUSTED;
+
+    default:
+        return APIKEY_RATE_LIMITED;
+    }
 }
 
 
@@ -282,7 +433,7 @@ ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx)
 
     b = ctx->binding;
 
-    if (ctx->verdict != APIKEY_RATE_LIMITED || b == NULL) {
+    if (!ngx_http_apikey_verdict_limited(ctx->verdict) || b == NULL) {
         return 0;
     }
 

@@ -38,9 +38,10 @@ static ngx_int_t ngx_http_apikey_problem_json(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *text);
 static ngx_int_t ngx_http_apikey_problem_limit(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, apikey_json_t *j);
+static void ngx_http_apikey_problem_amounts(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_bucket_t *b, apikey_json_t *j);
 static size_t ngx_http_apikey_problem_detail(ngx_http_apikey_ctx_t *ctx,
     u_char *buf, size_t size);
-static u_char *ngx_http_apikey_window(u_char *p, u_char *last, uint64_t us);
 
 
 static const ngx_http_apikey_problem_t  ngx_http_apikey_problems[] = {
@@ -392,7 +393,7 @@ ngx_http_apikey_problem_json(ngx_http_request_t *r,
     apikey_json_name(&j, "request_id");
     apikey_json_string(&j, (char *) ctx->id, APIKEY_UUID_TEXT_LEN);
 
-    if (verdict == APIKEY_RATE_LIMITED
+    if (ngx_http_apikey_verdict_limited(verdict)
         && ngx_http_apikey_problem_limit(r, ctx, &j) != NGX_OK)
     {
         return NGX_ERROR;
@@ -434,12 +435,16 @@ ngx_http_apikey_problem_limit(ngx_http_request_t *r,
     apikey_json_string(j, (char *) name.data, name.len);
     apikey_json_name(j, "unit");
     apikey_json_text(j, apikey_unit_name(b->limit->unit));
-    apikey_json_name(j, "limit");
-    apikey_json_uint(j, b->limit->limit);
-    apikey_json_name(j, "remaining");
-    apikey_json_uint(j, b->remaining);
+    ngx_http_apikey_problem_amounts(ctx, b, j);
     apikey_json_name(j, "reset");
-    apikey_json_uint(j, ngx_http_apikey_seconds(b->reset));
+
+    if (b->reset != UINT64_MAX) {
+        apikey_json_uint(j, ngx_http_apikey_seconds(b->reset));
+
+    } else {
+        apikey_json_null(j);
+    }
+
     apikey_json_name(j, "retry_after");
 
     seconds = ngx_http_apikey_retry_after(ctx);
@@ -455,74 +460,51 @@ ngx_http_apikey_problem_limit(ngx_http_request_t *r,
 }
 
 
+/* Money is text, with what has been used and in which currency. */
+
+static void
+ngx_http_apikey_problem_amounts(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_bucket_t *b, apikey_json_t *j)
+{
+    char      currency[4];
+    uint64_t  limit;
+
+    limit = apikey_limit_shown(b->limit);
+
+    apikey_json_name(j, "limit");
+    ngx_http_apikey_json_amount(j, limit, b->limit->unit);
+
+    if (b->limit->unit == APIKEY_UNIT_COST) {
+        apikey_json_name(j, "used");
+        ngx_http_apikey_json_amount(j, limit - ngx_min(b->remaining, limit),
+                                    b->limit->unit);
+    }
+
+    apikey_json_name(j, "remaining");
+    ngx_http_apikey_json_amount(j, b->remaining, b->limit->unit);
+
+    if (b->limit->unit == APIKEY_UNIT_COST
+        && ngx_http_apikey_currency(ctx->request, currency))
+    {
+        apikey_json_name(j, "currency");
+        apikey_json_text(j, currency);
+    }
+}
+
+
 static size_t
 ngx_http_apikey_problem_detail(ngx_http_apikey_ctx_t *ctx, u_char *buf,
     size_t size)
 {
-    u_char                    *p, *last;
-    uint64_t                   seconds;
-    ngx_str_t                  name;
     ngx_uint_t                 level;
     ngx_http_apikey_bucket_t  *b;
 
-    p = buf;
-    last = buf + size;
-
     b = ngx_http_apikey_limit_named(ctx, &level);
 
-    if (ctx->verdict != APIKEY_RATE_LIMITED || b == NULL) {
-        p = ngx_slprintf(p, last, "%s",
-                         ngx_http_apikey_problems[ctx->verdict].detail);
-        return p - buf;
+    if (ngx_http_apikey_verdict_limited(ctx->verdict) && b) {
+        return ngx_http_apikey_detail(ctx, b, level, buf, size);
     }
 
-    name.data = (u_char *) apikey_limit_name(b->limit);
-    name.len = b->limit->name_len;
-
-    p = ngx_slprintf(p, last, "Limit \"%s%V\" allows %uL requests per ",
-                     level == APIKEY_LEVEL_OWNER ? "owner:" : "", &name,
-                     b->limit->limit);
-
-    p = ngx_http_apikey_window(p, last, b->limit->window);
-
-    seconds = ngx_http_apikey_retry_after(ctx);
-
-    if (seconds) {
-        p = ngx_slprintf(p, last, ". Try again in %uL second%s.", seconds,
-                         seconds == 1 ? "" : "s");
-
-    } else if (b->limit->limit && b->limit->burst < ctx->weight) {
-        p = ngx_slprintf(p, last, " and holds %uL. This request costs %uL.",
-                         b->limit->burst, ctx->weight);
-
-    } else {
-        p = ngx_slprintf(p, last, ".");
-    }
-
-    return p - buf;
-}
-
-
-/* The largest unit that gives a whole number: 1h, not 60m or 3600s. */
-
-static u_char *
-ngx_http_apikey_window(u_char *p, u_char *last, uint64_t us)
-{
-    ngx_uint_t  i;
-
-    static const struct {
-        uint64_t     us;
-        const char  *name;
-    } units[] = {
-        { 86400000000ULL, "d" },
-        { 3600000000ULL, "h" },
-        { 60000000ULL, "m" },
-        { 1000000ULL, "s" },
-        { 1000ULL, "ms" },
-        { 1ULL, "us" }
-    };
-
-    for (i = 0; us % units[i].us; i++) { /* void */ }
-
-    return ngx_slprintf(p, last, "%uL%s", us / units[i].us, units[i].name);
+    return ngx_slprintf(buf, buf + size, "%s",
+                        ngx_http_apikey_problems[ctx->verdict].detail) - buf;
 }

@@ -188,6 +188,28 @@ ngx_http_apikey_variable_uint(ngx_http_request_t *r,
 }
 
 
+/* Cost is money. */
+
+static ngx_int_t
+ngx_http_apikey_variable_amount(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uint64_t n, ngx_uint_t unit)
+{
+    u_char  *p;
+
+    if (unit != APIKEY_UNIT_COST) {
+        return ngx_http_apikey_variable_uint(r, v, n);
+    }
+
+    p = ngx_pnalloc(r->pool, APIKEY_MONEY_TEXT_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_apikey_variable_set(v, p,
+                      (u_char *) apikey_money_format((char *) p, n) - p);
+}
+
+
 /* The context, if its key is known. */
 
 static ngx_http_apikey_ctx_t *
@@ -349,12 +371,21 @@ ngx_http_apikey_variable_limit(ngx_http_request_t *r,
     switch (data) {
 
     case NGX_HTTP_APIKEY_VAR_LIMIT:
-        return ngx_http_apikey_variable_uint(r, v, b->limit->limit);
+        return ngx_http_apikey_variable_amount(r, v,
+                                               apikey_limit_shown(b->limit),
+                                               b->limit->unit);
 
     case NGX_HTTP_APIKEY_VAR_REMAINING:
-        return ngx_http_apikey_variable_uint(r, v, b->remaining);
+        return ngx_http_apikey_variable_amount(r, v, b->remaining,
+                                               b->limit->unit);
 
     default: /* NGX_HTTP_APIKEY_VAR_RESET */
+
+        if (b->reset == UINT64_MAX) {
+            v->not_found = 1;
+            return NGX_OK;
+        }
+
         return ngx_http_apikey_variable_uint(r, v,
                                           ngx_http_apikey_seconds(b->reset));
     }

@@ -450,11 +450,11 @@ ngx_http_apikey_describe_refusal(ngx_http_request_t *r,
 
     b = ngx_http_apikey_limit_named(ctx, &level);
 
-    if (ctx->verdict != APIKEY_RATE_LIMITED || b == NULL) {
+    if (!ngx_http_apikey_verdict_limited(ctx->verdict) || b == NULL) {
         return NGX_OK;
     }
 
-    start->limit = b->limit->limit;
+    start->limit = apikey_limit_shown(b->limit);
     start->remaining = b->remaining;
 
     return ngx_http_apikey_limit_full_name(r->pool, b, level,

@@ -78,6 +78,7 @@ ngx_http_apikey_verify_start(ngx_http_apikey_admin_t *a)
     ctx->time = apikey_clock_real();
     ctx->now = ctx->time;
     ctx->weight = 1;
+    ctx->momentary = 1;
     ngx_memcpy(ctx->event, a->id, 16);
 
     rc = ngx_http_apikey_verify_forbidden(a);
@@ -286,7 +287,7 @@ ngx_http_apikey_verify_limits(ngx_http_apikey_verify_t *v)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    switch (ngx_http_apikey_limits_build(ctx, &ctx->start.service)) {
+    switch (ngx_http_apikey_limits_build(a->amcf, ctx)) {
 
     case NGX_OK:
         break;
@@ -368,7 +369,8 @@ ngx_http_apikey_verify_decided(ngx_http_apikey_verify_t *v)
         return ngx_http_apikey_verify_end(v, APIKEY_OK);
 
     case NGX_DECLINED:
-        return ngx_http_apikey_verify_end(v, APIKEY_RATE_LIMITED);
+        return ngx_http_apikey_verify_end(v,
+                                          ngx_http_apikey_limits_verdict(ctx));
 
     default: /* NGX_ERROR */
         return ngx_http_apikey_verify_end(v, APIKEY_UNAVAILABLE);

@@ -158,8 +158,8 @@ ngx_http_apikey_verify_refused(ngx_http_apikey_verify_t *v)
 
     b = ngx_http_apikey_limit_named(ctx, &level);
 
-    if (ctx->verdict == APIKEY_RATE_LIMITED && b) {
-        start->limit = b->limit->limit;
+    if (ngx_http_apikey_verdict_limited(ctx->verdict) && b) {
+        start->limit = apikey_limit_shown(b->limit);
         start->remaining = b->remaining;
 
         if (ngx_http_apikey_limit_full_name(ctx->pool, b, level,
@@ -294,19 +294,25 @@ ngx_http_apikey_verify_answer_limits(apikey_json_t *j,
             apikey_json_text(j, account[i].level == APIKEY_LEVEL_OWNER
                                 ? "owner" : "key");
             apikey_json_name(j, "unit");
-            apikey_json_text(j, "requests");
+            apikey_json_text(j, apikey_unit_name(limit->unit));
             apikey_json_name(j, "limit");
-            apikey_json_uint(j, limit->limit);
+            ngx_http_apikey_json_amount(j, apikey_limit_shown(limit),
+                                        limit->unit);
             apikey_json_name(j, "remaining");
 
             if (ctx->decision.known) {
-                apikey_json_uint(j, b->remaining);
-                apikey_json_name(j, "reset");
-                apikey_json_uint(j, ngx_http_apikey_seconds(b->reset));
+                ngx_http_apikey_json_amount(j, b->remaining, limit->unit);
 
             } else {
                 apikey_json_null(j);
-                apikey_json_name(j, "reset");
+            }
+
+            apikey_json_name(j, "reset");
+
+            if (ctx->decision.known && b->reset != UINT64_MAX) {
+                apikey_json_uint(j, ngx_http_apikey_seconds(b->reset));
+
+            } else {
                 apikey_json_null(j);
             }
 

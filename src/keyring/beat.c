@@ -14,12 +14,13 @@
 
 static void ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
+static uint64_t ngx_http_apikey_beat_currency(PGresult *res);
 static void ngx_http_apikey_beat_version(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 
 
 static const char  ngx_http_apikey_beat_sql[] =
-    "SELECT apikey.node_seen($1, $2, $3)";
+    "SELECT apikey.node_seen($1, $2, $3), apikey.currency()";
 
 static const char  ngx_http_apikey_beat_schema_sql[] =
     "SELECT apikey.schema_version()";
@@ -58,6 +59,8 @@ ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op, PGresult *res)
     nodes = ngx_max(nodes, 1);
 
     apikey_stats_set(&conf->stats->nodes, (uint64_t) nodes);
+    apikey_stats_set(&conf->stats->currency,
+                     ngx_http_apikey_beat_currency(res));
 
     if (nodes > 1 && !conf->shared_limits && !s->alone) {
         s->alone = 1;
@@ -68,6 +71,21 @@ ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op, PGresult *res)
     }
 
     ngx_http_apikey_sync_next(s);
+}
+
+
+static uint64_t
+ngx_http_apikey_beat_currency(PGresult *res)
+{
+    u_char  *p;
+
+    p = (u_char *) PQgetvalue(res, 0, 1);
+
+    if (PQgetlength(res, 0, 1) != 3) {
+        return 0;
+    }
+
+    return (uint64_t) p[0] | (uint64_t) p[1] << 8 | (uint64_t) p[2] << 16;
 }
 
 

@@ -48,7 +48,7 @@ static const char  ngx_http_apikey_changes_fetch_sql[] =
     "SELECT * FROM apikey.keyring_rows($1, $2, NULL, NULL, 0)";
 
 
-/* "key UUID" or "owner UUID" */
+/* "key UUID", "owner UUID" or "calendar UUID" */
 
 void
 ngx_http_apikey_changes_notify(void *data, const char *payload)
@@ -60,6 +60,9 @@ ngx_http_apikey_changes_notify(void *data, const char *payload)
 
     } else if (ngx_strncmp(payload, "owner ", 6) == 0) {
         ngx_http_apikey_changes_add(s, payload + 6, 1, 0);
+
+    } else if (ngx_strncmp(payload, "calendar ", 9) == 0) {
+        ngx_http_apikey_changes_add(s, payload + 9, 1, 0);
     }
 
     s->notice = 1;
@@ -188,7 +191,7 @@ ngx_http_apikey_changes_collect(ngx_http_apikey_sync_t *s, PGresult *res)
         ngx_http_apikey_changes_add(s,
                          PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_ID),
                          *PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_KIND)
-                         == 'o',
+                         != 'k',
                          ngx_http_apikey_changes_version(res, i));
     }
 }

@@ -39,6 +39,7 @@ typedef struct {
     u_char                 id[16];
     u_char                 secret[16];
     u_char                 owner_uuid[16];      /* zero: no owner */
+    u_char                 calendar[16];        /* what its periods are of */
 
     int64_t                fresh;               /* us since the epoch: it was
                                                    so in Postgres then */
@@ -108,6 +109,14 @@ void ngx_http_apikey_keyring_load(ngx_http_apikey_keyring_sh_t *sh,
 ngx_int_t ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const u_char digest[32], ngx_pool_t *pool,
     ngx_http_apikey_key_t *key);
+
+/*
+ * The period that holds now (us since the epoch), by the calendar of a key.
+ * NGX_DECLINED: it is not known here.
+ */
+ngx_int_t ngx_http_apikey_keyring_period(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, const u_char calendar[16], ngx_uint_t unit,
+    int64_t now, apikey_period_t *period);
 
 void ngx_http_apikey_keyring_info(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, ngx_http_apikey_keyring_info_t *info);

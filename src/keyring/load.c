@@ -31,6 +31,10 @@ static const char  ngx_http_apikey_load_page_sql[] =
     "SELECT * FROM apikey.keyring_rows(NULL, NULL, $1, $2, "
     NGX_HTTP_APIKEY_PAGE ")";
 
+static const char *const  ngx_http_apikey_load_pages[] = {
+    "calendar", "owner", "key"
+};
+
 
 /* s->next is where Postgres stands. */
 
@@ -54,7 +58,7 @@ ngx_http_apikey_load_begin(ngx_http_apikey_sync_t *s)
     s->moved = 0;
     s->after[0] = '\0';
     s->load = (s->read && !s->no_read) ? NGX_HTTP_APIKEY_LOAD_HEAD
-                                       : NGX_HTTP_APIKEY_LOAD_OWNERS;
+                                       : NGX_HTTP_APIKEY_LOAD_CALENDARS;
 }
 
 
@@ -72,7 +76,8 @@ ngx_http_apikey_load_next(ngx_http_apikey_sync_t *s)
         return;
     }
 
-    s->values[0] = (s->load == NGX_HTTP_APIKEY_LOAD_OWNERS) ? "owner" : "key";
+    s->values[0] = ngx_http_apikey_load_pages[s->load
+                                             - NGX_HTTP_APIKEY_LOAD_CALENDARS];
     s->values[1] = s->after[0] ? s->after : NULL;
 
     (void) ngx_http_apikey_sync_ask(s, pg, ngx_http_apikey_load_page_sql, 2,
@@ -111,7 +116,7 @@ ngx_http_apikey_load_head(ngx_http_apikey_pg_op_t *op, PGresult *res)
         ngx_memcpy(s->next.horizon, head.horizon, sizeof(head.horizon));
     }
 
-    s->load = NGX_HTTP_APIKEY_LOAD_OWNERS;
+    s->load = NGX_HTTP_APIKEY_LOAD_CALENDARS;
 
     ngx_http_apikey_sync_next(s);
 }
@@ -126,8 +131,8 @@ ngx_http_apikey_load_page(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
     sh = s->kr->conf.sh;
 
-    if (s->load != NGX_HTTP_APIKEY_LOAD_OWNERS
-        && s->load != NGX_HTTP_APIKEY_LOAD_KEYS)
+    if (s->load < NGX_HTTP_APIKEY_LOAD_CALENDARS
+        || s->load > NGX_HTTP_APIKEY_LOAD_KEYS)
     {
         s->busy = 0;             /* given up meanwhile */
         return;
@@ -167,8 +172,8 @@ ngx_http_apikey_load_page(ngx_http_apikey_pg_op_t *op, PGresult *res)
     {
         s->after[0] = '\0';
 
-        if (s->load == NGX_HTTP_APIKEY_LOAD_OWNERS && !sh->full) {
-            s->load = NGX_HTTP_APIKEY_LOAD_KEYS;
+        if (s->load < NGX_HTTP_APIKEY_LOAD_KEYS && !sh->full) {
+            s->load++;
 
         } else {
             s->load = NGX_HTTP_APIKEY_LOAD_CATCH_UP;

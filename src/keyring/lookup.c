@@ -21,8 +21,18 @@ static uint32_t ngx_http_apikey_lookup_find(ngx_http_apikey_keyring_sh_t *sh,
 static ngx_int_t ngx_http_apikey_lookup_fill(ngx_http_apikey_key_rec_t *rec,
     ngx_http_apikey_body_rec_t *body, ngx_uint_t n,
     ngx_http_apikey_key_t *key);
+static void ngx_http_apikey_lookup_owner(ngx_http_apikey_body_rec_t *body,
+    ngx_http_apikey_key_t *key);
 static u_char *ngx_http_apikey_lookup_str(ngx_str_t *s, u_char *p,
     size_t len);
+
+
+/* calendar_id('UTC', 1, 'month') of schema 0002: without an owner */
+
+static const u_char  ngx_http_apikey_lookup_utc[16] = {
+    0x92, 0x34, 0x32, 0x4d, 0xdf, 0x6b, 0x41, 0x76,
+    0xb5, 0x7d, 0x80, 0x3a, 0x92, 0x5b, 0x01, 0x03
+};
 
 
 ngx_int_t
@@ -205,14 +215,30 @@ ngx_http_apikey_lookup_fill(ngx_http_apikey_key_rec_t *rec,
     key->revoked = (rec->flags & NGX_HTTP_APIKEY_REC_REVOKED) != 0
                    || secret->expires == 0;
 
-    key->owner_limits = NULL;
-    key->nowner_limits = 0;
-    key->owner_enabled = 1;
-    ngx_str_null(&key->owner);
+    ngx_http_apikey_lookup_owner(body, key);
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_apikey_lookup_owner(ngx_http_apikey_body_rec_t *body,
+    ngx_http_apikey_key_t *key)
+{
+    u_char  *p;
 
     if (body == NULL) {
-        return NGX_OK;
+        ngx_memcpy(key->calendar, ngx_http_apikey_lookup_utc, 16);
+
+        key->owner_limits = NULL;
+        key->nowner_limits = 0;
+        key->owner_enabled = 1;
+        ngx_str_null(&key->owner);
+
+        return;
     }
+
+    ngx_memcpy(key->calendar, body->calendar, 16);
 
     p = ngx_http_apikey_rec_limits(body) + body->limits_size;
     p = ngx_http_apikey_lookup_str(&key->owner, p, body->external_len);
@@ -228,8 +254,6 @@ ngx_http_apikey_lookup_fill(ngx_http_apikey_key_rec_t *rec,
     if (body->flags & NGX_HTTP_APIKEY_REC_BROKEN) {
         key->broken = 1;
     }
-
-    return NGX_OK;
 }
 
 
@@ -240,6 +264,71 @@ ngx_http_apikey_lookup_str(ngx_str_t *s, u_char *p, size_t len)
     s->len = len;
 
     return p + len;
+}
+
+
+/* One id gives those of all units: the last byte is the unit's. */
+
+ngx_int_t
+ngx_http_apikey_keyring_period(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, const u_char calendar[16], ngx_uint_t unit,
+    int64_t now, apikey_period_t *period)
+{
+    u_char                         id[16];
+    int64_t                       *bounds;
+    uint32_t                       off;
+    ngx_uint_t                     n, low, high, middle;
+    ngx_http_apikey_body_rec_t    *body;
+    ngx_http_apikey_anchor_rec_t  *a;
+
+    ngx_memcpy(id, calendar, 16);
+    id[15] = (u_char) unit;
+
+    if (unit != APIKEY_PERIOD_MONTH) {
+        id[14] = 1;
+    }
+
+    low = 0;
+    high = 0;
+    n = 0;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    off = ngx_http_apikey_store_by_id(sh, id, NGX_HTTP_APIKEY_BLOCK_ANCHOR);
+    a = (ngx_http_apikey_anchor_rec_t *) ngx_http_apikey_block(sh, off);
+
+    if (off && a->body) {
+        body = (ngx_http_apikey_body_rec_t *)
+                   ngx_http_apikey_block(sh, a->body);
+        bounds = (int64_t *) ngx_http_apikey_rec_limits(body);
+        n = body->external_len / sizeof(int64_t);
+
+        /* the last one that is not later than now */
+
+        for (high = n; high - low > 1; /* void */ ) {
+            middle = (low + high) / 2;
+
+            if (bounds[middle] <= now) {
+                low = middle;
+
+            } else {
+                high = middle;
+            }
+        }
+
+        if (n > low + 2 && bounds[low] <= now) {
+            period->start = bounds[low];
+            period->end = bounds[low + 1];
+            period->next = bounds[low + 2];
+
+        } else {
+            n = 0;
+        }
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    return n ? NGX_OK : NGX_DECLINED;
 }
 
 

@@ -35,6 +35,8 @@ typedef enum {
     NGX_HTTP_APIKEY_COL_SECRETS,
     NGX_HTTP_APIKEY_COL_LIMITS,
     NGX_HTTP_APIKEY_COL_MODELS,  /* from here on a schema may lack them */
+    NGX_HTTP_APIKEY_COL_TERMS,
+    NGX_HTTP_APIKEY_COL_CALENDAR,
     NGX_HTTP_APIKEY_COLS
 } ngx_http_apikey_col_e;
 
@@ -50,11 +52,14 @@ static ngx_int_t ngx_http_apikey_row_key(PGresult *res, int n,
     ngx_http_apikey_row_t *row);
 static ngx_int_t ngx_http_apikey_row_owner(PGresult *res, int n,
     ngx_http_apikey_row_t *row);
+static ngx_int_t ngx_http_apikey_row_calendar(PGresult *res, int n,
+    ngx_http_apikey_row_t *row);
 static uint8_t ngx_http_apikey_row_flags(PGresult *res, int n);
 static ngx_str_t ngx_http_apikey_row_col(PGresult *res, int n, int col);
+static ngx_str_t ngx_http_apikey_row_more(PGresult *res, int n, int col);
 static int64_t ngx_http_apikey_row_number(ngx_str_t *text);
 static uint8_t ngx_http_apikey_row_limits(ngx_http_apikey_pack_t *p,
-    ngx_str_t text, uint16_t *size);
+    PGresult *res, int n, uint16_t *size);
 static uint8_t ngx_http_apikey_row_secrets(ngx_http_apikey_pack_t *p,
     ngx_str_t text);
 static ngx_int_t ngx_http_apikey_row_secret(ngx_str_t *line,
@@ -93,8 +98,20 @@ ngx_http_apikey_row_pack(PGresult *res, int n, ngx_http_apikey_row_t *row)
         return NGX_ERROR;
     }
 
-    return (kind.len == 3) ? ngx_http_apikey_row_key(res, n, row)
-                           : ngx_http_apikey_row_owner(res, n, row);
+    switch (kind.len) {
+
+    case sizeof("key") - 1:
+        return ngx_http_apikey_row_key(res, n, row);
+
+    case sizeof("owner") - 1:
+        return ngx_http_apikey_row_owner(res, n, row);
+
+    case sizeof("calendar") - 1:
+        return ngx_http_apikey_row_calendar(res, n, row);
+
+    default:
+        return NGX_ERROR;
+    }
 }
 
 
@@ -132,8 +149,7 @@ ngx_http_apikey_row_key(PGresult *res, int n, ngx_http_apikey_row_t *row)
     rec->expires = text.len ? ngx_http_apikey_row_number(&text)
                             : NGX_HTTP_APIKEY_NEVER;
 
-    rec->nlimits = ngx_http_apikey_row_limits(&p, ngx_http_apikey_col(LIMITS),
-                                              &rec->limits_size);
+    rec->nlimits = ngx_http_apikey_row_limits(&p, res, n, &rec->limits_size);
     rec->nsecrets = ngx_http_apikey_row_secrets(&p,
                                                 ngx_http_apikey_col(SECRETS));
 
@@ -172,6 +188,7 @@ ngx_http_apikey_row_owner(PGresult *res, int n, ngx_http_apikey_row_t *row)
     ngx_http_apikey_body_rec_t  *rec;
 
     rec = (ngx_http_apikey_body_rec_t *) row->block;
+    ngx_memzero(rec, sizeof(ngx_http_apikey_body_rec_t));
 
     p.pos = (u_char *) (rec + 1);
     p.end = (u_char *) rec + NGX_HTTP_APIKEY_BLOCK_MAX;
@@ -182,8 +199,16 @@ ngx_http_apikey_row_owner(PGresult *res, int n, ngx_http_apikey_row_t *row)
     text = ngx_http_apikey_col(VERSION);
     rec->version = ngx_http_apikey_row_number(&text);
 
-    rec->nlimits = ngx_http_apikey_row_limits(&p, ngx_http_apikey_col(LIMITS),
-                                              &rec->limits_size);
+    rec->nlimits = ngx_http_apikey_row_limits(&p, res, n, &rec->limits_size);
+
+    text = ngx_http_apikey_row_more(res, n, NGX_HTTP_APIKEY_COL_CALENDAR);
+
+    if (text.len
+        && !apikey_uuid_parse(rec->calendar, (char *) text.data, text.len))
+    {
+        return NGX_ERROR;
+    }
+
     rec->external_len = ngx_http_apikey_row_text(&p,
                           ngx_http_apikey_col(NAME), NGX_HTTP_APIKEY_TEXT_MAX);
     rec->plan_len = ngx_http_apikey_row_text(&p, ngx_http_apikey_col(PLAN),
@@ -196,6 +221,61 @@ ngx_http_apikey_row_owner(PGresult *res, int n, ngx_http_apikey_row_t *row)
     }
 
     row->size = p.pos - (u_char *) rec;
+
+    return NGX_OK;
+}
+
+
+/*
+ * A calendar lies in the zone as an owner does: an anchor by its id, and a
+ * body that is replaced whole, with boundaries where its own id would be.
+ */
+
+static ngx_int_t
+ngx_http_apikey_row_calendar(PGresult *res, int n, ngx_http_apikey_row_t *row)
+{
+    u_char                      *blank, *last;
+    int64_t                     *bound, *end, before;
+    ngx_str_t                    text, word;
+    ngx_http_apikey_body_rec_t  *rec;
+
+    rec = (ngx_http_apikey_body_rec_t *) row->block;
+    ngx_memzero(rec, sizeof(ngx_http_apikey_body_rec_t));
+
+    rec->block.state = NGX_HTTP_APIKEY_BLOCK_BODY;
+
+    text = ngx_http_apikey_col(VERSION);
+    rec->version = ngx_http_apikey_row_number(&text);
+
+    bound = (int64_t *) ngx_http_apikey_rec_limits(rec);
+    end = bound + NGX_HTTP_APIKEY_TEXT_MAX / sizeof(int64_t);
+    before = 0;
+
+    text = ngx_http_apikey_col(LIMITS);
+    last = text.data + text.len;
+
+    while (text.data < last && bound < end) {
+        blank = ngx_strlchr(text.data, last, ' ');
+
+        word.data = text.data;
+        word.len = (blank ? blank : last) - text.data;
+
+        *bound = ngx_http_apikey_row_number(&word);
+
+        /* a calendar that is not understood is none */
+
+        if (*bound <= before) {
+            bound = (int64_t *) ngx_http_apikey_rec_limits(rec);
+            break;
+        }
+
+        before = *bound++;
+        text.data += word.len + 1;
+    }
+
+    rec->external_len = (u_char *) bound - ngx_http_apikey_rec_limits(rec);
+
+    row->size = (u_char *) bound - (u_char *) rec;
 
     return NGX_OK;
 }
@@ -236,6 +316,20 @@ ngx_http_apikey_row_col(PGresult *res, int n, int col)
 }
 
 
+/* Of a column that an older schema lacks. */
+
+static ngx_str_t
+ngx_http_apikey_row_more(PGresult *res, int n, int col)
+{
+    ngx_str_t  none;
+
+    ngx_str_null(&none);
+
+    return (col < PQnfields(res)) ? ngx_http_apikey_row_col(res, n, col)
+                                  : none;
+}
+
+
 static int64_t
 ngx_http_apikey_row_number(ngx_str_t *text)
 {
@@ -248,24 +342,34 @@ ngx_http_apikey_row_number(ngx_str_t *text)
 
 
 static uint8_t
-ngx_http_apikey_row_limits(ngx_http_apikey_pack_t *p, ngx_str_t text,
+ngx_http_apikey_row_limits(ngx_http_apikey_pack_t *p, PGresult *res, int n,
     uint16_t *size)
 {
-    size_t    n;
-    unsigned  count;
+    size_t               used;
+    unsigned             count;
+    ngx_str_t            text, more;
+    apikey_limit_text_t  limits, terms;
+
+    text = ngx_http_apikey_col(LIMITS);
+    more = ngx_http_apikey_row_more(res, n, NGX_HTTP_APIKEY_COL_TERMS);
+
+    limits.text = (char *) text.data;
+    limits.len = text.len;
+    terms.text = (char *) more.data;
+    terms.len = more.len;
 
     count = 0;
 
-    n = apikey_limit_parse((char *) text.data, text.len, (char *) p->pos,
-                           ngx_min(p->end - p->pos, 65528), &count);
+    used = apikey_limit_parse(&limits, &terms, (char *) p->pos,
+                              ngx_min(p->end - p->pos, 65528), &count);
 
-    if (n == (size_t) -1 || count > 255) {
+    if (used == (size_t) -1 || count > 255) {
         p->broken = 1;
         return 0;
     }
 
-    *size = n;
-    p->pos += n;
+    *size = used;
+    p->pos += used;
 
     return count;
 }

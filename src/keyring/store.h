@@ -5,7 +5,8 @@
  * Two flat indexes (by digest, by id) of 8-byte slots, and an arena of blocks
  * of 16-byte units that are never split or moved: keys with their secrets,
  * one anchor for each owner, and behind it a body that is replaced whole.
- * Keys point at the anchor, so a change of an owner is one write.
+ * Keys point at the anchor, so a change of an owner is one write.  A calendar
+ * is an anchor and a body, too (row.c).
  *
  * Offsets count units from the arena's start; unit 0 is never used.  A block
  * is written before it is linked and unlinked before it is freed; a worker
@@ -14,7 +15,7 @@
  *
  * Zone for a key with one secret, an 11-byte name, an 11-byte scope, no own
  * limit: record 64 + 56 + 24 = 144 bytes, slots 23.8 bytes at the load they
- * reach when the arena is full: 168 bytes.  A limit of its own adds 96.
+ * reach when the arena is full: 168 bytes.  A limit of its own adds 128.
  */
 
 
@@ -111,6 +112,7 @@ typedef struct {
     uint8_t                  nlimits;
     uint8_t                  flags;
     uint32_t                 reserved;
+    u_char                   calendar[16];    /* id of the owner's months */
 } ngx_http_apikey_body_rec_t;
 
 

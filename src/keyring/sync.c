@@ -408,9 +408,8 @@ ngx_http_apikey_sync_next(ngx_http_apikey_sync_t *s)
     if (s->schema) {
         ngx_http_apikey_beat_schema(s);
 
-    } else if (s->load == NGX_HTTP_APIKEY_LOAD_HEAD
-               || s->load == NGX_HTTP_APIKEY_LOAD_OWNERS
-               || s->load == NGX_HTTP_APIKEY_LOAD_KEYS)
+    } else if (s->load >= NGX_HTTP_APIKEY_LOAD_HEAD
+               && s->load <= NGX_HTTP_APIKEY_LOAD_KEYS)
     {
         ngx_http_apikey_load_next(s);
 

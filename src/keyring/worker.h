@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     u_char                        id[16];
-    ngx_uint_t                    owner;      /* unsigned owner:1 */
+    ngx_uint_t                    owner;      /* or a calendar, no key */
 } ngx_http_apikey_id_t;
 
 
@@ -48,6 +48,7 @@ typedef struct {
 typedef enum {
     NGX_HTTP_APIKEY_LOAD_NONE = 0,
     NGX_HTTP_APIKEY_LOAD_HEAD,       /* asks a replica where it stands */
+    NGX_HTTP_APIKEY_LOAD_CALENDARS,
     NGX_HTTP_APIKEY_LOAD_OWNERS,
     NGX_HTTP_APIKEY_LOAD_KEYS,
     NGX_HTTP_APIKEY_LOAD_CATCH_UP,   /* changes since the load began */

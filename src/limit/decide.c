@@ -49,12 +49,13 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
 {
     d->limiter = l;
     d->known = 0;
+    d->unknown = 0;
     d->waiting = 0;
     d->queued = 0;
     d->resent = 0;
 
     if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_LOCAL) {
-        return ngx_http_apikey_decide_local(d, 1, APIKEY_MODE_LOCAL);
+        return ngx_http_apikey_decide_local(d, 0, APIKEY_MODE_LOCAL);
     }
 
     ngx_memzero(&d->call, sizeof(ngx_http_apikey_redis_call_t));
@@ -85,6 +86,19 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
     }
 
     return ngx_http_apikey_decide_down(d);
+}
+
+
+ngx_uint_t
+ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
+    const apikey_limit_t *limit)
+{
+    if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_LOCAL) {
+        return limit->kind != APIKEY_KIND_ROLLING;
+    }
+
+    return limit->kind == APIKEY_KIND_BUCKET
+           && limit->unit == APIKEY_UNIT_REQUESTS;
 }
 
 
@@ -341,7 +355,8 @@ ngx_http_apikey_decide_note(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 {
     int64_t                          now;
     ngx_uint_t                       i, k;
-    apikey_bucket_t                  seen, *b;
+    apikey_gauge_t                  *g;
+    apikey_bucket_t                  seen;
     ngx_slab_pool_t                 *shpool;
     ngx_http_apikey_account_t       *account;
     ngx_http_apikey_limit_sh_t      *sh;
@@ -367,14 +382,14 @@ ngx_http_apikey_decide_note(ngx_http_apikey_decision_t *d, ngx_str_t *text)
         for (k = 0; k < account->nbuckets; k++) {
             (void) ngx_http_apikey_script_next(&reply, &seen);
 
-            b = ngx_http_apikey_table_get(sh->table, account,
-                                          account->buckets[k].limit, now);
+            g = ngx_http_apikey_table_get(sh->table, account,
+                                          &account->buckets[k], now);
 
             /* what was spent alone while Redis was down is not forgotten */
 
-            if (b && b->used < seen.used) {
-                b->used = seen.used;
-                b->at = now;
+            if (g && g->bucket.used < seen.used) {
+                g->bucket.used = seen.used;
+                g->bucket.at = now;
             }
         }
     }
@@ -428,17 +443,20 @@ ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d, ngx_uint_t nodes,
 
     ngx_shmtx_lock(&conf->shpool->mutex);
 
+    d->share = ngx_max(nodes, 1);
+
     rc = ngx_http_apikey_local_take(conf->sh->table, d, nodes,
                                     apikey_clock_boot());
 
     ngx_shmtx_unlock(&conf->shpool->mutex);
 
-    if (rc == NGX_ERROR) {
+    if (rc == NGX_ABORT) {
         ngx_str_null(&none);
         ngx_http_apikey_limiter_complain(d->limiter, NGX_LOG_CRIT,
                                          "apikey_zone: no room for another "
                                          "bucket, requests are refused",
                                          &none);
+        rc = NGX_ERROR;
     }
 
     d->known = (rc != NGX_ERROR && mode == APIKEY_MODE_LOCAL);

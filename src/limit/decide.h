@@ -22,6 +22,7 @@
 
 #include "base/limit.h"
 #include "base/stats.h"
+#include "limit/gauge.h"
 #include "wire/redis.h"
 
 
@@ -30,15 +31,25 @@ typedef struct ngx_http_apikey_limiter_s   ngx_http_apikey_limiter_t;
 typedef struct ngx_http_apikey_decision_s  ngx_http_apikey_decision_t;
 
 
+/* One limit, whatever its kind. */
+
 typedef struct {
     const apikey_limit_t  *limit;
+    apikey_period_t        period;       /* that holds now; zeros: none */
 
     /* out */
     uint64_t               remaining;    /* tokens, after this request */
-    uint64_t               reset;        /* us until full again */
+    uint64_t               reset;        /* us until full again; UINT64_MAX
+                                            never */
     uint64_t               wait;         /* us until this cost would fit;
                                             UINT64_MAX never */
+    uint64_t               paid_in;      /* end of the period it was paid in;
+                                            0: it has none */
     unsigned               refused:1;
+    unsigned               unknown:1;    /* its use is nowhere but in Postgres:
+                                            ngx_http_apikey_decide_known() */
+
+    apikey_gauge_t        *gauge;        /* private, under the mutex */
 } ngx_http_apikey_bucket_t;
 
 
@@ -49,7 +60,9 @@ typedef struct {
     uint8_t                    level;        /* apikey_level_e */
     uint8_t                    unit;
     uint64_t                   scope;
-    uint64_t                   cost;         /* tokens; 0 only looks */
+    uint64_t                   cost;         /* tokens; 0 only looks.  Out:
+                                                what was taken */
+    unsigned                   whole:1;      /* unknown: all that is left */
     ngx_uint_t                 nbuckets;
     ngx_http_apikey_bucket_t  *buckets;
 } ngx_http_apikey_account_t;
@@ -71,7 +84,12 @@ struct ngx_http_apikey_decision_s {
                                                 refused by a limit, NGX_ERROR
                                                 unavailable */
     apikey_mode_e               mode;
+    ngx_uint_t                  share;       /* a token was paid by so many:
+                                                nodes, where each takes its
+                                                share of what there is */
     unsigned                    known:1;     /* buckets' out members hold */
+    unsigned                    unknown:1;   /* rc NGX_ERROR: of some bucket
+                                                the use has to be asked for */
 
     /* private to the limiter */
     ngx_http_apikey_redis_call_t  call;
@@ -108,6 +126,10 @@ typedef struct {
     ngx_log_t                     *log;
 } ngx_http_apikey_limit_conf_t;
 
+
+/* Whether a limit can be counted at all in this mode, by its kind and unit. */
+ngx_uint_t ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
+    const apikey_limit_t *limit);
 
 ngx_http_apikey_limit_sh_t *ngx_http_apikey_limit_init_zone(
     ngx_slab_pool_t *shpool, size_t size, ngx_log_t *log);

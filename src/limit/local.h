@@ -20,9 +20,12 @@
 
 /*
  * Takes from all buckets or from none, with the zone's mutex held by the
- * caller.  nodes is the share: one of that many nodes decides.  NGX_OK,
- * NGX_DECLINED, or NGX_ERROR: the table is full.  Fills the buckets' out
- * members.
+ * caller.  nodes is the share: one of that many nodes decides; 0: this node
+ * is alone, and counts all there is.  Fills the buckets' out members.
+ *
+ * NGX_OK, NGX_DECLINED; NGX_ERROR: the use of some bucket is unknown (with
+ * nodes 0 d->unknown is set, and it can be asked for), or it is money or a
+ * total, of which there are no shares; NGX_ABORT: the table is full.
  */
 ngx_int_t ngx_http_apikey_local_take(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d, ngx_uint_t nodes, int64_t now);

@@ -1,6 +1,6 @@
 
 /*
- * Buckets in shared memory: chained hash over a preallocated array.
+ * Gauges in shared memory: chained hash over a preallocated array.
  *
  * A worker may die at any line here.  Links are single stores: an entry is
  * filled before it is linked and unlinked before it is filled anew, so a torn
@@ -11,18 +11,22 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
+#include "base/clock.h"
 #include "limit/table.h"
 
 
 #define NGX_HTTP_APIKEY_TABLE_SCAN  64       /* entries looked at for one */
+
+/* as much younger than the table must a limit be, by other clocks, to be it */
+
+#define NGX_HTTP_APIKEY_TABLE_SKEW  60000000
 
 
 typedef struct {
     u_char            holder[16];
     uint64_t          scope;
     uint64_t          id;
-    apikey_bucket_t   bucket;
-    apikey_rate_t     rate;
+    apikey_gauge_t    gauge;
     uint32_t          next;              /* index + 1; 0: none */
     uint32_t          turn;              /* of its last get() */
     uint8_t           level;
@@ -32,6 +36,7 @@ typedef struct {
 
 
 struct ngx_http_apikey_table_s {
+    uint64_t                        born;        /* us since the epoch */
     uint32_t                        n;
     uint32_t                        fresh;       /* entries never used begin
                                                     here */
@@ -42,6 +47,15 @@ struct ngx_http_apikey_table_s {
 };
 
 
+#define ngx_http_apikey_table_id(limit)                                       \
+    ((limit)->kind == APIKEY_KIND_CONCURRENT ? 0 : (limit)->id)
+
+
+static ngx_http_apikey_table_entry_t *ngx_http_apikey_table_lookup(
+    ngx_http_apikey_table_t *table, ngx_http_apikey_account_t *account,
+    const apikey_limit_t *limit);
+static ngx_uint_t ngx_http_apikey_table_known(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_bucket_t *bucket);
 static uint32_t *ngx_http_apikey_table_head(ngx_http_apikey_table_t *table,
     const u_char holder[16], uint64_t scope, uint64_t id);
 static ngx_http_apikey_table_entry_t *ngx_http_apikey_table_take(
@@ -72,6 +86,7 @@ ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
         return NULL;
     }
 
+    table->born = apikey_clock_real();
     table->n = n;
     table->fresh = 0;
     table->hand = 0;
@@ -92,32 +107,23 @@ ngx_http_apikey_table_begin(ngx_http_apikey_table_t *table)
 }
 
 
-apikey_bucket_t *
+apikey_gauge_t *
 ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
-    ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *bucket,
     int64_t now)
 {
-    uint32_t                       *head, i;
+    uint32_t                       *head;
+    const apikey_limit_t           *limit;
     ngx_http_apikey_table_entry_t  *entry;
 
-    head = ngx_http_apikey_table_head(table, account->holder, account->scope,
-                                      limit->id);
+    limit = bucket->limit;
+    entry = ngx_http_apikey_table_lookup(table, account, limit);
 
-    for (i = *head; i; i = entry->next) {
-        entry = &table->entries[i - 1];
+    if (entry) {
+        entry->turn = table->turn;
+        apikey_gauge_open(&entry->gauge, limit, &bucket->period, now);
 
-        if (entry->id == limit->id && entry->scope == account->scope
-            && entry->level == account->level && entry->unit == account->unit
-            && ngx_memcmp(entry->holder, account->holder, 16) == 0)
-        {
-            entry->turn = table->turn;
-
-            apikey_bucket_rescale(&entry->bucket, &entry->rate, &limit->rate,
-                                  now);
-            entry->rate = limit->rate;
-
-            return &entry->bucket;
-        }
+        return &entry->gauge;
     }
 
     entry = ngx_http_apikey_table_take(table, now);
@@ -127,13 +133,19 @@ ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
 
     ngx_memcpy(entry->holder, account->holder, 16);
     entry->scope = account->scope;
-    entry->id = limit->id;
+    entry->id = ngx_http_apikey_table_id(limit);
     entry->level = account->level;
     entry->unit = account->unit;
-    entry->rate = limit->rate;
     entry->turn = table->turn;
 
-    apikey_bucket_init(&entry->bucket, now);
+    apikey_gauge_init(&entry->gauge, limit, &bucket->period, now);
+
+    if (!ngx_http_apikey_table_known(table, bucket)) {
+        entry->gauge.bucket.used = APIKEY_GAUGE_UNKNOWN;
+    }
+
+    head = ngx_http_apikey_table_head(table, entry->holder, entry->scope,
+                                      entry->id);
 
     entry->next = *head;
     entry->linked = 1;
@@ -142,7 +154,65 @@ ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
 
     *head = entry - table->entries + 1;
 
-    return &entry->bucket;
+    return &entry->gauge;
+}
+
+
+apikey_gauge_t *
+ngx_http_apikey_table_find(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
+{
+    ngx_http_apikey_table_entry_t  *entry;
+
+    entry = ngx_http_apikey_table_lookup(table, account, limit);
+
+    return entry ? &entry->gauge : NULL;
+}
+
+
+static ngx_http_apikey_table_entry_t *
+ngx_http_apikey_table_lookup(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
+{
+    uint32_t                        i;
+    uint64_t                        id;
+    ngx_http_apikey_table_entry_t  *entry;
+
+    id = ngx_http_apikey_table_id(limit);
+
+    for (i = *ngx_http_apikey_table_head(table, account->holder,
+                                         account->scope, id);
+         i;
+         i = entry->next)
+    {
+        entry = &table->entries[i - 1];
+
+        if (entry->id == id && entry->scope == account->scope
+            && entry->level == account->level && entry->unit == account->unit
+            && ngx_memcmp(entry->holder, account->holder, 16) == 0)
+        {
+            return entry;
+        }
+    }
+
+    return NULL;
+}
+
+
+/* Of a quota that nobody has counted but this table. */
+
+static ngx_uint_t
+ngx_http_apikey_table_known(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_bucket_t *bucket)
+{
+    const apikey_limit_t  *limit;
+
+    limit = bucket->limit;
+
+    return !apikey_limit_quota(limit)
+           || limit->made > table->born + NGX_HTTP_APIKEY_TABLE_SKEW
+           || (limit->kind == APIKEY_KIND_CALENDAR
+               && bucket->period.start >= table->born);
 }
 
 
@@ -191,9 +261,7 @@ ngx_http_apikey_table_take(ngx_http_apikey_table_t *table, int64_t now)
                 continue;
             }
 
-            apikey_bucket_refill(&entry->bucket, &entry->rate, now);
-
-            if (entry->bucket.used) {
+            if (!apikey_gauge_idle(&entry->gauge, now, apikey_clock_real())) {
                 continue;
             }
 

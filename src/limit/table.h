@@ -1,11 +1,12 @@
 
 /*
- * Buckets in shared memory: the limiter itself in local mode, and in direct
+ * Gauges in shared memory: the limiter itself in local mode, and in direct
  * mode the levels last seen in Redis, from which a node that cannot reach
  * Redis goes on.
  *
- * One entry a bucket, preallocated; entries whose bucket is full again are
- * taken by others.  Times are CLOCK_BOOTTIME.  Every function wants the
+ * One entry a limit, preallocated; entries of which nothing is used any more
+ * are taken by others.  Slots of an account are one entry, whatever limits
+ * them.  Times are CLOCK_BOOTTIME.  Every function wants the
  * zone's mutex held by the caller; a pointer is good until it is released.
  */
 
@@ -17,7 +18,6 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
-#include "limit/bucket.h"
 #include "limit/decide.h"
 
 
@@ -29,13 +29,18 @@ ngx_http_apikey_table_t *ngx_http_apikey_table_init(ngx_slab_pool_t *shpool,
     size_t size);
 
 /*
- * The bucket of this limit, refilled to now and carried over to the limit's
- * rate if that changed; a full one if it was never seen.  NULL: every entry
- * that could be taken is in use.
+ * The gauge of this limit, carried to now, to its period and to the limit as
+ * it is; of one that was never seen nothing is used, but of a quota that may
+ * be older than this table its use is unknown.  NULL: every entry that could
+ * be taken is in use.
  */
-apikey_bucket_t *ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
-    ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+apikey_gauge_t *ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *bucket,
     int64_t now);
+
+/* As it stands, not carried anywhere; NULL: it is not there. */
+apikey_gauge_t *ngx_http_apikey_table_find(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
 
 /* Before the get()s of one decision: they do not take each other's entries. */
 void ngx_http_apikey_table_begin(ngx_http_apikey_table_t *table);

@@ -3,7 +3,8 @@
  * Limits as Postgres hands them over, packed into a buffer of just that
  * size, and buckets that run on what was read.
  *
- * Input: the size of the buffer in units of 8 bytes, the lines.
+ * Input: the size of the buffer in units of 8 bytes, the lines, NUL, the lines
+ * of their terms.
  */
 
 
@@ -45,6 +46,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char                  *buf;
     size_t                 room, used, walked;
     unsigned               count;
+    const uint8_t         *nul;
+    apikey_limit_text_t    text, terms;
     const apikey_limit_t  *limit;
 
     if (size == 0) {
@@ -58,8 +61,20 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
 
-    used = apikey_limit_parse((const char *) data + 1, size - 1, buf, room,
-                              &count);
+    text.text = (const char *) data + 1;
+    text.len = size - 1;
+
+    nul = memchr(data + 1, '\0', size - 1);
+    terms.text = NULL;
+    terms.len = 0;
+
+    if (nul) {
+        text.len = (size_t) (nul - data) - 1;
+        terms.text = (const char *) nul + 1;
+        terms.len = (size_t) (data + size - nul) - 1;
+    }
+
+    used = apikey_limit_parse(&text, &terms, buf, room, &count);
 
     if (used != (size_t) -1) {
         fuzz_must(used <= room);
@@ -67,8 +82,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         limit = (const apikey_limit_t *) buf;
 
         for (walked = 0; count; count--) {
-            fuzz_must(apikey_rate_check(&limit->rate, limit->limit,
-                                        limit->window, limit->burst));
+            if (limit->kind == APIKEY_KIND_BUCKET) {
+                fuzz_must(apikey_rate_check(&limit->rate, limit->limit,
+                                            limit->window, limit->burst));
+            }
+
             fuzz_must(limit->name_len + limit->service_len + limit->model_len
                       <= limit->size);
 

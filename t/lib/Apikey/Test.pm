@@ -328,6 +328,9 @@ sub keys {
                  . $q->($opt{owner}) . ')';
         $sql .= $self->limit_sql('owner_id', $owner, @{$opt{owner_limits}})
             if $opt{owner_limits};
+        $sql .= "SELECT put_credits(NULL, $owner, "
+                . $q->(json_encode($opt{owner_credits})) . ");\n"
+            if $opt{owner_credits};
     }
 
     for my $i (1 .. $n) {
@@ -359,6 +362,8 @@ sub keys {
             . ");\n";
 
         $sql .= $self->limit_sql('key_id', "'$id'", @{$opt{limits} // []});
+        $sql .= "SELECT put_credits('$id', NULL, "
+                . $q->(json_encode($opt{credits})) . ");\n" if $opt{credits};
 
         push @keys, { id => $id, secret => $secret, key => $plain,
                       owner => $opt{owner} };
@@ -375,6 +380,17 @@ sub limit_sql {
     my $q = sub { $self->{pg}->quote($_[0]) };
     my $position = 0;
     my $sql = '';
+
+    # many plain ones are made fast, and all others as the API makes them
+
+    if (grep { ($_->{unit} // 'requests') ne 'requests' || $_->{rolling}
+               || defined $_->{model} || $_->{window} !~ /^\d/ } @limits)
+    {
+        return 'SELECT put_limits('
+            . ($holder eq 'key_id' ? "$id, NULL" : "NULL, $id") . ', '
+            . $q->(json_encode([ map { { unit => 'requests', %$_ } }
+                                 @limits ])) . ");\n";
+    }
 
     for my $l (@limits) {
         my $burst = $l->{burst} // $l->{limit};
