@@ -134,7 +134,7 @@ test:
 	@$(MAKE) --no-print-directory asan
 
 unit: build
-	@APIKEY_BUILD=$(BUILD) prove -It/lib t/unit.t
+	@APIKEY_BUILD=$(BUILD) prove -It/lib t/unit.t t/sim.t
 
 suite: build
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" \

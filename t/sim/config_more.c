@@ -273,12 +273,21 @@ config_slots(cfg_t *c, uint64_t seed, int n)
 /* A primary dies with what its replica has not heard of. */
 
 static void
-failover(cfg_t *c, uint64_t *s, int64_t t)
+failover(cfg_t *c, uint64_t *s, int64_t t, const pulse_t *pulse)
 {
     int64_t  lag, gap;
 
     lag = (int64_t) OF(s, 0, 1e3, 5e4, 1e6);
     gap = (int64_t) OF(s, 1, 1e4, 5e5, 4e6);
+
+    /* just before a pulse, when nodes hold much and spend little */
+
+    if (pulse->every && rnd(s, 2)) {
+        gap = (int64_t) OF(s, 1, 1e3);
+        t += pulse->every - t % pulse->every - lag - gap
+             - (int64_t) rnd(s, 300000);
+        t = t < 0 ? 0 : t;
+    }
 
     fault(c, t, F_SNAPSHOT, 0, 0, 0);
     fault(c, t + lag, F_DEAD, 0, 0, 0);
@@ -331,7 +340,8 @@ config_failover(cfg_t *c, uint64_t seed, int n)
                   0, 0, 0);
 
         } else {
-            failover(c, &s, (int64_t) ((i + unit(&s)) / 4 * secs * SECOND));
+            failover(c, &s, (int64_t) ((i + unit(&s)) / 4 * secs * SECOND),
+                     &pulse);
         }
     }
 }

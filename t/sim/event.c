@@ -184,7 +184,7 @@ ledger(run_t *r)
 
             for (i = 0; i < v->ncounters; i++) {
 
-                if (v->counters[i].id == s->tally.node
+                if (v->counters[i].id == s->tally.node && !r->gave_up
                     && v->counters[i].sum != s->settled)
                 {
                     r->w.st.ledger++;
