@@ -73,6 +73,10 @@
  *     less than want, and less than a round n = min(max(b, least), want) * a
  *     left: hold for the time of its refill, at most 4 leases, 1 without
  * ceiling: half of the least capacity in tokens; slots: all of it
+ * fits(cost): 0 always; strict: cost <= (capacity - used) div token; trim: 1 is
+ *     left; observe: always.  whole: the least that is left of the strict
+ *     ones, or 0 without one; 1 at least of each strict and trim
+ * pay(cost): used += cost, at most MAX - 1; unknown stays so
  * expire: 2 leases and the time to full; the horizon with counters; a period
  *     and PERIOD more; never with a level that has neither
  */
@@ -84,8 +88,16 @@
 
 #define APIKEY_ACCOUNT_MAX       APIKEY_BUCKET_MAX
 #define APIKEY_ACCOUNT_UNKNOWN   UINT64_MAX
+#define APIKEY_ACCOUNT_WHOLE     UINT64_MAX                   /* a cost */
 #define APIKEY_ACCOUNT_PERIOD    UINT64_C(2764800000000)      /* 32 days */
 #define APIKEY_ACCOUNT_ROUND     50000                        /* us */
+
+
+/* What a TAKE may do to a limit; as in base/limit.h. */
+
+#define APIKEY_ACCOUNT_STRICT    0           /* all of its cost fits */
+#define APIKEY_ACCOUNT_TRIM      1           /* something is left */
+#define APIKEY_ACCOUNT_OBSERVE   2           /* anything */
 
 
 /* One limit, as the node that calls knows it. */
@@ -102,6 +114,7 @@ typedef struct {
                                     UNKNOWN */
     bool           quota;        /* absent is unknown, not full */
     bool           touched;      /* a quota of which Postgres has any usage */
+    uint8_t        mode;         /* of TAKE: leases are of strict limits */
 } apikey_account_limit_t;
 
 
@@ -225,9 +238,12 @@ void apikey_account_lease(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_ask_t *ask,
     uint64_t now, apikey_account_grant_t *grant);
 
-/* TAKE in two steps: look at all accounts, then pay all, or none. */
+/*
+ * TAKE in two steps: look at all accounts, then pay all, or none.  cost: 0
+ * only looks; WHOLE becomes all that the strict limits have left.
+ */
 bool apikey_account_fits(apikey_account_t *v,
-    const apikey_account_call_t *call, uint64_t cost, uint64_t now);
+    const apikey_account_call_t *call, uint64_t *cost, uint64_t now);
 void apikey_account_pay(apikey_account_t *v,
     const apikey_account_call_t *call, uint64_t cost);
 

@@ -16,6 +16,10 @@ static void apikey_account_counter(apikey_account_t *v,
     const apikey_account_call_t *call);
 static apikey_account_counter_t *apikey_account_entry(apikey_account_t *v,
     const apikey_account_call_t *call);
+static uint64_t apikey_account_whole(apikey_account_t *v,
+    const apikey_account_call_t *call);
+static bool apikey_account_passes(apikey_account_t *v,
+    const apikey_account_limit_t *limit, uint64_t cost);
 static void apikey_account_credit(apikey_account_t *v,
     apikey_account_level_t *level, int64_t tokens);
 static void apikey_account_seen(apikey_account_t *v, uint64_t node);
@@ -64,21 +68,68 @@ apikey_account_lease(apikey_account_t *v, const apikey_account_call_t *call,
 
 bool
 apikey_account_fits(apikey_account_t *v, const apikey_account_call_t *call,
-    uint64_t cost, uint64_t now)
+    uint64_t *cost, uint64_t now)
 {
+    uint64_t  least;
     unsigned  i;
 
     apikey_account_open(v, call, now);
     apikey_account_counter(v, call);
 
-    for (i = 0; cost && i < call->nlimits; i++) {
+    if (*cost == 0) {
+        return true;
+    }
 
-        if (apikey_account_avail(v, &call->limits[i]) < cost) {
+    least = *cost;
+
+    if (least == APIKEY_ACCOUNT_WHOLE) {
+        *cost = apikey_account_whole(v, call);
+        least = *cost ? *cost : 1;
+    }
+
+    for (i = 0; i < call->nlimits; i++) {
+
+        if (!apikey_account_passes(v, &call->limits[i], least)) {
             return false;
         }
     }
 
     return true;
+}
+
+
+/* What all strict limits have left. */
+
+static uint64_t
+apikey_account_whole(apikey_account_t *v, const apikey_account_call_t *call)
+{
+    uint64_t  left, least;
+    unsigned  i;
+
+    least = APIKEY_ACCOUNT_WHOLE;
+
+    for (i = 0; i < call->nlimits; i++) {
+
+        if (call->limits[i].mode == APIKEY_ACCOUNT_STRICT) {
+            left = apikey_account_avail(v, &call->limits[i]);
+            least = left < least ? left : least;
+        }
+    }
+
+    return least == APIKEY_ACCOUNT_WHOLE ? 0 : least;
+}
+
+
+static bool
+apikey_account_passes(apikey_account_t *v,
+    const apikey_account_limit_t *limit, uint64_t cost)
+{
+    if (limit->mode == APIKEY_ACCOUNT_OBSERVE) {
+        return true;
+    }
+
+    return apikey_account_avail(v, limit)
+           >= (limit->mode == APIKEY_ACCOUNT_TRIM ? 1 : cost);
 }
 
 
@@ -91,7 +142,10 @@ apikey_account_pay(apikey_account_t *v, const apikey_account_call_t *call,
 
     for (i = 0; cost && i < call->nlimits; i++) {
         level = apikey_account_find(v, call->limits[i].id);
-        level->used += cost * level->token;
+
+        if (level) {
+            apikey_account_credit(v, level, -(int64_t) cost);
+        }
     }
 }
 

@@ -397,6 +397,7 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     int                     i;
     bool                    good;
     before_t                before;
+    uint64_t                cost;
     apikey_account_t       *v;
     apikey_account_call_t   call[ITEMS];
     apikey_account_limit_t  limits[ITEMS][LIMITS];
@@ -416,7 +417,9 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
             redis_plain(v, w->now);
         }
 
-        if (!apikey_account_fits(v, &call[i], costs[i], w->now)) {
+        cost = costs[i];
+
+        if (!apikey_account_fits(v, &call[i], &cost, w->now)) {
             good = false;
         }
 

@@ -75,6 +75,7 @@ random_limit(apikey_account_limit_t *l, bool slots)
     l->quota = l->touched = false;
     l->known = APIKEY_ACCOUNT_UNKNOWN;
     l->made = rnd(3) ? 0 : now - rnd(100000000);
+    l->mode = slots || rnd(4) ? APIKEY_ACCOUNT_STRICT : 1 + rnd(2);
 
     if (slots || rnd(3) == 0) {
         l->quota = !slots;

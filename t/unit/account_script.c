@@ -139,7 +139,8 @@ pack_call(char *arg, const account_t *a, const apikey_account_call_t *c,
         p = put(p, ask->least);
 
     } else {
-        p = put(p, a->cost);
+        p = a->cost == APIKEY_ACCOUNT_WHOLE ? put_signed(p, -1)
+                                            : put(p, a->cost);
     }
 
     for (i = 0; i < c->nlimits; i++) {
@@ -155,7 +156,7 @@ pack_call(char *arg, const account_t *a, const apikey_account_call_t *c,
         p = put(p, l->made);
         p = l->known == APIKEY_ACCOUNT_UNKNOWN ? put_signed(p, -1)
                                                : put(p, l->known);
-        p = put(p, l->quota + (l->quota && l->touched));
+        p = put(p, l->quota + (l->quota && l->touched) + 4 * l->mode);
     }
 
     return p - arg;
@@ -370,10 +371,15 @@ take(const char *sha)
         before[i] = *v;
         accounts[i].cost = rnd(4) ? rnd(6) : rnd(2000);
 
+        if (rnd(6) == 0) {
+            accounts[i].cost = rnd(3) ? APIKEY_ACCOUNT_WHOLE
+                                      : APIKEY_ACCOUNT_MAX;
+        }
+
         random_call(&accounts[i], &call[i]);
         size[i] = pack_call(arg[i], &accounts[i], &call[i], NULL);
 
-        yes &= apikey_account_fits(v, &call[i], accounts[i].cost, now);
+        yes &= apikey_account_fits(v, &call[i], &accounts[i].cost, now);
     }
 
     taken += yes;
@@ -398,6 +404,7 @@ take(const char *sha)
 
         same("era", get(&p), v->era);
         same("out", get(&p), v->out[0] + v->out[1]);
+        same("cost", get(&p), accounts[i].cost);
         check_levels(&p, &accounts[i]);
 
         write[i] = v->dirty || (yes && accounts[i].cost);
