@@ -49,6 +49,7 @@ typedef struct {
     apikey_stats_t                stats;
     ngx_http_apikey_keyring_sh_t *keyring;
     ngx_http_apikey_limit_sh_t   *limit;
+    uint64_t                      id;            /* no other zone has it */
     apikey_bucket_set_t          *throttle[NGX_HTTP_APIKEY_THROTTLES];
 } ngx_http_apikey_sh_t;
 

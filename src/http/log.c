@@ -12,6 +12,9 @@
 #include "http/http.h"
 
 
+static void ngx_http_apikey_log_settle(ngx_http_request_t *r,
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx,
+    ngx_uint_t passed);
 static void ngx_http_apikey_log_close(ngx_http_request_t *r,
     ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx);
 static apikey_end_e ngx_http_apikey_log_end(ngx_http_request_t *r,
@@ -23,6 +26,7 @@ static uint64_t ngx_http_apikey_log_upstream(ngx_http_request_t *r);
 ngx_int_t
 ngx_http_apikey_log_handler(ngx_http_request_t *r)
 {
+    ngx_uint_t                    passed;
     ngx_http_apikey_ctx_t        *ctx;
     ngx_http_apikey_main_conf_t  *amcf;
 
@@ -44,7 +48,14 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
 
     /* refused only after an upstream has seen it: it was admitted before */
 
-    if (ctx->refused && !(ctx->slot && r->upstream_states)) {
+    passed = ctx->admitted
+             && !(ctx->refused && !(ctx->slot && r->upstream_states));
+
+    if (ctx->taken) {
+        ngx_http_apikey_log_settle(r, amcf, ctx, passed);
+    }
+
+    if (ctx->refused && !passed) {
 
         if (ctx->slot) {
             ngx_http_apikey_usage_drop(amcf->worker_usage, ctx->slot);
@@ -53,7 +64,7 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
 
         ngx_http_apikey_usage_refused(amcf->worker_usage, &ctx->start);
 
-    } else if (!ctx->admitted) {
+    } else if (!passed) {
 
         /* the client went away before there was a decision */
 
@@ -67,6 +78,53 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * What did not pass has cost nothing.  Where nobody knows what a request has
+ * cost, what it has paid is kept.
+ */
+
+static void
+ngx_http_apikey_log_settle(ngx_http_request_t *r,
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx,
+    ngx_uint_t passed)
+{
+    ngx_uint_t                  i;
+    ngx_http_apikey_account_t  *account;
+    ngx_http_apikey_metered_t   metered;
+
+    (void) ngx_http_apikey_meter_end(r, ctx, &metered);
+
+    for (i = 0; i < ctx->decision.naccounts; i++) {
+        account = &ctx->decision.accounts[i];
+
+        account->actual = passed ? account->cost : 0;
+
+        if (account->unit == APIKEY_UNIT_CONCURRENT) {
+            account->actual = 0;
+
+        } else if (!passed) {
+            continue;
+
+        } else if (account->unit == APIKEY_UNIT_TOKENS) {
+            if (!metered.tokens_unknown) {
+                account->actual = metered.input + metered.output;
+            }
+
+        } else if (account->unit == APIKEY_UNIT_COST) {
+            if (metered.cost >= 0) {
+                account->actual = (uint64_t) metered.cost;
+            }
+        }
+    }
+
+    if (ctx->slot) {
+        ngx_http_apikey_usage_release(ctx->slot);
+    }
+
+    ngx_http_apikey_settle(amcf->limiter, &ctx->decision);
 }
 
 

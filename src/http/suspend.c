@@ -67,6 +67,7 @@ ngx_http_apikey_suspend_decide(ngx_http_request_t *r,
     rc = ngx_http_apikey_decide(amcf->limiter, &ctx->decision);
 
     ctx->pending = (rc == NGX_AGAIN);
+    ctx->taken = (rc == NGX_OK);
 
     return rc;
 }
@@ -134,6 +135,7 @@ ngx_http_apikey_suspend_decided(ngx_http_apikey_decision_t *d)
     ctx = d->data;
 
     ctx->pending = 0;
+    ctx->taken = (d->rc == NGX_OK);
 
     ngx_post_event(&ctx->resume, &ngx_posted_events);
 }

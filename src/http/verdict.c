@@ -24,6 +24,7 @@ static ngx_int_t ngx_http_apikey_describe_labels(ngx_http_request_t *r,
 static ngx_int_t ngx_http_apikey_weight(ngx_http_request_t *r,
     ngx_http_apikey_loc_conf_t *alcf, uint64_t *weight);
 static ngx_uint_t ngx_http_apikey_weight_digits(ngx_str_t *value);
+static ngx_int_t ngx_http_apikey_admit_holds(ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_slot(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 
@@ -297,12 +298,62 @@ ngx_http_apikey_admit(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
     ctx->start.mode = ctx->decision.mode;
     ctx->start.time = ctx->now;
 
+    if (ngx_http_apikey_admit_holds(ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     if (ngx_http_apikey_slot(r, ctx) != NGX_OK) {
         return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
     }
 
     ctx->verdict = APIKEY_OK;
     ctx->state = NGX_HTTP_APIKEY_ST_DONE;
+
+    return NGX_OK;
+}
+
+
+/* Slots that are counted in the zone: a worker that dies frees none. */
+
+static ngx_int_t
+ngx_http_apikey_admit_holds(ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_uint_t                   i;
+    apikey_hold_t               *hold;
+    ngx_http_apikey_account_t   *account;
+    ngx_http_apikey_decision_t  *d;
+
+    d = &ctx->decision;
+
+    if (d->mode != APIKEY_MODE_LOCAL && d->mode != APIKEY_MODE_DOWN_LOCAL) {
+        return NGX_OK;
+    }
+
+    for (i = 0; i < d->naccounts; i++) {
+        account = &d->accounts[i];
+
+        if (account->unit != APIKEY_UNIT_CONCURRENT || account->cost == 0
+            || ctx->start.nholds == APIKEY_HOLDS)
+        {
+            continue;
+        }
+
+        if (ctx->start.holds == NULL) {
+            ctx->start.holds = ngx_pcalloc(ctx->pool,
+                                           APIKEY_HOLDS
+                                           * sizeof(apikey_hold_t));
+            if (ctx->start.holds == NULL) {
+                return NGX_ERROR;
+            }
+        }
+
+        hold = &ctx->start.holds[ctx->start.nholds++];
+
+        ngx_memcpy(hold->holder, account->holder, 16);
+        hold->scope = account->scope;
+        hold->level = account->level;
+        hold->count = account->cost * d->share;
+    }
 
     return NGX_OK;
 }

@@ -12,6 +12,8 @@
 #include "http/http.h"
 
 
+static void ngx_http_apikey_worker_lost(void *data,
+    const apikey_hold_t *hold);
 static ngx_int_t ngx_http_apikey_keyring_room(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
 static ngx_int_t ngx_http_apikey_limit_room(ngx_cycle_t *cycle,
@@ -34,6 +36,9 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
         return NGX_ERROR;
     }
 
+    amcf->usage.zone = amcf->sh->id;
+    amcf->usage.lost = ngx_http_apikey_worker_lost;
+    amcf->usage.lost_data = amcf->limiter;
     amcf->usage.stats = &amcf->sh->stats;
     amcf->usage.log = cycle->log;
 
@@ -41,6 +46,18 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
                                                      &amcf->usage);
 
     return amcf->worker_usage ? NGX_OK : NGX_ERROR;
+}
+
+
+/* What a request of a dead worker has held. */
+
+static void
+ngx_http_apikey_worker_lost(void *data, const apikey_hold_t *hold)
+{
+    ngx_http_apikey_limiter_t *limiter = data;
+
+    ngx_http_apikey_settle_lost(limiter, hold->holder, hold->level,
+                                hold->scope, hold->count);
 }
 
 

@@ -188,6 +188,10 @@ ngx_http_apikey_zone_make(ngx_http_apikey_main_conf_t *amcf, size_t zone,
         return NGX_ERROR;
     }
 
+    if (!apikey_random(&sh->id, sizeof(uint64_t))) {
+        return NGX_ERROR;
+    }
+
     sh->stats.nodes = 1;
     sh->layout = NGX_HTTP_APIKEY_LAYOUT;
     sh->magic = NGX_HTTP_APIKEY_MAGIC;

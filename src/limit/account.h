@@ -73,8 +73,8 @@
  *     less than want, and less than a round n = min(max(b, least), want) * a
  *     left: hold for the time of its refill, at most 4 leases, 1 without
  * ceiling: half of the least capacity in tokens; slots: all of it
- * fits(cost): 0 always; strict: cost <= (capacity - used) div token; trim: 1 is
- *     left; observe: always.  whole: the least that is left of the strict
+ * fits(cost): 0 always; strict: cost <= (capacity - used) div token; trim:
+ *     1 is left; observe: always.  whole: the least that is left of strict
  *     ones, or 0 without one; 1 at least of each strict and trim
  * pay(cost): used += cost, at most MAX - 1; unknown stays so
  * expire: 2 leases and the time to full; the horizon with counters; a period

@@ -62,6 +62,8 @@ typedef struct {
     uint64_t                   scope;
     uint64_t                   cost;         /* tokens; 0 only looks.  Out:
                                                 what was taken */
+    uint64_t                   actual;       /* in, of settle(): what it really
+                                                was */
     unsigned                   whole:1;      /* unknown: all that is left */
     ngx_uint_t                 nbuckets;
     ngx_http_apikey_bucket_t  *buckets;
@@ -147,6 +149,18 @@ ngx_int_t ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
 
 /* The request goes away while it waits: the handler will not run. */
 void ngx_http_apikey_decide_cancel(ngx_http_apikey_decision_t *d);
+
+/*
+ * The request that was admitted has ended, and actual of every account is
+ * set: in the log phase, and once.
+ */
+void ngx_http_apikey_settle(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+
+/* A worker has died with so many slots of this account, counted here. */
+void ngx_http_apikey_settle_lost(ngx_http_apikey_limiter_t *l,
+    const u_char holder[16], ngx_uint_t level, uint64_t scope,
+    uint64_t slots);
 
 
 #endif /* NGX_HTTP_APIKEY_DECIDE_H_INCLUDED */

@@ -86,6 +86,23 @@ typedef struct {
 } apikey_record_t;
 
 
+/*
+ * Something that a request holds as long as it runs, of a limit's holder; not
+ * part of its record, but kept beside it for the case that nobody is left to
+ * give it back.
+ */
+
+typedef struct {
+    uint8_t    holder[16];
+    uint64_t   scope;
+    uint32_t   count;
+    uint8_t    level;            /* apikey_level_e */
+    uint8_t    reserved[3];
+} apikey_hold_t;
+
+#define APIKEY_HOLDS         8       /* of one request, at most */
+
+
 /* A decoded record; text points into the frame. */
 
 typedef struct {

@@ -34,8 +34,10 @@ static uint32_t apikey_ring_number(const apikey_ring_t *ring,
 static void apikey_ring_free(apikey_ring_t *ring, apikey_slot_t *slot);
 static void apikey_ring_reclaim(apikey_ring_t *ring);
 static void apikey_ring_order(apikey_ring_t *ring, int64_t now);
+static void apikey_ring_lose(apikey_ring_t *ring, apikey_slot_t *slot);
 static void apikey_ring_rescue(apikey_ring_t *ring, apikey_slot_t *slot);
 static bool apikey_ring_sound(const apikey_slot_t *slot, uint32_t number);
+static size_t apikey_ring_slot_size(uint32_t number);
 
 
 size_t
@@ -245,6 +247,7 @@ apikey_ring_claim(apikey_ring_t *ring, int64_t now)
     apikey_ring_order(ring, now);
 
     ring->file->pid = (uint32_t) getpid();
+    ring->file->zone = ring->zone;
     __atomic_store_n(&ring->file->dirty, 1, __ATOMIC_RELEASE);
 
     return APIKEY_RING_OK;
@@ -303,6 +306,8 @@ apikey_ring_order(apikey_ring_t *ring, int64_t now)
         slot = apikey_ring_slot(ring, i);
 
         if (slot->state == APIKEY_SLOT_OPEN) {
+            apikey_ring_lose(ring, slot);
+
             slot->record.shape.end = APIKEY_END_WORKER_LOST;
             slot->record.count.duration = now > slot->record.count.time
                 ? (uint64_t) (now - slot->record.count.time) : 0;
@@ -311,6 +316,41 @@ apikey_ring_order(apikey_ring_t *ring, int64_t now)
         } else if (slot->state == APIKEY_SLOT_SUM) {
             apikey_ring_rescue(ring, slot);
         }
+    }
+}
+
+
+/*
+ * Whoever dies in here leaves it held: to be told twice would let more in
+ * than there may be.
+ */
+
+static void
+apikey_ring_lose(apikey_ring_t *ring, apikey_slot_t *slot)
+{
+    uint32_t        number;
+    uint64_t        i, n;
+    apikey_hold_t  *hold;
+
+    n = slot->holds;
+    __atomic_store_n(&slot->holds, 0, __ATOMIC_RELEASE);
+
+    number = apikey_ring_number(ring, slot);
+
+    if (ring->lost == NULL || ring->file->zone != ring->zone
+        || n > APIKEY_HOLDS || !apikey_ring_sound(slot, number)
+        || offsetof(apikey_slot_t, record)
+           + apikey_ring_room(apikey_record_size(&slot->record.shape),
+                              (unsigned) n)
+           > apikey_ring_slot_size(number))
+    {
+        return;
+    }
+
+    hold = apikey_ring_holds(slot);
+
+    for (i = 0; i < n; i++) {
+        ring->lost(ring->data, &hold[i]);
     }
 }
 
@@ -331,13 +371,33 @@ apikey_ring_rescue(apikey_ring_t *ring, apikey_slot_t *slot)
 static bool
 apikey_ring_sound(const apikey_slot_t *slot, uint32_t number)
 {
-    size_t  size;
-
-    size = number < APIKEY_RING_SMALL ? APIKEY_RING_SMALL_SIZE
-                                      : APIKEY_RING_LARGE_SIZE;
-
     return offsetof(apikey_slot_t, record)
-           + apikey_record_size(&slot->record.shape) <= size;
+           + apikey_record_size(&slot->record.shape)
+           <= apikey_ring_slot_size(number);
+}
+
+
+static size_t
+apikey_ring_slot_size(uint32_t number)
+{
+    return number < APIKEY_RING_SMALL ? APIKEY_RING_SMALL_SIZE
+                                      : APIKEY_RING_LARGE_SIZE;
+}
+
+
+apikey_hold_t *
+apikey_ring_holds(apikey_slot_t *slot)
+{
+    return (apikey_hold_t *) (void *)
+           ((uint8_t *) &slot->record
+            + apikey_ring_room(apikey_record_size(&slot->record.shape), 0));
+}
+
+
+size_t
+apikey_ring_room(size_t record, unsigned holds)
+{
+    return ((record + 7) & ~(size_t) 7) + holds * sizeof(apikey_hold_t);
 }
 
 
@@ -486,6 +546,7 @@ apikey_ring_free(apikey_ring_t *ring, apikey_slot_t *slot)
 
     number = apikey_ring_number(ring, slot);
 
+    slot->holds = 0;
     __atomic_store_n(&slot->state, (uint32_t) APIKEY_SLOT_FREE,
                      __ATOMIC_RELEASE);
 

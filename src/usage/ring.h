@@ -30,12 +30,13 @@
 
 
 #define APIKEY_RING_MAGIC   0x474e52594b495041ull       /* APIKYRNG */
-#define APIKEY_RING_LAYOUT  1
+#define APIKEY_RING_LAYOUT  2
 
 #define APIKEY_RING_SMALL       8192        /* slots */
 #define APIKEY_RING_LARGE       256
 #define APIKEY_RING_SMALL_SIZE  384         /* bytes of one */
-#define APIKEY_RING_LARGE_SIZE  (APIKEY_RECORD_LARGE + 64)
+#define APIKEY_RING_LARGE_SIZE  (APIKEY_RECORD_LARGE + 64                     \
+                                 + APIKEY_HOLDS * sizeof(apikey_hold_t))
 #define APIKEY_RING_SLOTS       (APIKEY_RING_SMALL + APIKEY_RING_LARGE)
 #define APIKEY_RING_INDEX       16384       /* a power of two, >= slots */
 
@@ -52,6 +53,7 @@ typedef struct {
     uint32_t         state;
     uint32_t         next;       /* the owner's: free list */
     uint64_t         number;
+    uint64_t         holds;      /* so many, behind the record; of OPEN only */
     apikey_record_t  record;
 } apikey_slot_t;
 
@@ -65,6 +67,7 @@ typedef struct {
     uint8_t          node[16];
     uint32_t         dirty;      /* claimed and not yet given back clean */
     uint32_t         pid;        /* for people: proves nothing */
+    uint64_t         zone;       /* what the owner's requests hold is there */
 
     uint64_t         head        /* events published */
         __attribute__((aligned(64)));
@@ -83,6 +86,12 @@ struct apikey_ring_s {
     int                  fd;
     int                  err;            /* errno of the last failure */
     const char          *what;           /* what failed; static */
+
+    /* set by whoever claims it: what a dead owner's requests have held in
+       this zone is told once */
+    uint64_t             zone;
+    void               (*lost)(void *data, const apikey_hold_t *hold);
+    void                *data;
 
     /* the owner's */
     uint64_t             freed;          /* events whose slots are free */
@@ -127,6 +136,10 @@ void apikey_ring_release(apikey_ring_t *ring, int64_t now);
 
 /* The owner.  NULL: no slot is free; a record of `size` bytes fits. */
 apikey_slot_t *apikey_ring_get(apikey_ring_t *ring, size_t size);
+
+/* Where a slot's holds stand, and what room record and holds want. */
+apikey_hold_t *apikey_ring_holds(apikey_slot_t *slot);
+size_t apikey_ring_room(size_t record, unsigned holds);
 void apikey_ring_opened(apikey_ring_t *ring, apikey_slot_t *slot,
     apikey_slot_e state);
 void apikey_ring_put(apikey_ring_t *ring, apikey_slot_t *slot);

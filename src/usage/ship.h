@@ -220,6 +220,10 @@ struct ngx_http_apikey_usage_s {
 /* usage.c */
 apikey_ring_t *ngx_http_apikey_usage_ring(ngx_http_apikey_usage_t *u,
     apikey_slot_t *slot);
+
+/* Before it is claimed: what its dead owner has held is told to us. */
+void ngx_http_apikey_usage_heir(ngx_http_apikey_usage_t *u,
+    apikey_ring_t *ring);
 apikey_slot_t *ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
     ngx_http_apikey_usage_start_t *start, apikey_record_e kind,
     apikey_ring_t **ring);

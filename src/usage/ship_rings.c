@@ -69,6 +69,8 @@ ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship)
                 continue;
             }
 
+            ngx_http_apikey_usage_heir(u, &r->ring);
+
             r->open = 1;
             ngx_http_apikey_ship_found(ship, r);
         }

@@ -155,6 +155,8 @@ ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u)
             continue;
         }
 
+        ngx_http_apikey_usage_heir(u, ring);
+
         rc = apikey_ring_claim(ring, apikey_clock_real());
 
         if (rc == APIKEY_RING_OK) {
@@ -166,6 +168,15 @@ ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u)
     }
 
     return APIKEY_RING_BUSY;
+}
+
+
+void
+ngx_http_apikey_usage_heir(ngx_http_apikey_usage_t *u, apikey_ring_t *ring)
+{
+    ring->zone = u->conf.zone;
+    ring->lost = u->conf.lost;
+    ring->data = u->conf.lost_data;
 }
 
 
@@ -223,6 +234,19 @@ ngx_http_apikey_usage_close(ngx_http_apikey_usage_t *u,
 
 
 void
+ngx_http_apikey_usage_release(ngx_http_apikey_usage_slot_t *s)
+{
+    apikey_slot_t  *slot;
+
+    slot = (apikey_slot_t *) s;
+
+    slot->holds = 0;
+
+    ngx_memory_barrier();
+}
+
+
+void
 ngx_http_apikey_usage_drop(ngx_http_apikey_usage_t *u,
     ngx_http_apikey_usage_slot_t *s)
 {
@@ -244,7 +268,7 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
     char             *p;
     size_t            size, len[APIKEY_TEXTS];
     ngx_str_t        *text[APIKEY_TEXTS];
-    ngx_uint_t        i;
+    ngx_uint_t        i, holds;
     apikey_slot_t    *slot;
 
     text[APIKEY_TEXT_OWNER] = &start->owner;
@@ -263,6 +287,12 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
         size += len[i];
     }
 
+    holds = ngx_min(start->nholds, APIKEY_HOLDS);
+
+    if (holds) {
+        size = apikey_ring_room(size, holds);
+    }
+
     slot = ngx_http_apikey_usage_get(u, size, ring);
     if (slot == NULL) {
         return NULL;
@@ -278,6 +308,13 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
         if (len[i]) {
             p = (char *) ngx_cpymem(p, text[i]->data, len[i]);
         }
+    }
+
+    slot->holds = holds;
+
+    if (holds) {
+        ngx_memcpy(apikey_ring_holds(slot), start->holds,
+                   holds * sizeof(apikey_hold_t));
     }
 
     return slot;

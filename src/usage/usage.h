@@ -22,6 +22,7 @@
 
 #include "base/stats.h"
 #include "base/verdict.h"
+#include "usage/record.h"
 
 
 typedef struct ngx_http_apikey_usage_s       ngx_http_apikey_usage_t;
@@ -58,6 +59,10 @@ typedef struct {
     uint64_t    weight;          /* request units */
     uint64_t    tokens;          /* reserves: what a lost worker's cost */
     int64_t     cost;            /* nano-units; < 0 unknown */
+    apikey_hold_t
+               *holds;           /* given back if the worker dies; the first
+                                    APIKEY_HOLDS of them */
+    ngx_uint_t  nholds;
     uint32_t    method;          /* NGX_HTTP_GET, ...; 0 other */
     uint16_t    status;          /* refusals: what the client sees */
     uint8_t     verdict;         /* apikey_verdict_e */
@@ -94,6 +99,9 @@ typedef struct {
     u_char           node[16];       /* from the file "node" */
     ngx_str_t        node_name;
     ngx_uint_t       workers;        /* ccf->worker_processes */
+    uint64_t         zone;           /* where holds are held */
+    void           (*lost)(void *data, const apikey_hold_t *hold);
+    void            *lost_data;
     apikey_stats_t  *stats;
     ngx_log_t       *log;
 } ngx_http_apikey_usage_conf_t;
@@ -126,6 +134,9 @@ ngx_http_apikey_usage_slot_t *ngx_http_apikey_usage_open(
 
 void ngx_http_apikey_usage_close(ngx_http_apikey_usage_t *u,
     ngx_http_apikey_usage_slot_t *slot, ngx_http_apikey_usage_end_t *end);
+
+/* What it holds is about to be given back; before close() or drop(). */
+void ngx_http_apikey_usage_release(ngx_http_apikey_usage_slot_t *slot);
 
 /* A slot of a request that was refused after all: no record. */
 void ngx_http_apikey_usage_drop(ngx_http_apikey_usage_t *u,

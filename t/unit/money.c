@@ -12,11 +12,14 @@
 static void
 test_read(const char *text, uint64_t want)
 {
+    char      name[64];
     uint64_t  nano;
 
     nano = UINT64_MAX;
 
-    ok(apikey_money_parse(&nano, text, strlen(text)), text);
+    snprintf(name, sizeof(name), "money: \"%s\"", text);
+
+    ok(apikey_money_parse(&nano, text, strlen(text)), name);
     is_uint(nano, want, "in nano-units");
 }
 

@@ -227,10 +227,104 @@ test_kill(test_promise_t *promise)
 }
 
 
+/* What requests hold is told once, to whoever puts the ring in order. */
+
+typedef struct {
+    unsigned  n;
+    uint64_t  scopes;
+} test_told_t;
+
+
+static void
+test_lost(void *data, const apikey_hold_t *hold)
+{
+    test_told_t *told = data;
+
+    told->n++;
+    told->scopes += hold->scope;
+}
+
+
+static apikey_slot_t *
+test_open(apikey_ring_t *ring, unsigned text, unsigned holds)
+{
+    size_t          size;
+    unsigned        i;
+    apikey_hold_t  *hold;
+    apikey_slot_t  *slot;
+
+    size = apikey_ring_room(sizeof(apikey_record_t) + text, holds);
+    slot = apikey_ring_get(ring, size);
+
+    memset(&slot->record, 0, size);
+    slot->record.shape.len[APIKEY_TEXT_SERVICE] = (uint8_t) text;
+    slot->holds = holds;
+    hold = apikey_ring_holds(slot);
+
+    for (i = 0; i < holds; i++) {
+        hold[i].scope = (uint64_t) 10 << 4 * i;
+    }
+
+    apikey_ring_opened(ring, slot, APIKEY_SLOT_OPEN);
+
+    return slot;
+}
+
+
+static void
+test_holds(uint64_t zone, unsigned want)
+{
+    test_told_t     told;
+    apikey_slot_t  *slot;
+    apikey_ring_t   ring;
+
+    (void) apikey_ring_open(&ring, test_dir, 1, test_node);
+    ring.zone = 5;
+    (void) apikey_ring_claim(&ring, 1);
+
+    (void) test_open(&ring, 0, 0);
+    (void) test_open(&ring, 3, 2);
+    (void) test_open(&ring, 255, APIKEY_HOLDS);
+    apikey_ring_publish(&ring, test_open(&ring, 0, 1));
+    apikey_ring_put(&ring, test_open(&ring, 0, 1));
+    slot = test_open(&ring, 0, 1);
+    slot->holds = 0;
+    slot = test_open(&ring, 0, 1);
+    slot->holds = APIKEY_HOLDS + 1;
+
+    apikey_ring_close(&ring);
+
+    memset(&told, 0, sizeof(test_told_t));
+
+    (void) apikey_ring_open(&ring, test_dir, 1, test_node);
+    ring.zone = zone;
+    ring.lost = test_lost;
+    ring.data = &told;
+    (void) apikey_ring_claim(&ring, 1);
+
+    is_uint(told.n, want, "what was held is told");
+    is_uint(told.scopes, want ? 0xaa + 0xaaaaaaaa : 0, "as it was held");
+
+    apikey_ring_close(&ring);
+
+    (void) apikey_ring_open(&ring, test_dir, 1, test_node);
+    ring.zone = zone;
+    ring.lost = test_lost;
+    ring.data = &told;
+    (void) apikey_ring_claim(&ring, 1);
+    apikey_ring_release(&ring, 1);
+
+    is_uint(told.n, want, "and never again");
+
+    apikey_ring_close(&ring);
+}
+
+
 int
 main(void)
 {
     char             command[128];
+    apikey_ring_t    ring;
     test_promise_t  *promise;
 
     promise = mmap(NULL, sizeof(test_promise_t), PROT_READ|PROT_WRITE,
@@ -241,6 +335,10 @@ main(void)
     }
 
     test_kill(promise);
+
+    (void) apikey_ring_create(&ring, test_dir, 1, test_node, 78, -1, -1);
+    test_holds(5, 2 + APIKEY_HOLDS);
+    test_holds(6, 0);
 
     snprintf(command, sizeof(command), "rm -rf %s", test_dir);
 

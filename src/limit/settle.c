@@ -1,0 +1,157 @@
+
+/*
+ * Settling: a request has ended, and what it really was takes the place of
+ * what it has paid, up or down, in the same accounts.
+ *
+ * Called from the log phase alone, once for a decision that took: cleanup
+ * handlers run before it when a client goes away, and what a request has cost
+ * is not known there.  A worker that dies settles nothing: what its requests
+ * have paid is what they cost; but their slots are free.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "limit/limiter.h"
+
+
+static void ngx_http_apikey_settle_local(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_settle_account(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, int64_t tokens);
+static int64_t ngx_http_apikey_settle_tokens(
+    ngx_http_apikey_account_t *account, ngx_uint_t share);
+
+
+void
+ngx_http_apikey_settle(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t        i;
+    ngx_slab_pool_t  *shpool;
+
+    for (i = 0; i < d->naccounts; i++) {
+        if (d->accounts[i].actual != d->accounts[i].cost) {
+            break;
+        }
+    }
+
+    if (i == d->naccounts
+        || (d->mode != APIKEY_MODE_LOCAL && d->mode != APIKEY_MODE_DOWN_LOCAL))
+    {
+        return;
+    }
+
+    shpool = l->conf.shpool;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    ngx_http_apikey_settle_local(l->conf.sh->table, d);
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}
+
+
+static void
+ngx_http_apikey_settle_local(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_decision_t *d)
+{
+    int64_t                     tokens;
+    ngx_uint_t                  i;
+    ngx_http_apikey_account_t  *account;
+
+    for (i = 0; i < d->naccounts; i++) {
+        account = &d->accounts[i];
+        tokens = ngx_http_apikey_settle_tokens(account, d->share);
+
+        if (tokens) {
+            ngx_http_apikey_settle_account(table, account, tokens);
+        }
+    }
+}
+
+
+/*
+ * What was paid in a period that is over, it keeps.  Credits go on over their
+ * refills, so that they bear what more a request has cost.
+ */
+
+static void
+ngx_http_apikey_settle_account(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_account_t *account, int64_t tokens)
+{
+    ngx_uint_t                 k;
+    apikey_gauge_t            *gauge;
+    ngx_http_apikey_bucket_t  *b;
+
+    for (k = 0; k < account->nbuckets; k++) {
+        b = &account->buckets[k];
+
+        gauge = ngx_http_apikey_table_find(table, account, b->limit);
+
+        if (gauge) {
+            apikey_gauge_settle(gauge, tokens,
+                                tokens > 0
+                                && b->limit->kind == APIKEY_KIND_CREDITS
+                                ? 0 : b->paid_in);
+        }
+
+        /* limits of slots share their count */
+
+        if (account->unit == APIKEY_UNIT_CONCURRENT) {
+            break;
+        }
+    }
+}
+
+
+/* What is still to be paid; < 0: comes back. */
+
+static int64_t
+ngx_http_apikey_settle_tokens(ngx_http_apikey_account_t *account,
+    ngx_uint_t share)
+{
+    uint64_t  n;
+
+    n = (account->actual < account->cost) ? account->cost - account->actual
+                                          : account->actual - account->cost;
+
+    n = (n > APIKEY_BUCKET_MAX / share) ? APIKEY_BUCKET_MAX : n * share;
+
+    return (account->actual < account->cost) ? -(int64_t) n : (int64_t) n;
+}
+
+
+void
+ngx_http_apikey_settle_lost(ngx_http_apikey_limiter_t *l,
+    const u_char holder[16], ngx_uint_t level, uint64_t scope,
+    uint64_t slots)
+{
+    apikey_limit_t              limit;
+    apikey_gauge_t             *gauge;
+    ngx_slab_pool_t            *shpool;
+    ngx_http_apikey_account_t   account;
+
+    ngx_memzero(&limit, sizeof(apikey_limit_t));
+    ngx_memzero(&account, sizeof(ngx_http_apikey_account_t));
+
+    limit.kind = APIKEY_KIND_CONCURRENT;
+
+    ngx_memcpy(account.holder, holder, 16);
+    account.level = level;
+    account.unit = APIKEY_UNIT_CONCURRENT;
+    account.scope = scope;
+
+    shpool = l->conf.shpool;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    gauge = ngx_http_apikey_table_find(l->conf.sh->table, &account, &limit);
+
+    if (gauge) {
+        apikey_gauge_settle(gauge, -(int64_t) slots, 0);
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}
