@@ -524,6 +524,8 @@ CREATE TABLE IF NOT EXISTS idempotency (
     PRIMARY KEY (actor, key)
 );
 
+ALTER TABLE idempotency ADD COLUMN IF NOT EXISTS claim uuid;
+
 COMMENT ON TABLE idempotency IS
     'Answers to POST with an Idempotency-Key, for 24 hours';
 COMMENT ON COLUMN idempotency.actor IS 'Who asked: apikey.actor';
@@ -535,6 +537,8 @@ COMMENT ON COLUMN idempotency.body IS
     'The answer, with null where a new key''s plaintext stood';
 COMMENT ON COLUMN idempotency.refresh IS
     'What a node that repeats the answer must know first';
+COMMENT ON COLUMN idempotency.claim IS
+    'The request_id of the verify that is yet to give the answer (status 0)';
 
 CREATE INDEX IF NOT EXISTS idempotency_at ON idempotency (at);
 

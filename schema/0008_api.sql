@@ -239,7 +239,12 @@ BEGIN
 
     req := raw::jsonb
         || jsonb_build_object('fn', fn, 'body', read_body(raw ->> 'body'));
-    once := idempotency_key(req);
+
+    -- these two keep what is decided between them
+
+    IF fn NOT IN ('verify_claim', 'verify_keep') THEN
+        once := idempotency_key(req);
+    END IF;
 
     IF once IS NOT NULL THEN
         SELECT * INTO status, headers, body, refresh

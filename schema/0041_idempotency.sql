@@ -7,6 +7,11 @@
 -- calls the same three: idempotency_key(), idempotency_find() before it does
 -- anything, idempotency_keep() in the transaction of its work.
 --
+-- A verify is decided and charged outside Postgres: api_verify_claim() before
+-- it, api_verify_keep() after it.  A claim whose node died is over after half
+-- a minute; nginx decides nothing for a claim of more than ten seconds, and
+-- waits no longer than twenty to have the answer kept.
+--
 
 SET LOCAL ROLE apikey_owner;
 SET LOCAL search_path = apikey, pg_temp;
@@ -50,7 +55,8 @@ BEGIN
 
     SELECT * INTO kept FROM idempotency i
     WHERE i.actor = caller_actor() AND i.key = once
-        AND i.at > now() - interval '24 hours';
+        AND i.at > now() - CASE WHEN i.claim IS NULL THEN interval '24 hours'
+            ELSE interval '30 seconds' END;
 
     IF NOT FOUND THEN
         RETURN;
@@ -69,8 +75,8 @@ END
 $$;
 
 COMMENT ON FUNCTION idempotency_find(text, text, jsonb) IS
-    'The answer kept under this key, status null when there is none; waits for'
-    ' a request with it that is under way';
+    'The answer kept under this key, status null when there is none, 0 while a'
+    ' verify with it is under way; waits for other requests with it';
 
 
 -- A new key's plaintext never came here: null stands in its place.
@@ -87,11 +93,88 @@ BEGIN ATOMIC
         regexp_replace(body, '"key":"@SECRET@"', '"key":null'), refresh)
     ON CONFLICT (actor, key) DO UPDATE SET digest = excluded.digest,
         status = excluded.status, headers = excluded.headers,
-        body = excluded.body, refresh = excluded.refresh, at = now();
+        body = excluded.body, refresh = excluded.refresh, at = now(),
+        claim = NULL;
 END;
 
 COMMENT ON FUNCTION idempotency_keep(text, text, jsonb, int, text, text, text)
     IS 'Keeps an answer; one that is over makes room';
+
+
+-- Its body is the verify as nginx read it, with the key's digest.
+
+CREATE OR REPLACE FUNCTION api_verify_claim(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    once  text := idempotency_key(req);
+    age   numeric;
+BEGIN
+    PERFORM allow('operator', 'owner');
+
+    SELECT * INTO status, headers, body, refresh
+    FROM idempotency_find(once, 'verify', req);
+
+    IF status IS NULL THEN
+        INSERT INTO idempotency (actor, key, digest, status, headers, body,
+            refresh, at, claim)
+        VALUES (caller_actor(), once, idempotency_digest('verify', req), 0,
+            '', '', '', clock_timestamp(), read_uuid(req ->> 'request_id'))
+        ON CONFLICT (actor, key) DO UPDATE SET digest = excluded.digest,
+            status = 0, headers = '', body = '', refresh = '',
+            at = excluded.at, claim = excluded.claim;
+
+        status := 202;
+
+    ELSIF status = 0 THEN
+        SELECT extract(epoch FROM clock_timestamp() - i.at) INTO age
+        FROM idempotency i
+        WHERE i.actor = caller_actor() AND i.key = once;
+
+        -- the first is about to be answered, or was cut off
+
+        status := 409;
+        headers := format(E'Retry-After: %s\n', CASE WHEN age < 5 THEN 1
+            ELSE greatest(ceil(30 - age), 1) END);
+        body := problem_json(409, 'conflict', 'A verify with this'
+            ' Idempotency-Key has no answer yet. Retry-After says when to ask'
+            ' again.', req ->> 'request_id', '[]');
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION api_verify_claim(jsonb, jsonb) IS
+    'Before a verify with an Idempotency-Key: its answer if there is one, else'
+    ' 202: nginx decides it and calls verify_keep';
+
+
+CREATE OR REPLACE FUNCTION api_verify_keep(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF req #>> '{body,answer}' IS NULL THEN
+        DELETE FROM idempotency i
+        WHERE i.actor = caller_actor() AND i.key = idempotency_key(req)
+            AND i.claim = read_uuid(req ->> 'request_id');
+
+    ELSE
+        UPDATE idempotency i SET status = 200,
+            body = req #>> '{body,answer}', at = now(), claim = NULL
+        WHERE i.actor = caller_actor() AND i.key = idempotency_key(req)
+            AND i.claim = read_uuid(req ->> 'request_id');
+    END IF;
+
+    status := 204;
+END
+$$;
+
+COMMENT ON FUNCTION api_verify_keep(jsonb, jsonb) IS
+    'Behind a verify: keeps its answer, or gives up its claim where it charged'
+    ' nothing';
 
 
 CREATE OR REPLACE FUNCTION idempotency_drop()
@@ -125,4 +208,5 @@ COMMENT ON FUNCTION idempotency_drop() IS
 GRANT EXECUTE ON FUNCTION idempotency_key(jsonb),
     idempotency_digest(text, jsonb), idempotency_find(text, text, jsonb),
     idempotency_keep(text, text, jsonb, int, text, text, text),
+    api_verify_claim(jsonb, jsonb), api_verify_keep(jsonb, jsonb),
     idempotency_drop() TO apikey_gateway;

@@ -214,6 +214,11 @@ status_is(200, 'POST', '/api-keys/verify', {},
 status_is(200, 'POST', '/api-keys/verify', {},
           body => { key => $key->{key}, scopes => [ 'admin' ] });
 status_is(400, 'POST', '/api-keys/verify', {}, body => {});
+status_is(200, 'POST', '/api-keys/verify', {},
+          body => { key => $key->{key} },
+          headers => [ 'Idempotency-Key' => 'charged' ]) for 1, 2;
+status_is(422, 'POST', '/api-keys/verify', {}, body => { key => 'another' },
+          headers => [ 'Idempotency-Key' => 'charged' ]);
 status_is(200, 'POST', '/api-keys/{id}/rotate', { id => $id },
           body => { grace => '1h' });
 status_is(204, 'DELETE', '/api-keys/{id}/secrets/{sid}',

@@ -132,7 +132,7 @@ ngx_http_apikey_admin_resume(ngx_http_apikey_admin_t *a)
 }
 
 
-/* Parks the request: a client that leaves meanwhile is noticed. */
+/* Parks the request: a client that leaves meanwhile is noticed, or let go. */
 
 void
 ngx_http_apikey_admin_wait(ngx_http_apikey_admin_t *a)
@@ -145,8 +145,14 @@ ngx_http_apikey_admin_wait(ngx_http_apikey_admin_t *a)
 
     ngx_http_apikey_admin_waits(a, 1);
 
-    r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;
+
+    if (a->stay) {
+        r->read_event_handler = ngx_http_block_reading;
+        return;
+    }
+
+    r->read_event_handler = ngx_http_test_reading;
 
     if (c->read->ready) {
         ngx_post_event(c->read, &ngx_posted_events);

@@ -198,6 +198,8 @@ struct ngx_http_apikey_admin_s {
     unsigned                              failed:1;     /* see problem */
     unsigned                              waiting:1;    /* is counted so */
     unsigned                              has_last:1;   /* last is set */
+    unsigned                              stay:1;       /* goes on when the
+                                                           client leaves */
 };
 
 
@@ -261,8 +263,10 @@ ngx_int_t ngx_http_apikey_admin_refresh(ngx_http_apikey_admin_t *a);
 /*
  * For handlers: makes the request, sends it and suspends.  The handler is
  * called again with a->called set, and calls finish() or reads the answer.
+ * try() says NGX_DECLINED, with a->failed set, where start() answers.
  */
 ngx_int_t ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_call_finish(ngx_http_apikey_admin_t *a);
 
 /* admin_answer.c: problem() and send() return NGX_ABORT or a status */

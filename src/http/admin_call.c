@@ -88,6 +88,17 @@ ngx_http_apikey_admin_call_finish(ngx_http_apikey_admin_t *a)
 ngx_int_t
 ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a)
 {
+    ngx_int_t  rc;
+
+    rc = ngx_http_apikey_admin_call_try(a);
+
+    return (rc == NGX_DECLINED) ? ngx_http_apikey_admin_call_failed(a) : rc;
+}
+
+
+ngx_int_t
+ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a)
+{
     apikey_stats_t  *stats;
 
     a->called = 0;
@@ -99,8 +110,10 @@ ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a)
     if (apikey_stats_get(&stats->schema)
         && apikey_stats_get(&stats->schema_ok) == 0)
     {
+        a->failed = 1;
         a->problem = NGX_HTTP_APIKEY_PROBLEM_SCHEMA;
-        return ngx_http_apikey_admin_call_failed(a);
+
+        return NGX_DECLINED;
     }
 
     if (ngx_http_apikey_admin_request(a) != NGX_OK) {
@@ -108,8 +121,10 @@ ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a)
     }
 
     if (ngx_http_apikey_admin_query_send(a) != NGX_OK) {
+        a->failed = 1;
         a->problem = NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE;
-        return ngx_http_apikey_admin_call_failed(a);
+
+        return NGX_DECLINED;
     }
 
     ngx_http_apikey_admin_wait(a);
@@ -202,7 +217,7 @@ ngx_http_apikey_admin_query_row(ngx_http_apikey_admin_t *a, PGresult *res)
     if (a->status < NGX_HTTP_OK || a->status > 599) {
         ngx_log_error(NGX_LOG_ERR, a->request->connection->log, 0,
                       "apikey.api('%s') returned no status",
-                      a->route->function);
+                      a->values[0]);
         return NGX_ERROR;
     }
 
@@ -246,7 +261,7 @@ ngx_http_apikey_admin_make(ngx_http_apikey_admin_t *a)
     {
         ngx_log_error(NGX_LOG_ERR, a->request->connection->log, 0,
                       "apikey.api('%s') asked for an impossible key",
-                      a->route->function);
+                      a->values[0]);
         return NGX_ERROR;
     }
 

@@ -36,6 +36,7 @@ static ngx_int_t ngx_http_apikey_verify_decided(ngx_http_apikey_verify_t *v);
 ngx_int_t
 ngx_http_apikey_verify(ngx_http_apikey_admin_t *a)
 {
+    ngx_int_t                  rc;
     ngx_http_apikey_verify_t  *v;
 
     v = a->job;
@@ -44,7 +45,18 @@ ngx_http_apikey_verify(ngx_http_apikey_admin_t *a)
         return ngx_http_apikey_verify_start(a);
     }
 
+    if (v->keeping) {
+        return ngx_http_apikey_verify_kept(v);
+    }
+
     v->ctx->now = apikey_clock_real();
+
+    if (v->claiming) {
+        v->claiming = 0;
+        rc = ngx_http_apikey_verify_claimed(v);
+
+        return (rc == NGX_OK) ? ngx_http_apikey_verify_find(v) : rc;
+    }
 
     if (v->finding) {
         v->finding = 0;
@@ -85,6 +97,10 @@ ngx_http_apikey_verify_start(ngx_http_apikey_admin_t *a)
 
     if (rc == NGX_OK) {
         rc = ngx_http_apikey_verify_read(v);
+    }
+
+    if (rc == NGX_OK && v->once) {
+        return ngx_http_apikey_verify_claim(v);
     }
 
     return (rc == NGX_OK) ? ngx_http_apikey_verify_find(v) : rc;
@@ -279,7 +295,7 @@ ngx_http_apikey_verify_limits(ngx_http_apikey_verify_t *v)
     a = v->admin;
     ctx = v->ctx;
 
-    if (ctx->key.broken) {
+    if (ctx->key.broken || ngx_http_apikey_verify_late(v)) {
         return ngx_http_apikey_verify_end(v, APIKEY_UNAVAILABLE);
     }
 

@@ -217,6 +217,10 @@ ngx_http_apikey_verify_answer(ngx_http_apikey_verify_t *v)
     apikey_json_object_end(&j);
     body.len = apikey_json_len(&j);
 
+    if (v->once) {
+        return ngx_http_apikey_verify_keep(v, &body);
+    }
+
     return ngx_http_apikey_admin_send(a, NGX_HTTP_OK, "application/json",
                                       &body);
 }

@@ -1,7 +1,7 @@
 
 /*
  * The body of POST api-keys/verify.  It is read here and not in SQL: it holds
- * a key, and nothing of this request needs Postgres.
+ * a key, and without an Idempotency-Key nothing of it needs Postgres.
  */
 
 
@@ -32,6 +32,8 @@ typedef ngx_int_t (*ngx_http_apikey_verify_pt)(
 
 
 static ngx_int_t ngx_http_apikey_verify_outside(
+    ngx_http_apikey_verify_body_t *b);
+static ngx_int_t ngx_http_apikey_verify_header(
     ngx_http_apikey_verify_body_t *b);
 static ngx_int_t ngx_http_apikey_verify_members(
     ngx_http_apikey_verify_body_t *b);
@@ -147,16 +149,36 @@ ngx_http_apikey_verify_outside(ngx_http_apikey_verify_body_t *b)
         }
     }
 
-    /* a charge that was made is not kept, so it cannot be told again */
+    return ngx_http_apikey_verify_header(b);
+}
 
-    if (ngx_http_apikey_admin_header(a->request, "idempotency-key",
-                                     &location))
+
+/* As check_request() in the schema has it. */
+
+static ngx_int_t
+ngx_http_apikey_verify_header(ngx_http_apikey_verify_body_t *b)
+{
+    size_t      i, n;
+    ngx_str_t   once;
+
+    if (ngx_http_apikey_admin_header(b->verify->admin->request,
+                                     "idempotency-key", &once)
+        == 0)
     {
-        return ngx_http_apikey_verify_error(b, "header:Idempotency-Key",
-                                            "not_supported",
-                                            "each verify is a charge of its "
-                                            "own");
+        return NGX_OK;
     }
+
+    for (i = 0, n = 0; i < once.len; i++) {
+        n += ((once.data[i] & 0xc0) != 0x80);
+    }
+
+    if (n == 0 || n > NGX_HTTP_APIKEY_VERIFY_TEXT) {
+        return ngx_http_apikey_verify_error(b, "header:Idempotency-Key",
+                                            "bad_length",
+                                            "1 to 255 characters");
+    }
+
+    b->verify->once = 1;
 
     return NGX_OK;
 }
@@ -304,6 +326,10 @@ ngx_http_apikey_verify_digests(ngx_http_apikey_verify_t *v, u_char *key,
 
     ctx = v->ctx;
 
+    if (!apikey_sha256(key, len, v->digest)) {
+        return NGX_ERROR;
+    }
+
     if (len < APIKEY_KEY_MIN || len > APIKEY_KEY_MAX) {
         v->impossible = 1;
         return NGX_OK;
@@ -318,7 +344,9 @@ ngx_http_apikey_verify_digests(ngx_http_apikey_verify_t *v, u_char *key,
 
     ctx->has_last = apikey_key_last_digest((char *) key, len, ctx->last);
 
-    return apikey_sha256(key, len, ctx->digest) ? NGX_OK : NGX_ERROR;
+    ngx_memcpy(ctx->digest, v->digest, APIKEY_DIGEST_LEN);
+
+    return NGX_OK;
 }
 
 
