@@ -186,6 +186,13 @@ static ngx_command_t  ngx_http_apikey_commands[] = {
       0,
       NULL },
 
+    { ngx_string("apikey_request"),
+      NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE12,
+      ngx_http_apikey_conf_request,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("apikey_usage"),
       NGX_HTTP_APIKEY_ANY|NGX_CONF_TAKE12,
       ngx_http_apikey_conf_usage,
@@ -325,6 +332,10 @@ ngx_http_apikey_postconfiguration(ngx_conf_t *cf)
     }
 
     *h = ngx_http_apikey_log_handler;
+
+    if (ngx_http_apikey_extract_init(cf) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     return ngx_http_apikey_headers_init(cf);
 }

@@ -127,6 +127,12 @@ good("apikey_reserve $_", '', "apikey_reserve $_;")
 good('an inner apikey_reserve', 'apikey_reserve tokens=1; apikey_usage off;',
      'apikey_reserve cost=1; apikey_usage headers; apikey_dry_run off;',
      'apikey_dry_run on;');
+good("apikey_usage $_", '', "apikey_request openai max=64k; apikey_usage $_;")
+    for 'openai', 'openai stream=estimate', 'openai stream=require',
+        'openai stream=add', 'anthropic', 'anthropic stream=estimate';
+good('an inner apikey_usage', 'apikey_request openai;',
+     'apikey_request anthropic max=1; apikey_usage anthropic;',
+     'apikey_usage openai stream=add;');
 good('the same in http and server',
     'apikey required; apikey_source bearer; apikey_hide on;', '',
     'apikey off; apikey_source query:key; apikey_hide off;');
@@ -437,13 +443,37 @@ loc(qr/number of arguments in "apikey_reserve"/,
 loc(qr/"apikey_reserve" directive is duplicate/,
     'apikey_reserve tokens=1; apikey_reserve cost=1;');
 
-loc(qr/"apikey_usage": off or headers is needed, not "$_"/,
-    "apikey_usage $_;") for 'on', 'openai', 'anthropic', 'Headers';
+loc(qr/"apikey_usage": off, openai, anthropic or headers is needed, not "$_"/,
+    "apikey_usage $_;") for 'on', 'OpenAI', 'Headers', 'open';
 loc(qr/"apikey_usage": unknown parameter "stream=add"/,
     'apikey_usage headers stream=add;');
+loc(qr/"apikey_usage": unknown parameter "stream=add"/,
+    'apikey_usage off stream=add;');
+loc(qr/"apikey_usage": unknown parameter "streams=add"/,
+    'apikey_usage openai streams=add;');
+loc(qr/"apikey_usage": estimate, require or add is needed, not "$_"/,
+    "apikey_usage openai stream=$_;") for 'on', 'Add';
+loc(qr/"apikey_usage": only openai has "stream=$_"/,
+    "apikey_usage anthropic stream=$_;") for 'require', 'add';
+loc(qr/"apikey_usage" with "stream=$_" needs "apikey_request openai"/,
+    "apikey_usage openai stream=$_;") for 'require', 'add';
+loc(qr/"apikey_usage" with "stream=add" needs "apikey_request openai"/,
+    'apikey_request anthropic; apikey_usage openai stream=add;');
 loc(qr/number of arguments in "apikey_usage"/, 'apikey_usage;');
 loc(qr/"apikey_usage" directive is duplicate/,
     'apikey_usage off; apikey_usage headers;');
+
+loc(qr/"apikey_request": off, openai or anthropic is needed, not "$_"/,
+    "apikey_request $_;") for 'on', 'headers', 'OpenAI';
+loc(qr/"apikey_request": unknown parameter "\Q$_\E"/,
+    "apikey_request openai $_;") for 'min=1m', 'max', '1m';
+loc(qr/"apikey_request": unknown parameter "max=1m"/,
+    'apikey_request off max=1m;');
+loc(qr/"apikey_request": a size is needed, not "$_"/,
+    "apikey_request openai max=$_;") for '0', '-1', 'x', '';
+loc(qr/number of arguments in "apikey_request"/, 'apikey_request;');
+loc(qr/"apikey_request" directive is duplicate/,
+    'apikey_request off; apikey_request openai;');
 
 loc(qr/in "apikey_dry_run" directive, it must be "on" or "off"/,
     'apikey_dry_run x;');
@@ -512,18 +542,19 @@ for my $line ('apikey_zone zone=a:1m', 'apikey_postgres x', 'apikey_journal x',
 
 # what other issues bring
 
-for my $line ('apikey_request openai', 'apikey_anonymous on', 'apikey_cors on')
+for my $line ('apikey_anonymous on', 'apikey_cors on')
 {
     my ($name) = $line =~ /(\w+)/;
     loc(qr/unknown directive "$name"/, "$line;");
 }
 
 loc(qr/unknown "apikey_$_" variable/, "add_header X \$apikey_$_;")
-    for qw(request_model request_max_tokens request_stream nosuch);
+    for qw(nosuch);
 
 good("\$apikey_$_", '', "add_header X \$apikey_$_;")
     for qw(id name owner customer plan scopes verdict limit_name limit
            remaining reset retry_after request_id decision_mode decided_at
+           request_model request_max_tokens request_stream
            tokens_input tokens_output cost date metadata_anything);
 
 $t->allow(qr/./);                # nginx -t has said it all

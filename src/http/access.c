@@ -34,6 +34,8 @@ static ngx_int_t ngx_http_apikey_access_asked(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_found(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+static ngx_int_t ngx_http_apikey_access_asks(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_limits(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_decided(ngx_http_request_t *r,
@@ -65,8 +67,18 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
         }
     }
 
-    if (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF) {
+    if (alcf->usage == NGX_HTTP_APIKEY_USAGE_HEADERS) {
         ctx->metered = 1;
+
+    } else if (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF && r == r->main) {
+
+        if (ctx->api == NGX_HTTP_APIKEY_USAGE_OFF
+            && ngx_http_apikey_extract_ask(r) != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        ctx->api = alcf->usage;
     }
 
     if (ctx->waiting) {
@@ -77,6 +89,9 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
 
     case NGX_HTTP_APIKEY_ST_LOOKUP:
         return ngx_http_apikey_access_asked(r, ctx);
+
+    case NGX_HTTP_APIKEY_ST_BODY:
+        return ngx_http_apikey_access_asks(r, ctx);
 
     case NGX_HTTP_APIKEY_ST_LIMITS:
         return ngx_http_apikey_access_decided(r, ctx);
@@ -392,6 +407,32 @@ ngx_http_apikey_access_found(ngx_http_request_t *r,
         return ngx_http_apikey_refuse(r, ctx, verdict);
     }
 
+    ctx->state = NGX_HTTP_APIKEY_ST_BODY;
+
+    return ngx_http_apikey_access_asks(r, ctx);
+}
+
+
+/* What it asks for is known once its body is read. */
+
+static ngx_int_t
+ngx_http_apikey_access_asks(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_int_t         rc;
+    apikey_verdict_e  verdict;
+
+    rc = ngx_http_apikey_request_read(r, ctx);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    verdict = ngx_http_apikey_check_model(r, ctx);
+
+    if (verdict != APIKEY_OK) {
+        return ngx_http_apikey_refuse(r, ctx, verdict);
+    }
+
     return ngx_http_apikey_access_limits(r, ctx);
 }
 
@@ -480,6 +521,7 @@ static ngx_int_t
 ngx_http_apikey_access_again(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
+    ngx_int_t                    rc;
     apikey_verdict_e             verdict;
     ngx_http_apikey_loc_conf_t  *alcf;
 
@@ -505,6 +547,17 @@ ngx_http_apikey_access_again(ngx_http_request_t *r,
     }
 
     verdict = ngx_http_apikey_check_location(r, ctx);
+
+    if (verdict == APIKEY_OK) {
+
+        rc = ngx_http_apikey_request_read(r, ctx);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        verdict = ngx_http_apikey_check_model(r, ctx);
+    }
 
     if (verdict != APIKEY_OK) {
         return ngx_http_apikey_refuse(r, ctx, verdict);

@@ -28,6 +28,10 @@ apikey_verdict_e ngx_http_apikey_check_key(ngx_http_request_t *r,
 apikey_verdict_e ngx_http_apikey_check_location(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 
+/* There, too, once the body is read. */
+apikey_verdict_e ngx_http_apikey_check_model(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
 /* Fills start and weight from key, request and configuration. */
 ngx_int_t ngx_http_apikey_describe(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);

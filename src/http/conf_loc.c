@@ -57,6 +57,7 @@ ngx_http_apikey_create_loc_conf(ngx_conf_t *cf)
     conf->scopes = NGX_CONF_UNSET_PTR;
     conf->reserve = NGX_CONF_UNSET_PTR;
     conf->usage = NGX_CONF_UNSET_UINT;
+    conf->request = NGX_CONF_UNSET_UINT;
     conf->dry_run = NGX_CONF_UNSET;
     conf->limit_headers = NGX_CONF_UNSET;
     conf->preflight_pass = NGX_CONF_UNSET_UINT;
@@ -101,9 +102,10 @@ ngx_http_apikey_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         conf->statuses = prev->statuses;
     }
 
-    ngx_http_apikey_conf_meter_merge(conf, prev);
+    if (ngx_http_apikey_conf_meter_merge(cf, conf, prev) != NGX_CONF_OK) {
+        return NGX_CONF_ERROR;
+    }
 
-    ngx_http_apikey_conf_value_merge(&conf->model, prev->model);
     ngx_http_apikey_conf_value_merge(&conf->session, prev->session);
 
     if (conf->sources == NULL && conf->mode != NGX_HTTP_APIKEY_OFF) {

@@ -80,8 +80,14 @@ ngx_http_apikey_header_filter(ngx_http_request_t *r)
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
-    if (ctx->metered || alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF) {
+    if (ctx->metered || alcf->usage == NGX_HTTP_APIKEY_USAGE_HEADERS) {
         ngx_http_apikey_meter_read(r, ctx);
+    }
+
+    if (ctx->api != NGX_HTTP_APIKEY_USAGE_OFF
+        && ngx_http_apikey_extract_begin(r, ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
     }
 
     limits = alcf->limit_headers && ctx->found && ctx->decision.naccounts;

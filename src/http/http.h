@@ -24,6 +24,7 @@
 #include "keyring/keyring.h"
 #include "limit/bucket_set.h"
 #include "limit/decide.h"
+#include "usage/extract.h"
 #include "usage/usage.h"
 
 
@@ -89,8 +90,28 @@ typedef struct {
 
 typedef enum {
     NGX_HTTP_APIKEY_USAGE_OFF = 0,
-    NGX_HTTP_APIKEY_USAGE_HEADERS
+    NGX_HTTP_APIKEY_USAGE_HEADERS,
+    NGX_HTTP_APIKEY_USAGE_OPENAI,
+    NGX_HTTP_APIKEY_USAGE_ANTHROPIC
 } ngx_http_apikey_usage_from_e;
+
+
+/* apikey_usage stream=...: a stream that was not asked for its usage */
+
+typedef enum {
+    NGX_HTTP_APIKEY_STREAM_ESTIMATE = 0,
+    NGX_HTTP_APIKEY_STREAM_REQUIRE,
+    NGX_HTTP_APIKEY_STREAM_ADD
+} ngx_http_apikey_stream_e;
+
+
+/* apikey_request */
+
+typedef enum {
+    NGX_HTTP_APIKEY_API_OFF = 0,
+    NGX_HTTP_APIKEY_API_OPENAI,
+    NGX_HTTP_APIKEY_API_ANTHROPIC
+} ngx_http_apikey_api_e;
 
 
 typedef enum {
@@ -161,6 +182,9 @@ typedef struct {
                                                     are */
     ngx_http_apikey_reserve_t  *reserve;         /* NULL: none */
     ngx_uint_t                  usage;           /* ..._usage_from_e */
+    ngx_uint_t                  usage_stream;    /* ..._stream_e */
+    ngx_uint_t                  request;         /* ..._api_e */
+    off_t                       request_max;
     ngx_flag_t                  dry_run;
     ngx_flag_t                  limit_headers;
     ngx_uint_t                  preflight_pass;  /* OPTIONS without a key */
@@ -181,6 +205,7 @@ typedef struct {
 typedef enum {
     NGX_HTTP_APIKEY_ST_START = 0,    /* or anonymous so far */
     NGX_HTTP_APIKEY_ST_LOOKUP,       /* waits for Postgres */
+    NGX_HTTP_APIKEY_ST_BODY,         /* waits for the request's body */
     NGX_HTTP_APIKEY_ST_LIMITS,       /* waits for Redis */
     NGX_HTTP_APIKEY_ST_DONE          /* decided: verdict is set */
 } ngx_http_apikey_state_e;
@@ -194,6 +219,20 @@ typedef struct {
     unsigned                    tokens_unknown:1;
     unsigned                    cost_unknown:1;
 } ngx_http_apikey_worst_t;
+
+
+/* What the body of a request asks for; zeroed: it is not known. */
+
+typedef struct {
+    off_t                       len;             /* of the body */
+    ngx_str_t                   model;
+    uint64_t                    max_tokens;
+    uint64_t                    choices;         /* answers, 1 or more */
+    unsigned                    read:1;          /* it is a JSON object */
+    unsigned                    has_max:1;       /* max_tokens is set */
+    unsigned                    stream:1;
+    unsigned                    silent:1;        /* of its usage */
+} ngx_http_apikey_asked_t;
 
 
 /* What the upstream says that a request has cost. */
@@ -212,6 +251,8 @@ typedef struct {
 typedef struct {
     uint64_t                    input;
     uint64_t                    output;
+    uint64_t                    cached;          /* of input */
+    uint64_t                    reasoning;       /* of output */
     int64_t                     cost;            /* nano-units; < 0: nobody
                                                     knows */
     uint8_t                     source;          /* ..._usage_source_e */
@@ -248,6 +289,10 @@ typedef struct {
     uint64_t                         weight;
     ngx_http_apikey_worst_t          reserve;
     ngx_http_apikey_reported_t       reported;
+    ngx_http_apikey_asked_t         *asked;      /* NULL: not looked at */
+    apikey_extract_t                *extract;    /* NULL: no such answer */
+    ngx_uint_t                       api;        /* of the answer: a
+                                                    ..._usage_from_e, or 0 */
 
     unsigned                         decided:1;  /* by the limiter */
     unsigned                         found:1;    /* key is filled */
@@ -262,7 +307,7 @@ typedef struct {
     unsigned                         has_last:1; /* last is set */
     unsigned                         taken:1;    /* from its accounts */
     unsigned                         dry:1;      /* would have been refused */
-    unsigned                         metered:1;  /* apikey_usage is on */
+    unsigned                         metered:1;  /* apikey_usage headers */
     unsigned                         momentary:1;    /* is over at once: takes
                                                     no slot */
 
@@ -337,8 +382,10 @@ char *ngx_http_apikey_conf_reserve(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_apikey_conf_usage(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-void ngx_http_apikey_conf_meter_merge(ngx_http_apikey_loc_conf_t *conf,
-    ngx_http_apikey_loc_conf_t *prev);
+char *ngx_http_apikey_conf_request(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_apikey_conf_meter_merge(ngx_conf_t *cf,
+    ngx_http_apikey_loc_conf_t *conf, ngx_http_apikey_loc_conf_t *prev);
 
 /* conf_policy.c: what a key needs here, and what it hears otherwise */
 char *ngx_http_apikey_conf_scope(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -466,6 +513,27 @@ ngx_uint_t ngx_http_apikey_verdict_status(apikey_verdict_e verdict);
  */
 ngx_int_t ngx_http_apikey_problem(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+
+/*
+ * request.c: NGX_OK: the body is read, as far as it is to be; else what the
+ * access phase is to return, which then is entered again.
+ */
+ngx_int_t ngx_http_apikey_request_read(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* NGX_DECLINED: there are no models here. */
+ngx_int_t ngx_http_apikey_request_model(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *model);
+
+/* extract.c: what an answer says that it has cost */
+ngx_int_t ngx_http_apikey_extract_init(ngx_conf_t *cf);
+ngx_int_t ngx_http_apikey_extract_ask(ngx_http_request_t *r);
+ngx_int_t ngx_http_apikey_extract_begin(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* A ..._usage_source_e; NONE leaves t undefined. */
+ngx_uint_t ngx_http_apikey_extract_end(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_uint_t guess, apikey_tokens_t *t);
 
 /* headers.c */
 ngx_int_t ngx_http_apikey_headers_init(ngx_conf_t *cf);

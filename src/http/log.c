@@ -146,6 +146,8 @@ ngx_http_apikey_log_close(ngx_http_request_t *r,
     end.source = metered.source;
     end.tokens_input = metered.input;
     end.tokens_output = metered.output;
+    end.tokens_cached = metered.cached;
+    end.tokens_reasoning = metered.reasoning;
     end.cost = metered.cost;
     end.bytes_in = r->request_length;
     end.bytes_out = r->connection->sent;

@@ -31,6 +31,8 @@ typedef enum {
 } ngx_http_apikey_meter_e;
 
 
+static ngx_uint_t ngx_http_apikey_meter_asked(ngx_http_apikey_asked_t *asked,
+    uint64_t *worst);
 static ngx_uint_t ngx_http_apikey_meter_worst(ngx_http_request_t *r,
     ngx_http_complex_value_t *complex, ngx_uint_t money, uint64_t *worst);
 static ngx_list_t *ngx_http_apikey_meter_answer(ngx_http_request_t *r);
@@ -76,8 +78,9 @@ ngx_http_apikey_meter_reserve(ngx_http_request_t *r,
         worst->tokens_unknown = ngx_http_apikey_meter_worst(r,
                                         reserve->tokens, 0, &worst->tokens);
 
-    } else {
-        worst->tokens_unknown = (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF);
+    } else if (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF) {
+        worst->tokens_unknown = !ctx->asked
+                    || ngx_http_apikey_meter_asked(ctx->asked, &worst->tokens);
     }
 
     if (reserve && reserve->cost) {
@@ -87,6 +90,34 @@ ngx_http_apikey_meter_reserve(ngx_http_request_t *r,
     } else {
         worst->cost_unknown = (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF);
     }
+}
+
+
+/* 1: it is not known.  Who sends no body asks for no tokens. */
+
+static ngx_uint_t
+ngx_http_apikey_meter_asked(ngx_http_apikey_asked_t *asked, uint64_t *worst)
+{
+    if (asked->len == 0) {
+        return 0;
+    }
+
+    if (!asked->has_max) {
+        return 1;
+    }
+
+    if (asked->max_tokens > NGX_HTTP_APIKEY_METER_TOKENS
+        || asked->choices > NGX_HTTP_APIKEY_METER_TOKENS
+                            / ngx_max(asked->max_tokens, 1))
+    {
+        *worst = NGX_HTTP_APIKEY_METER_TOKENS;
+        return 0;
+    }
+
+    *worst = (uint64_t) (asked->len + 1) / 2
+             + asked->max_tokens * asked->choices;
+
+    return 0;
 }
 
 
@@ -309,7 +340,8 @@ ngx_uint_t
 ngx_http_apikey_meter_end(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
     ngx_http_apikey_metered_t *m)
 {
-    ngx_uint_t                   status, failed, guessed;
+    ngx_uint_t                   status, failed, guessed, source;
+    apikey_tokens_t              tokens;
     ngx_http_apikey_worst_t     *worst;
     ngx_http_apikey_reported_t  *reported;
 
@@ -322,7 +354,17 @@ ngx_http_apikey_meter_end(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
 
     ngx_memzero(m, sizeof(ngx_http_apikey_metered_t));
 
-    if (reported->tokens) {
+    source = ngx_http_apikey_extract_end(r, ctx, !failed, &tokens);
+
+    if (source != NGX_HTTP_APIKEY_USAGE_NONE) {
+        m->input = tokens.input;
+        m->output = tokens.output;
+        m->cached = tokens.cached;
+        m->reasoning = tokens.reasoning;
+        guessed |= (source == NGX_HTTP_APIKEY_USAGE_ESTIMATE);
+
+    } else if (reported->tokens) {
+        source = NGX_HTTP_APIKEY_USAGE_HEADER;
         m->input = reported->input;
         m->output = reported->output;
 
@@ -341,8 +383,7 @@ ngx_http_apikey_meter_end(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
     }
 
     m->source = guessed ? NGX_HTTP_APIKEY_USAGE_ESTIMATE
-                : reported->tokens || reported->priced
-                  ? NGX_HTTP_APIKEY_USAGE_HEADER : NGX_HTTP_APIKEY_USAGE_NONE;
+                : reported->priced ? NGX_HTTP_APIKEY_USAGE_HEADER : source;
 
     return status != 0;
 }

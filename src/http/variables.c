@@ -33,6 +33,8 @@ static ngx_int_t ngx_http_apikey_variable_retry_after(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_apikey_variable_request_id(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_apikey_variable_asked(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_apikey_variable_metered(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_apikey_variable_mode(ngx_http_request_t *r,
@@ -48,6 +50,13 @@ typedef enum {
     NGX_HTTP_APIKEY_VAR_REMAINING,
     NGX_HTTP_APIKEY_VAR_RESET
 } ngx_http_apikey_variable_limit_e;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_VAR_MODEL = 0,
+    NGX_HTTP_APIKEY_VAR_MAX_TOKENS,
+    NGX_HTTP_APIKEY_VAR_STREAM
+} ngx_http_apikey_variable_asked_e;
 
 
 typedef enum {
@@ -108,6 +117,18 @@ static ngx_http_variable_t  ngx_http_apikey_variables[] = {
     { ngx_string("apikey_request_id"), NULL,
       ngx_http_apikey_variable_request_id,
       0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("apikey_request_model"), NULL,
+      ngx_http_apikey_variable_asked,
+      NGX_HTTP_APIKEY_VAR_MODEL, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("apikey_request_max_tokens"), NULL,
+      ngx_http_apikey_variable_asked,
+      NGX_HTTP_APIKEY_VAR_MAX_TOKENS, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("apikey_request_stream"), NULL,
+      ngx_http_apikey_variable_asked,
+      NGX_HTTP_APIKEY_VAR_STREAM, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("apikey_tokens_input"), NULL,
       ngx_http_apikey_variable_metered,
@@ -425,6 +446,46 @@ ngx_http_apikey_variable_request_id(ngx_http_request_t *r,
     }
 
     return ngx_http_apikey_variable_set(v, ctx->id, APIKEY_UUID_TEXT_LEN);
+}
+
+
+/* Out of a body that is JSON. */
+
+static ngx_int_t
+ngx_http_apikey_variable_asked(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_http_apikey_ctx_t    *ctx;
+    ngx_http_apikey_asked_t  *asked;
+
+    ctx = ngx_http_apikey_get_ctx(r);
+
+    if (ctx == NULL || ctx->asked == NULL || !ctx->asked->read) {
+        v->not_found = 1;
+        return NGX_OK;
+    }
+
+    asked = ctx->asked;
+
+    switch (data) {
+
+    case NGX_HTTP_APIKEY_VAR_MODEL:
+        return ngx_http_apikey_variable_set(v, asked->model.data,
+                                            asked->model.len);
+
+    case NGX_HTTP_APIKEY_VAR_MAX_TOKENS:
+
+        if (!asked->has_max) {
+            v->not_found = 1;
+            return NGX_OK;
+        }
+
+        return ngx_http_apikey_variable_uint(r, v, asked->max_tokens);
+
+    default: /* NGX_HTTP_APIKEY_VAR_STREAM */
+        return ngx_http_apikey_variable_set(v,
+                               (u_char *) (asked->stream ? "1" : "0"), 1);
+    }
 }
 
 

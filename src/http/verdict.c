@@ -79,7 +79,6 @@ ngx_http_apikey_check_location(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
     u_char                       address[16];
-    ngx_str_t                    model;
     ngx_http_apikey_loc_conf_t  *alcf;
 
     if (!ctx->key.any_ip) {
@@ -98,14 +97,26 @@ ngx_http_apikey_check_location(ngx_http_request_t *r,
         return APIKEY_SCOPE_DENIED;
     }
 
-    if (alcf->model && ctx->key.models.len
-        && (ngx_http_complex_value(r, alcf->model, &model) != NGX_OK
-            || !ngx_http_apikey_model_allowed(&ctx->key.models, &model)))
-    {
-        return APIKEY_MODEL_DENIED;
+    return APIKEY_OK;
+}
+
+
+apikey_verdict_e
+ngx_http_apikey_check_model(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+    ngx_str_t  model;
+
+    if (ctx->key.models.len == 0) {
+        return APIKEY_OK;
     }
 
-    return APIKEY_OK;
+    rc = ngx_http_apikey_request_model(r, ctx, &model);
+
+    return (rc == NGX_DECLINED
+            || (rc == NGX_OK
+                && ngx_http_apikey_model_allowed(&ctx->key.models, &model)))
+           ? APIKEY_OK : APIKEY_MODEL_DENIED;
 }
 
 
@@ -169,7 +180,9 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
         start->customer = ctx->key.customer;
     }
 
-    if (ngx_http_apikey_describe_labels(r, alcf, start) != NGX_OK) {
+    if (ngx_http_apikey_describe_labels(r, alcf, start) != NGX_OK
+        || ngx_http_apikey_request_model(r, ctx, &start->model) == NGX_ERROR)
+    {
         return NGX_ERROR;
     }
 
@@ -211,12 +224,6 @@ ngx_http_apikey_describe_labels(ngx_http_request_t *r,
 
     } else if (ngx_http_complex_value(r, alcf->endpoint, &start->endpoint)
                != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    if (alcf->model
-        && ngx_http_complex_value(r, alcf->model, &start->model) != NGX_OK)
     {
         return NGX_ERROR;
     }
@@ -368,6 +375,7 @@ ngx_int_t
 ngx_http_apikey_admit_anonymous(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
+    ngx_int_t                  rc;
     ngx_http_core_loc_conf_t  *clcf;
 
     if (ctx->admitted) {
@@ -381,6 +389,12 @@ ngx_http_apikey_admit_anonymous(ngx_http_request_t *r,
         /* all others have refused: nginx will */
 
         return NGX_DECLINED;
+    }
+
+    rc = ngx_http_apikey_request_read(r, ctx);
+
+    if (rc != NGX_OK) {
+        return rc;
     }
 
     if (ngx_http_apikey_describe(r, ctx) != NGX_OK) {

@@ -12,6 +12,9 @@ package Apikey::Upstream;
 #     /close            closes without an answer
 #     /hang             never answers
 #     /set/NAME/VALUE   a response header (percent-encoded, repeatable)
+#     /say/N/MS         the file that the request header X-Say names, with the
+#                       type in X-Say-Type, N bytes each MS (0: at once)
+#     /say/N/MS/on      and then nothing, but no end
 #     /echo             JSON: method, uri, headers (lower case), body
 #     anything else     200 "ok"
 
@@ -262,6 +265,14 @@ sub answer {
     $head .= "$1: " . ($2 =~ s/%(..)/chr hex $1/ger) . "\r\n"
         while $uri =~ m{/set/([\w-]+)/([^/?]*)}g;
 
+    if ($uri =~ m{/say/(\d+)/(\d+)(/on)?}) {
+        my ($piece, $ms, $on) = ($1, $2, $3);
+
+        $head =~ s/^Content-Type: \K[^\r]*/$headers->{'x-say-type'}/m;
+        say($c, $when, $head, $headers->{'x-say'}, $piece, $ms / 1000, $on);
+        return;
+    }
+
     if ($uri =~ m{/stream/(\d+)/(\d+)}) {
         my ($n, $ms) = ($1, $2);
 
@@ -284,6 +295,24 @@ sub answer {
 
     push @{$c->{plan}},
         [ $when, "$head\r\n" . ($method eq 'HEAD' ? '' : $text) ];
+}
+
+
+# A file as a chunked answer.
+
+sub say {
+    my ($c, $when, $head, $file, $piece, $apart, $on) = @_;
+
+    open my $f, '<:raw', $file or die "$file: $!\n";
+    my $text = do { local $/; <$f> } // '';
+    my @pieces = $piece ? $text =~ /(.{1,$piece})/gs : $text;
+
+    push @{$c->{plan}}, [ $when, "${head}Transfer-Encoding: chunked\r\n\r\n" ],
+        map { [ $when + $_ * $apart,
+                sprintf "%x\r\n%s\r\n", length $pieces[$_], $pieces[$_] ] }
+            grep { length $pieces[$_] } 0 .. $#pieces;
+
+    push @{$c->{plan}}, [ $c->{plan}[-1][0], "0\r\n\r\n" ] unless $on;
 }
 
 
