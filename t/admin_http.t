@@ -153,6 +153,14 @@ sub problem {
 }
 
 
+# "location code" of every wrong field.
+
+sub wrong {
+    return join ', ', map { "$_->{location} $_->{code}" }
+                      @{(eval { json($_[0]) } // {})->{errors} // []};
+}
+
+
 sub keys_stored {
     return $t->postgres->value('SELECT count(*) FROM apikey.key');
 }
@@ -363,11 +371,26 @@ subtest 'bodies' => sub {
                             . 'x' x 9000 . '"}}',
     );
 
+    my %inside = (
+        'a name twice'   => qr{^/name duplicate\z},
+        'a great number' => qr{^ out_of_range\z},
+        'name 1e400'     => qr{^/name bad_type\z},
+        'name too long'  => qr{^/name bad_length\z},
+        'great metadata' => qr{^/metadata bad_length\z},
+    );
+
     for my $what (sort keys %broken) {
-        problem($post->($broken{$what}), 400, 'invalid_request', $what);
+        my $r = $post->($broken{$what});
+
+        problem($r, 400, 'invalid_request', $what);
+        like(wrong($r), $inside{$what} // qr/^ (bad_\w+|required|out_of_range)\z/,
+             '... and where');
     }
 
     is(keys_stored(), $before, 'nothing stored');
+    is(wrong($n->request('GET', '/api/v1/whoami', body => '{}',
+        headers => [ Authorization => "Bearer $token" ])), ' unknown',
+       'where there is no body');
 
     my $r = $post->('{"name": "@SECRET@", "owner": "@SECRET@"}');
     is($r->{status}, 201, 'a name like the placeholder');
@@ -452,6 +475,11 @@ subtest 'paths and queries' => sub {
     problem($n->admin('GET', 'api-keys?' . join('&', map { "a$_=1" }
                                                 1 .. 200)),
             400, 'invalid_request', '200 members');
+    is(wrong($n->admin('GET', 'api-keys?' . join('&', map { "a$_=1" }
+                                                      1 .. 200))),
+       'query: too_many', 'which says where');
+    is(wrong($n->admin('GET', "$_?b&a=1")), 'query:b unknown, query:a unknown',
+       "$_ takes no query") for 'health', 'openapi.json';
     is($n->admin('GET', 'api-keys?&&limit=1&')->{status}, 200,
        'empty members are none');
     is(@{json($n->admin('GET', 'api-keys?q=in+path'))->{data}}, 1, '+');

@@ -235,6 +235,7 @@ ngx_int_t ngx_http_apikey_admin_unescape(u_char **p, u_char *last, u_char *c);
 
 /* admin_request.c: what is asked */
 ngx_int_t ngx_http_apikey_admin_query(ngx_http_apikey_admin_t *a);
+ngx_int_t ngx_http_apikey_admin_no_query(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a);
 
 /* admin_body.c */
@@ -269,7 +270,8 @@ ngx_int_t ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_call_finish(ngx_http_apikey_admin_t *a);
 
-/* admin_answer.c: problem() and send() return NGX_ABORT or a status */
+/* admin_answer.c: problem(), wrong() and send() return NGX_ABORT or a status;
+   wrong() is a 400 with one member of errors[] */
 ngx_int_t ngx_http_apikey_admin_answer(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
     ngx_http_apikey_problem_e problem, const char *detail,
@@ -277,6 +279,9 @@ ngx_int_t ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
 ngx_int_t ngx_http_apikey_admin_problems(ngx_http_apikey_admin_t *a,
     ngx_http_apikey_problem_e problem, const char *detail,
     ngx_http_apikey_admin_error_t *error, ngx_uint_t n);
+ngx_int_t ngx_http_apikey_admin_wrong(ngx_http_apikey_admin_t *a,
+    const char *detail, const char *location, const char *code,
+    const char *message);
 ngx_int_t ngx_http_apikey_admin_add_header(ngx_http_request_t *r,
     const char *name, ngx_str_t *value);
 ngx_int_t ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a,

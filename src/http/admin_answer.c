@@ -161,6 +161,23 @@ ngx_http_apikey_admin_problem(ngx_http_apikey_admin_t *a,
 
 
 ngx_int_t
+ngx_http_apikey_admin_wrong(ngx_http_apikey_admin_t *a, const char *detail,
+    const char *location, const char *code, const char *message)
+{
+    ngx_http_apikey_admin_error_t  error;
+
+    error.location.data = (u_char *) location;
+    error.location.len = ngx_strlen(location);
+    error.code = code;
+    error.message = message;
+
+    return ngx_http_apikey_admin_problem(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
+                                     detail, &error);
+}
+
+
+ngx_int_t
 ngx_http_apikey_admin_problems(ngx_http_apikey_admin_t *a,
     ngx_http_apikey_problem_e problem, const char *detail,
     ngx_http_apikey_admin_error_t *error, ngx_uint_t n)

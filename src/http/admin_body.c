@@ -74,9 +74,9 @@ ngx_http_apikey_admin_body_start(ngx_http_apikey_admin_t *a, off_t max)
     r = a->request;
 
     if (!a->route->body) {
-        return ngx_http_apikey_admin_problem(a,
-                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
-                                     "This request takes no body.", NULL);
+        return ngx_http_apikey_admin_wrong(a, "This request takes no body.",
+                                           "", "unknown",
+                                           "there is no body here");
     }
 
     if (r->headers_in.content_length_n > max) {
@@ -303,9 +303,9 @@ ngx_http_apikey_admin_body_check(ngx_http_apikey_admin_t *a)
     }
 
     if (!apikey_json_check((char *) a->body.data, a->body.len)) {
-        return ngx_http_apikey_admin_problem(a,
-                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
-                                     "The body is not UTF-8 text.", NULL);
+        return ngx_http_apikey_admin_wrong(a, "The body is not UTF-8 text.",
+                                           "", "bad_value",
+                                           "this is not UTF-8 text");
     }
 
     return NGX_DECLINED;

@@ -144,10 +144,10 @@ ngx_http_apikey_admin_argument(ngx_http_apikey_admin_t *a, u_char *p,
     ngx_http_apikey_admin_error_t   error;
 
     if (a->query->nelts == NGX_HTTP_APIKEY_ADMIN_QUERY_MAX) {
-        return ngx_http_apikey_admin_problem(a,
-                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
-                                     "The query has more than 100 members.",
-                                     NULL);
+        return ngx_http_apikey_admin_wrong(a,
+                                           "The query has more than 100 "
+                                           "members.", "query:", "too_many",
+                                           "at most 100 parameters");
     }
 
     kv = ngx_array_push(a->query);
@@ -214,6 +214,47 @@ ngx_http_apikey_admin_decode(ngx_str_t *text, u_char *p, u_char *last)
 
     return apikey_json_check((char *) text->data, text->len) ? NGX_OK
                                                              : NGX_DECLINED;
+}
+
+
+/* NGX_OK, or the end of the request. */
+
+ngx_int_t
+ngx_http_apikey_admin_no_query(ngx_http_apikey_admin_t *a)
+{
+    u_char                         *p;
+    ngx_uint_t                      i, n;
+    ngx_keyval_t                   *kv;
+    ngx_http_apikey_admin_error_t  *error;
+
+    kv = a->query->elts;
+    n = a->query->nelts;
+
+    if (n == 0) {
+        return NGX_OK;
+    }
+
+    error = ngx_palloc(a->request->pool,
+                       n * sizeof(ngx_http_apikey_admin_error_t));
+    if (error == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    for (i = 0; i < n; i++) {
+        p = ngx_pnalloc(a->request->pool, sizeof("query:") + kv[i].key.len);
+        if (p == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        error[i].location.data = p;
+        error[i].location.len = ngx_sprintf(p, "query:%V", &kv[i].key) - p;
+        error[i].code = "unknown";
+        error[i].message = "there is no such parameter";
+    }
+
+    return ngx_http_apikey_admin_problems(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
+                                     "This path takes no query.", error, n);
 }
 
 

@@ -114,6 +114,7 @@ ngx_http_apikey_health_ready(ngx_http_apikey_main_conf_t *amcf,
 ngx_int_t
 ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a)
 {
+    ngx_int_t                        rc;
     ngx_str_t                        body;
     ngx_uint_t                       i, n;
     const char                      *warnings[NGX_HTTP_APIKEY_HEALTH_WARNINGS];
@@ -121,10 +122,10 @@ ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a)
     apikey_json_t                    j;
     ngx_http_apikey_keyring_info_t   info;
 
-    if (a->query->nelts) {
-        return ngx_http_apikey_admin_problem(a,
-                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
-                                     "This path takes no query.", NULL);
+    rc = ngx_http_apikey_admin_no_query(a);
+
+    if (rc != NGX_OK) {
+        return rc;
     }
 
     body.data = ngx_pnalloc(a->request->pool, NGX_HTTP_APIKEY_HEALTH_SIZE);

@@ -455,13 +455,6 @@ static ngx_int_t
 ngx_http_apikey_leaks_wrong(ngx_http_apikey_admin_t *a, const char *code,
     const char *message)
 {
-    ngx_http_apikey_admin_error_t  error;
-
-    ngx_str_set(&error.location, "");
-    error.code = code;
-    error.message = message;
-
-    return ngx_http_apikey_admin_problem(a,
-                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
-                                     "The report cannot be read.", &error);
+    return ngx_http_apikey_admin_wrong(a, "The report cannot be read.", "",
+                                       code, message);
 }

@@ -36,13 +36,14 @@ ngx_http_apikey_openapi_json(ngx_http_apikey_admin_t *a)
 {
     u_char     *p;
     size_t      len;
+    ngx_int_t   rc;
     ngx_str_t   base, body;
     const char *text, *version, *url;
 
-    if (a->query->nelts) {
-        return ngx_http_apikey_admin_problem(a,
-                                     NGX_HTTP_APIKEY_PROBLEM_INVALID_REQUEST,
-                                     "This path takes no query.", NULL);
+    rc = ngx_http_apikey_admin_no_query(a);
+
+    if (rc != NGX_OK) {
+        return rc;
     }
 
     text = ngx_http_apikey_openapi_text;
