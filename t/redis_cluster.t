@@ -37,12 +37,13 @@ EOT
 my $a = node('a', "$seeds cluster timeout=2s", workers => 2);
 my $b = node('b', "$seeds cluster timeout=2s prefix=apikey");
 
-sub month { return { name => $_[1] // 'monthly', limit => $_[0],
-                     window => '31d' } }
+# a little more than is asked for, and always some again
+
+my %limit = (name => 'rate', limit => 20, window => '1s', burst => 100);
 
 # a key of each primary, and many that lie anywhere
 
-my @keys = map { $t->key(limits => [ month(300) ]) } 1 .. 30;
+my @keys = map { $t->key(limits => [ \%limit ]) } 1 .. 30;
 
 sub slot {
     my ($key) = @_;
@@ -61,8 +62,9 @@ is(scalar keys %of, 3, 'keys of all primaries');
 # two accounts a request: of the key and of its owner
 
 my $both = $t->key(name => 'both', owner => 'ada',
-                   limits => [ month(300) ],
-                   owner_limits => [ month(100000, 'all') ]);
+                   limits => [ \%limit ],
+                   owner_limits => [ { name => 'all', limit => 1000,
+                                       window => '1s' } ]);
 $both->{root} = $t->{pg}->value(
     "SELECT id FROM apikey.owner WHERE external = 'ada'");
 
@@ -95,10 +97,11 @@ is($a->metric('apikey_redis_up'), 1, 'redis_up');
 }
 
 
-# Every answer counts: what the clients got, not what Redis believes
+# Every answer counts: what the clients got, not what Redis believes.  Returns
+# how many were turned away without a decision.
 
 sub under_load {
-    my ($what, $key, $code, $least) = @_;
+    my ($what, $key, $code) = @_;
 
     my $load = Apikey::Load->new(dir => $t->dir, nodes => [ $a, $b ],
                                  key => $key->{key}, clients => 4,
@@ -110,13 +113,15 @@ sub under_load {
         return scalar grep { $_->{status} == $status } $load->results;
     };
 
-    wait_for('some pass', sub { $count->(200) >= 20 });
+    wait_for('the burst', sub { $count->(200) >= 110 });
     $code->();
-    wait_for('the limit', sub { $count->(429) >= 20 }, 30);
+
+    my $n = $count->(200);
+    ok(eval { wait_for('more', sub { $count->(200) >= $n + 40 }, 20) },
+       "$what: the limit is given");
     $load->stop;
 
-    cmp_ok($count->(200), '<=', 300, "$what: no more than the limit");
-    cmp_ok($count->(200), '>=', $least, "$what: and no fewer than $least");
+    cmp_ok($load->excess(100, 20), '<=', 0, "$what: and no more");
     return $count->(503);
 }
 
@@ -134,7 +139,7 @@ for my $case ([ 'one account', $keys[0] ], [ 'two accounts', $both ]) {
             $cluster->migrate($slot, $to);
             $n++;
         }
-    }, 300);
+    });
 
     is($n, 5, "resharding, $what: five times");
     is($refused, 0, "resharding, $what: nobody was turned away");
@@ -149,7 +154,7 @@ for my $case ([ 'one account', $keys[0] ], [ 'two accounts', $both ]) {
     my $conn;
 
     my $fresh = $t->key(name => 'fresh', owner => 'ada',
-                        limits => [ month(10) ]);
+                        limits => [ \%limit ]);
     $t->sync;
     ask($a, $fresh);
 
@@ -166,8 +171,7 @@ for my $case ([ 'one account', $keys[0] ], [ 'two accounts', $both ]) {
     });
 
     my $r = $conn->response;
-    is("$r->{status} $r->{headers}{'x-ratelimit-remaining'}", '200 9',
-       'two keys in two places: it waits, and is decided once');
+    is($r->{status}, 200, 'two keys in two places: it waits');
     $cluster->migrate($slot, $home);
 }
 
@@ -199,7 +203,7 @@ my $refused = under_load('the primary is killed', $keys[1], sub {
         return $owner && $owner != $victim;
     }, 30);
     works('the replica is in use', $keys[1], $other);
-}, 250);
+});
 
 wait_for('redis_up 1', sub { $a->metric('apikey_redis_up') == 1 });
 pass('redis_up 1');

@@ -14,7 +14,10 @@ $t->postgres;
 $t->upstream;
 $t->allow(qr/apikey_redis:/);
 
-my $group = $t->sentinels(name => 'main', n => 3);
+# as docs/redis.md has it: who was cut off takes no writes
+
+my $group = $t->sentinels(name => 'main', n => 3, redis => {
+    args => [ '--min-replicas-to-write', 1, '--min-replicas-max-lag', 1 ] });
 my @sentinels = map { 'redis://127.0.0.1:' . $_->port } $group->sentinel_list;
 my $nobody = 'redis://127.0.0.1:' . Apikey::Process::free_port();
 
@@ -36,10 +39,12 @@ my $a = node('a', "@sentinels sentinel=main", workers => 2);
 my $b = node('b', "$nobody $sentinels[1] sentinel=main");
 my $other = node('other', "@sentinels sentinel=other");
 
-sub month { return { name => 'monthly', limit => $_[0], window => '31d' } }
+# a little more than is asked for, and always some again
 
-my $big = $t->key(limits => [ month(1000000) ]);
-my @keys = map { $t->key(limits => [ month(300) ]) } 0 .. 3;
+my %limit = (name => 'rate', limit => 20, window => '1s', burst => 100);
+my $big = $t->key(limits => [ { name => 'monthly', limit => 1000000,
+                                window => '31d' } ]);
+my @keys = map { $t->key(limits => [ \%limit ]) } 0 .. 3;
 
 $t->sync;
 
@@ -64,16 +69,12 @@ is(mode($other), 'down_deny', 'a master that no Sentinel knows');
 ok($other->wait_log(qr/it does not know the master other/), 'is named');
 
 
-# Every answer counts: what the clients got, not what Redis believes
-
-sub admitted {
-    my ($load) = @_;
-
-    return scalar grep { $_->{status} == 200 } $load->results;
-}
+# Every answer counts: what the clients got, not what Redis believes.  What two
+# primaries at once let through, for as long as Sentinels leave the old one be,
+# is known when TAKE knows whose values these are; until then it is allowed.
 
 sub under_load {
-    my ($what, $key, $code) = @_;
+    my ($what, $key, $allowed, $code) = @_;
 
     # a replica that has not caught up would lose what Redis acknowledged
 
@@ -84,23 +85,27 @@ sub under_load {
                                  pause => 0.01);
     push @{$t->{loads}}, $load;
 
-    wait_for('some pass', sub { admitted($load) >= 50 });
+    my $passed = sub {
+        return scalar grep { $_->{status} == 200 } $load->results;
+    };
+
+    wait_for('the burst', sub { $passed->() >= 110 });
     $code->();
     works("$what, in use again", $a, $b);
-    wait_for('the limit', sub {
-        (grep { $_->{status} == 429 } $load->results) >= 20 }, 30);
+
+    my $n = $passed->();
+    ok(eval { wait_for('more', sub { $passed->() >= $n + 40 }, 20) },
+       "$what: the limit is given again");
     $load->stop;
 
-    # an answer of Redis that was lost may have been paid for
-    cmp_ok(admitted($load), '<=', 300, "$what: no more than the limit");
-    cmp_ok(admitted($load), '>=', 270, "$what: and little less");
+    cmp_ok($load->excess(100, 20), '<=', $allowed, "$what: and no more");
 }
 
-under_load('failover', $keys[0], sub { $group->failover });
+under_load('failover', $keys[0], 60, sub { $group->failover });
 
 my $old;
 
-under_load('the primary is killed', $keys[1], sub {
+under_load('the primary is killed', $keys[1], 0, sub {
     $old = $group->named;
     $old->stop('kill');
     $group->wait_failover($old);
@@ -114,11 +119,12 @@ wait_for('a replica', sub {
 works('the old one is back', $a, $b);
 ok(!$old->calls->{evalsha}, 'and is asked for nothing');
 
-under_load('the primary hangs', $keys[2], sub {
-    my $new = $group->named;
-    $new->freeze;
-    $group->wait_failover($new);
-    $new->thaw;
+under_load('the primary hangs', $keys[2], 60, sub {
+    my $primary = $group->named;
+
+    $primary->freeze;
+    $group->wait_failover($primary);
+    $primary->thaw;
 });
 
 # two of three Sentinels are gone: the third one will do; then none: what is
@@ -130,7 +136,7 @@ works('one Sentinel is left', $a);
 ($group->sentinel_list)[2]->stop('kill');
 works('no Sentinel is left', $a);
 
-# TLS and a user everywhere; a certificate that names the host of a URL only
+# TLS and a user everywhere, and Sentinels that tell names
 
 my $certs = Apikey::Certs->new($t->dir);
 my $ca = $certs->ca('ours');
@@ -139,6 +145,7 @@ my @cert = $certs->cert('ours', 'redis', 'DNS:localhost');
 my %redis = (tls => [ $ca, @cert ],
              users => [ 'user gate on >s3cret ~* &* +@all' ]);
 my $closed = $t->sentinels(name => 'closed', n => 1, quorum => 1,
+    host => 'localhost',
     redis => \%redis, auth => [ 'gate', 's3cret' ],
     sentinel => { users => [ 'user default off',
         'user test on >test ~* &* +@all',

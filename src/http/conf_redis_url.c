@@ -288,6 +288,7 @@ ngx_http_apikey_redis_resolve(ngx_http_apikey_redis_ctx_t *ctx,
     }
 
     if (u.naddrs == 0) {
+        server->port = u.port;
 
         /* a name server that is down now must not keep nginx from starting */
 
@@ -296,8 +297,8 @@ ngx_http_apikey_redis_resolve(ngx_http_apikey_redis_ctx_t *ctx,
 
         if (ngx_inet_resolve_host(cf->pool, &u) != NGX_OK) {
             ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                               "\"%V\": %s in \"%V\": Redis counts as down "
-                               "until nginx is reloaded", &ctx->cmd->name,
+                               "\"%V\": %s in \"%V\": this Redis is down "
+                               "until its name is known", &ctx->cmd->name,
                                u.err ? u.err : "host not found", url);
             return NGX_CONF_OK;
         }

@@ -43,6 +43,10 @@ ngx_http_apikey_redis_create(ngx_pool_t *pool,
     redis->stats = stats;
     redis->log = log;
 
+    if (ngx_http_apikey_redis_servers(redis) != NGX_OK) {
+        return NULL;
+    }
+
     ngx_queue_init(&redis->waiting);
 
     redis->later.handler = ngx_http_apikey_redirect_timer_handler;
@@ -116,16 +120,15 @@ ngx_int_t
 ngx_http_apikey_redis_server(ngx_http_apikey_redis_t *redis, ngx_uint_t n,
     ngx_http_apikey_target_t *target)
 {
-    ngx_addr_t                      *addr;
-    ngx_uint_t                       i, total;
-    ngx_http_apikey_redis_conf_t    *conf;
-    ngx_http_apikey_redis_server_t  *server;
+    ngx_uint_t                     i, total;
+    ngx_http_apikey_name_t        *name;
+    ngx_http_apikey_redis_conf_t  *conf;
 
     conf = redis->conf;
     total = 0;
 
     for (i = 0; i < conf->nservers; i++) {
-        total += conf->servers[i].naddrs;
+        total += redis->servers[i].naddrs;
     }
 
     if (total == 0) {
@@ -134,16 +137,16 @@ ngx_http_apikey_redis_server(ngx_http_apikey_redis_t *redis, ngx_uint_t n,
 
     n %= total;
 
-    for (server = conf->servers; n >= server->naddrs; server++) {
-        n -= server->naddrs;
+    for (i = 0; n >= redis->servers[i].naddrs; i++) {
+        n -= redis->servers[i].naddrs;
     }
 
-    addr = &server->addrs[n];
+    name = &redis->servers[i];
 
-    ngx_memcpy(&target->sockaddr, addr->sockaddr, addr->socklen);
-    target->socklen = addr->socklen;
-    target->name = server->name;
-    target->host = server->host;
+    target->sockaddr = name->addrs[n];
+    target->socklen = name->socklen[n];
+    target->name = conf->servers[i].name;
+    target->host = conf->servers[i].host;
 
     return NGX_OK;
 }

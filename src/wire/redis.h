@@ -51,6 +51,7 @@ typedef struct {
     ngx_str_t                          name;     /* as in logs */
     ngx_str_t                          host;     /* for its certificate,
                                                     NUL-terminated */
+    in_port_t                          port;     /* of a name; 0: no name */
 } ngx_http_apikey_redis_server_t;
 
 

@@ -31,7 +31,6 @@ static ngx_int_t ngx_http_apikey_link_test_connect(ngx_connection_t *c);
 static ngx_int_t ngx_http_apikey_link_start(ngx_http_apikey_link_t *link);
 static ngx_int_t ngx_http_apikey_link_step(ngx_http_apikey_link_t *link,
     ngx_http_apikey_link_step_e step, ngx_uint_t argc, ngx_str_t *argv);
-static void ngx_http_apikey_link_ready(ngx_http_apikey_link_t *link);
 static void ngx_http_apikey_link_complain(ngx_http_apikey_link_t *link,
     char *why, ngx_str_t *text);
 
@@ -69,6 +68,8 @@ ngx_http_apikey_link_pause(ngx_http_apikey_link_t *link)
 
     link->hope = 0;
     link->server++;
+
+    ngx_http_apikey_redis_resolve(link->redis);
 
     /* three to five quarters of it */
 
@@ -332,6 +333,11 @@ ngx_http_apikey_link_handshake_reply(ngx_http_apikey_link_t *link,
         "it is not ready to serve: "
     };
 
+    if (link->step == link->nsteps) {
+        ngx_http_apikey_link_lost(link, "it answers unasked", NULL);
+        return;
+    }
+
     kind = ngx_http_apikey_redis_reply(reply, &text);
     step = link->steps[link->step];
 
@@ -360,13 +366,20 @@ ngx_http_apikey_link_handshake_reply(ngx_http_apikey_link_t *link,
         }
     }
 
-    if (++link->step == link->nsteps) {
-        ngx_http_apikey_link_ready(link);
+    if (++link->step < link->nsteps) {
+        return;
     }
+
+    if (link->redis->sentinel && !link->control) {
+        ngx_http_apikey_sentinel_confirm(link);
+        return;
+    }
+
+    ngx_http_apikey_link_ready(link);
 }
 
 
-static void
+void
 ngx_http_apikey_link_ready(ngx_http_apikey_link_t *link)
 {
     ngx_str_t   argv[3];

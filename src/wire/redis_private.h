@@ -8,6 +8,7 @@
  *     redis_write.c      ... and what is to be written
  *     redis_connect.c    a link: making and losing the connection
  *     redis_ssl.c        ... with TLS
+ *     redis_resolve.c    names that servers have, in a thread
  *     redis_identity.c   which primary this is, and whether it is one
  *     redis_sentinel.c   where Sentinels say that the primary is
  *     redis_cluster.c    the links of a Cluster
@@ -24,6 +25,7 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 #include <ngx_event_connect.h>
+#include <ngx_thread_pool.h>
 
 #include "base/slot.h"
 #include "wire/redis.h"
@@ -36,6 +38,8 @@
 #define NGX_HTTP_APIKEY_LINK_WHY        256
 #define NGX_HTTP_APIKEY_REDIS_HOST      256
 #define NGX_HTTP_APIKEY_REDIS_SCRIPTS   4
+
+#define NGX_HTTP_APIKEY_REDIS_ADDRS     8            /* of a name */
 
 #define ngx_http_apikey_link_slot(link, n)                                    \
     (&(link)->slots[(n) & ((link)->nslots - 1)])
@@ -82,6 +86,28 @@ typedef struct {
     u_char                          text[NGX_SOCKADDR_STRLEN];
     u_char                          address[NGX_SOCKADDR_STRLEN];
 } ngx_http_apikey_target_t;
+
+
+/* A name, and what it was resolved to. */
+
+typedef struct {
+    u_char                          host[NGX_HTTP_APIKEY_REDIS_HOST];
+    in_port_t                       port;
+    ngx_uint_t                      naddrs;
+    ngx_sockaddr_t                  addrs[NGX_HTTP_APIKEY_REDIS_ADDRS];
+    socklen_t                       socklen[NGX_HTTP_APIKEY_REDIS_ADDRS];
+} ngx_http_apikey_name_t;
+
+
+typedef struct {
+    ngx_http_apikey_name_t         *names;       /* the thread's while it
+                                                    runs */
+    ngx_uint_t                      nnames;
+    ngx_thread_task_t              *task;
+    ngx_msec_t                      last;
+    void                          (*handler)(void *data);
+    void                           *data;
+} ngx_http_apikey_resolve_t;
 
 
 struct ngx_http_apikey_link_s {
@@ -170,6 +196,9 @@ struct ngx_http_apikey_redis_s {
     ngx_log_t                      *log;
     u_char                         *in;          /* what is read, any link */
 
+    ngx_http_apikey_name_t         *servers;     /* the URLs, as resolved */
+    ngx_http_apikey_resolve_t       resolve;     /* ... again */
+
     void                          (*state_handler)(void *data, ngx_uint_t up);
     void                           *state_data;
 
@@ -248,6 +277,7 @@ void ngx_http_apikey_link_connected(ngx_http_apikey_link_t *link);
 ngx_int_t ngx_http_apikey_link_handshake(ngx_http_apikey_link_t *link);
 void ngx_http_apikey_link_handshake_reply(ngx_http_apikey_link_t *link,
     struct redisReply *reply);
+void ngx_http_apikey_link_ready(ngx_http_apikey_link_t *link);
 
 /*
  * The connection broke or could not be made.  One that had worked is made
@@ -265,6 +295,19 @@ void ngx_http_apikey_link_ssl_close(ngx_connection_t *c);
 void ngx_http_apikey_link_ssl_forget(ngx_http_apikey_link_t *link);
 
 
+/* redis_resolve.c */
+
+/* All of the URLs' names again, unless that was done just now. */
+void ngx_http_apikey_redis_resolve(ngx_http_apikey_redis_t *redis);
+ngx_int_t ngx_http_apikey_redis_servers(ngx_http_apikey_redis_t *redis);
+
+/* NGX_OK: the handler will run; NGX_ERROR: not now. */
+ngx_int_t ngx_http_apikey_resolve_start(ngx_http_apikey_resolve_t *resolve);
+ngx_int_t ngx_http_apikey_resolve_create(ngx_http_apikey_redis_t *redis,
+    ngx_http_apikey_resolve_t *resolve, ngx_uint_t nnames,
+    void (*handler)(void *data), void *data);
+
+
 /* redis_identity.c */
 ngx_int_t ngx_http_apikey_link_identify(ngx_http_apikey_link_t *link);
 
@@ -278,6 +321,9 @@ void ngx_http_apikey_link_check(ngx_http_apikey_link_t *link);
 /* redis_sentinel.c */
 ngx_int_t ngx_http_apikey_sentinel_create(ngx_http_apikey_redis_t *redis);
 void ngx_http_apikey_sentinel_close(ngx_http_apikey_redis_t *redis);
+
+/* The link is all but ready: is it still the primary? */
+void ngx_http_apikey_sentinel_confirm(ngx_http_apikey_link_t *link);
 
 
 /* redis_cluster.c */

@@ -3,8 +3,9 @@
  * Where Sentinels say that the primary is.
  *
  * One link goes to any Sentinel that answers and asks it for the primary by
- * its name: when the other link, to the primary, wants to connect, and once a
- * second, for an old primary that was cut off does not know that it is one.
+ * its name: when the other link, to the primary, wants to connect, again when
+ * it has, for one that hung may have been replaced meanwhile and not know it,
+ * and once a second, for the same may happen to one that was cut off.
  * What a Sentinel says is checked by the other link: a replica is refused.
  */
 
@@ -24,9 +25,11 @@ struct ngx_http_apikey_sentinel_s {
     ngx_http_apikey_redis_call_t   call;
     ngx_event_t                    ask;          /* once a second */
     ngx_http_apikey_target_t       target;
-    u_char                         host[NGX_HTTP_APIKEY_REDIS_HOST];
-    size_t                         host_len;
+    ngx_http_apikey_name_t         name;         /* what was told */
+    ngx_http_apikey_resolve_t      resolve;      /* ... if that is a name */
     ngx_uint_t                     field;        /* of an answer */
+    unsigned                       confirm:1;    /* the link waits for that */
+    unsigned                       fresh:1;      /* it was asked since */
 };
 
 
@@ -36,6 +39,10 @@ static void ngx_http_apikey_sentinel_handler(
     ngx_http_apikey_redis_call_t *call, struct redisReply *reply);
 static void ngx_http_apikey_sentinel_told(ngx_http_apikey_redis_t *redis,
     ngx_str_t *port);
+static ngx_int_t ngx_http_apikey_sentinel_name(
+    ngx_http_apikey_redis_t *redis);
+static void ngx_http_apikey_sentinel_resolved(void *data);
+static void ngx_http_apikey_sentinel_at(ngx_http_apikey_redis_t *redis);
 static ngx_int_t ngx_http_apikey_sentinel_locate(ngx_http_apikey_link_t *link);
 static void ngx_http_apikey_sentinel_state(ngx_http_apikey_link_t *link,
     ngx_uint_t up);
@@ -57,6 +64,14 @@ ngx_http_apikey_sentinel_create(ngx_http_apikey_redis_t *redis)
     }
 
     redis->sentinel = s;
+
+    if (ngx_http_apikey_resolve_create(redis, &s->resolve, 1,
+                                       ngx_http_apikey_sentinel_resolved,
+                                       redis)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
 
     s->call.handler = ngx_http_apikey_sentinel_handler;
     s->call.data = redis;
@@ -142,6 +157,16 @@ ngx_http_apikey_sentinel_master_state(ngx_http_apikey_link_t *link,
 }
 
 
+void
+ngx_http_apikey_sentinel_confirm(ngx_http_apikey_link_t *link)
+{
+    link->redis->sentinel->confirm = 1;
+    link->redis->sentinel->fresh = 0;
+
+    ngx_http_apikey_sentinel_ask(link->redis);
+}
+
+
 /* If there is no Sentinel yet it is done when there is. */
 
 static void
@@ -163,6 +188,7 @@ ngx_http_apikey_sentinel_ask(ngx_http_apikey_redis_t *redis)
     argv[2] = redis->conf->master;
 
     s->field = 0;
+    s->fresh = s->confirm;
     s->call.deadline = 0;
 
     (void) ngx_http_apikey_link_send(redis->control, &s->call, 3, argv);
@@ -215,8 +241,7 @@ ngx_http_apikey_sentinel_handler(ngx_http_apikey_redis_call_t *call,
         if (kind == NGX_HTTP_APIKEY_REDIS_STRING
             && text.len < NGX_HTTP_APIKEY_REDIS_HOST)
         {
-            ngx_memcpy(s->host, text.data, text.len);
-            s->host_len = text.len;
+            *ngx_cpymem(s->name.host, text.data, text.len) = '\0';
             return;
         }
 
@@ -246,26 +271,124 @@ ngx_http_apikey_sentinel_handler(ngx_http_apikey_redis_call_t *call,
 static void
 ngx_http_apikey_sentinel_told(ngx_http_apikey_redis_t *redis, ngx_str_t *port)
 {
-    ngx_int_t                    n;
+    ngx_int_t                    n, rc;
     ngx_str_t                    host;
+    ngx_http_apikey_sentinel_t  *s;
+
+    s = redis->sentinel;
+
+    host.data = s->name.host;
+    host.len = ngx_strlen(s->name.host);
+
+    n = ngx_atoi(port->data, port->len);
+    rc = NGX_ERROR;
+
+    if (n > 0 && n <= 65535) {
+        s->name.port = n;
+        rc = ngx_http_apikey_redis_target(&s->target, &host, n);
+    }
+
+    if (rc == NGX_DECLINED) {
+        rc = ngx_http_apikey_sentinel_name(redis);
+    }
+
+    if (rc == NGX_ERROR) {
+        ngx_http_apikey_link_lost(redis->control, "it says no address, but ",
+                                  &host);
+        return;
+    }
+
+    if (rc == NGX_OK) {
+        ngx_http_apikey_sentinel_at(redis);
+    }
+}
+
+
+/* Known from a moment ago, or looked up: then it goes on later. */
+
+static ngx_int_t
+ngx_http_apikey_sentinel_name(ngx_http_apikey_redis_t *redis)
+{
+    ngx_http_apikey_name_t      *name;
+    ngx_http_apikey_sentinel_t  *s;
+
+    s = redis->sentinel;
+    name = s->resolve.names;
+
+    if (s->resolve.task->event.active) {
+        return NGX_AGAIN;
+    }
+
+    if (ngx_strcmp(name->host, s->name.host) != 0
+        || name->port != s->name.port)
+    {
+        *name = s->name;
+        name->naddrs = 0;
+    }
+
+    if (ngx_http_apikey_resolve_start(&s->resolve) == NGX_OK) {
+        return NGX_AGAIN;
+    }
+
+    if (name->naddrs) {
+        ngx_http_apikey_sentinel_resolved(redis);
+    }
+
+    return NGX_AGAIN;
+}
+
+
+static void
+ngx_http_apikey_sentinel_resolved(void *data)
+{
+    ngx_http_apikey_redis_t *redis = data;
+
+    u_char                       text[NGX_SOCKADDR_STRLEN];
+    ngx_str_t                    address;
+    ngx_http_apikey_name_t      *name;
+    ngx_http_apikey_target_t    *target;
+    ngx_http_apikey_sentinel_t  *s;
+
+    s = redis->sentinel;
+    name = s->resolve.names;
+    target = &s->target;
+
+    /* it may have been told another one meanwhile */
+
+    if (redis->link == NULL || name->naddrs == 0
+        || ngx_strcmp(name->host, s->name.host) != 0
+        || name->port != s->name.port)
+    {
+        return;
+    }
+
+    address.data = text;
+    address.len = ngx_sock_ntop(&name->addrs[0].sockaddr, name->socklen[0],
+                                text, NGX_SOCKADDR_STRLEN, 0);
+
+    if (ngx_http_apikey_redis_target(target, &address, name->port) == NGX_OK) {
+
+        /* its certificate has the name */
+
+        if (ngx_strlen(name->host) < NGX_SOCKADDR_STRLEN) {
+            target->host.len = ngx_cpystrn(target->address, name->host,
+                                           NGX_SOCKADDR_STRLEN)
+                               - target->address;
+        }
+
+        ngx_http_apikey_sentinel_at(redis);
+    }
+}
+
+
+static void
+ngx_http_apikey_sentinel_at(ngx_http_apikey_redis_t *redis)
+{
     ngx_http_apikey_link_t      *link;
     ngx_http_apikey_sentinel_t  *s;
 
     s = redis->sentinel;
     link = redis->link;
-
-    host.data = s->host;
-    host.len = s->host_len;
-
-    n = ngx_atoi(port->data, port->len);
-
-    if (n < 1 || n > 65535
-        || ngx_http_apikey_redis_target(&s->target, &host, n) != NGX_OK)
-    {
-        ngx_http_apikey_link_lost(redis->control, "it says no address, but ",
-                                  &host);
-        return;
-    }
 
     if (link->target.socklen == 0
         || ngx_cmp_sockaddr(&s->target.sockaddr.sockaddr, s->target.socklen,
@@ -286,14 +409,34 @@ ngx_http_apikey_sentinel_told(ngx_http_apikey_redis_t *redis, ngx_str_t *port)
             return;
         }
 
-        (void) ngx_http_apikey_redis_target(&link->target, &host, n);
+        ngx_http_apikey_redis_retarget(&link->target, &s->target);
 
         ngx_http_apikey_link_ssl_forget(link);
     }
 
-    if (link->state == NGX_HTTP_APIKEY_LINK_LOCATING
-        && ngx_http_apikey_link_open(link) != NGX_OK)
+    if (link->state == NGX_HTTP_APIKEY_LINK_LOCATING) {
+
+        if (ngx_http_apikey_link_open(link) != NGX_OK) {
+            ngx_http_apikey_link_lost(link, "cannot connect", NULL);
+        }
+
+        return;
+    }
+
+    if (!s->confirm) {
+        return;
+    }
+
+    if (!s->fresh) {
+        ngx_http_apikey_sentinel_ask(redis);
+        return;
+    }
+
+    s->confirm = 0;
+
+    if (link->state == NGX_HTTP_APIKEY_LINK_HANDSHAKE
+        && link->step == link->nsteps)
     {
-        ngx_http_apikey_link_lost(link, "cannot connect", NULL);
+        ngx_http_apikey_link_ready(link);
     }
 }

@@ -135,6 +135,29 @@ sub wait_results {
 }
 
 
+# How many more passed than a bucket lets through that was full at the start:
+# burst + rate (a second) for as long as it took, by the clients' own clocks.
+# 0 or below: none.
+
+sub excess {
+    my ($self, $burst, $rate) = @_;
+
+    my @passed = grep { $_->{status} == 200 } $self->results;
+    return 0 unless @passed;
+
+    my ($first, $last) = (9e99, 0);
+
+    for my $r (@passed) {
+        my $end = $r->{start} + $r->{seconds};
+
+        $first = $r->{start} if $r->{start} < $first;
+        $last = $end if $end > $last;
+    }
+
+    return @passed - int($burst + $rate * ($last - $first) + 1);
+}
+
+
 # Lets each client finish its request.
 
 sub stop {

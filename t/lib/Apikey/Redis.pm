@@ -22,6 +22,7 @@ use Apikey::Process qw(free_port wait_for spawn);
 # users: lines of ACLs, as "user NAME on >PASSWORD ~* +@all"
 # args: more of redis-server's; config: a file that it may rewrite
 # sentinel: it is one
+# host, port: where it listens (127.0.0.1, one that is free)
 # login: "user password" of our own client
 
 sub new {
@@ -31,7 +32,8 @@ sub new {
 
     my $self = bless {
         dir  => "$opt{dir}/$name",
-        port => free_port(),
+        port => $opt{port} // free_port(),
+        host => $opt{host} // '127.0.0.1',
         log  => "$opt{dir}/$name.log",
         %opt{qw(password unix aof tls clients users args config sentinel
                 login)},
@@ -59,7 +61,7 @@ sub start {
 
     my @args = $self->{config} ? ("$self->{dir}/redis.conf") : ();
 
-    push @args, '--bind', '127.0.0.1', '--port', $self->{port},
+    push @args, '--bind', $self->{host}, '--port', $self->{port},
                 '--dir', $self->{dir}, '--daemonize', 'no';
     push @args, $self->{sentinel} ? '--sentinel' : ('--save', '');
 
@@ -99,11 +101,13 @@ sub stop {
 
     delete $self->{client};
     my $process = delete $self->{process} or return;
+    $self->{frozen} = 0;
     $process->stop(($how // '') eq 'kill' ? 'KILL' : 'TERM');
 }
 
 
 sub alive  { $_[0]{process} && $_[0]{process}->alive }
+sub awake  { !$_[0]{frozen} && $_[0]->alive }
 sub socket { "$_[0]{dir}/redis.sock" }
 sub port   { $_[0]{port} }
 sub tls_port { $_[0]{tls_port} }
@@ -111,8 +115,8 @@ sub tls_port { $_[0]{tls_port} }
 
 # Stopped as by a debugger: takes connections and says nothing.
 
-sub freeze { $_[0]{process}->signal('STOP') }
-sub thaw   { $_[0]{process}->signal('CONT') }
+sub freeze { $_[0]{frozen} = 1; $_[0]{process}->signal('STOP') }
+sub thaw   { $_[0]{frozen} = 0; $_[0]{process}->signal('CONT') }
 
 
 # As apikey_redis wants it, without password.
@@ -121,7 +125,7 @@ sub url {
     my ($self) = @_;
 
     return $self->{unix} ? 'unix:' . $self->socket
-                         : "redis://127.0.0.1:$self->{port}";
+                         : "redis://$self->{host}:$self->{port}";
 }
 
 
@@ -130,7 +134,7 @@ sub command {
 
     unless ($self->{client}) {
         my $client = IO::Socket::INET->new(
-            PeerAddr => "127.0.0.1:$self->{port}", Timeout => 5)
+            PeerAddr => "$self->{host}:$self->{port}", Timeout => 5)
             or die "redis: $@\n";
 
         $self->{client} = $client;

@@ -2,7 +2,8 @@ package Apikey::RedisGroup;
 
 # Several redis-servers that belong together.
 #
-#     my $group = $t->sentinels(name => 'main', redis => {...}, n => 3);
+#     my $group = $t->sentinels(name => 'main', redis => {...}, n => 3,
+#                               host => 'localhost');    told by name
 #     $group->primary, $group->replicas   Apikey::Redis, as they are now
 #     $group->sentinels                   Apikey::Redis, too
 #     $group->failover                    by a Sentinel's own command
@@ -37,7 +38,9 @@ sub sentinels {
 
     my @more = ('--replicaof', '127.0.0.1', $port, '--repl-diskless-sync-delay',
                 0);
+    push @more, @{$redis{args} // []};
     push @more, '--tls-replication', 'yes' if $redis{tls};
+    push @more, '--replica-announce-ip', $opt{host} if $opt{host};
     push @more, '--masteruser', $auth[0], '--masterauth', $auth[1] if @auth;
 
     my @replicas = map {
@@ -54,7 +57,12 @@ sub sentinels {
         });
     }
 
-    my $config = "sentinel monitor $name 127.0.0.1 $port "
+    # names, where they are to be told
+    my $host = $opt{host} // '127.0.0.1';
+
+    my $config = ($opt{host} ? "sentinel resolve-hostnames yes\n"
+                               . "sentinel announce-hostnames yes\n" : '')
+        . "sentinel monitor $name $host $port "
         . ($opt{quorum} // 2) . "\n"
         . "sentinel down-after-milliseconds $name 500\n"
         . "sentinel failover-timeout $name 3000\n";
@@ -64,7 +72,8 @@ sub sentinels {
 
     $self->{sentinels} = [ map {
         Apikey::Redis->new(dir => $opt{dir}, name => "$name-sentinel-$_",
-                           %redis, config => $config, sentinel => 1,
+                           %redis, args => [], config => $config,
+                           sentinel => 1,
                            $opt{sentinel} ? %{$opt{sentinel}} : ())
     } 1 .. ($opt{n} // 3) ];
 
@@ -87,7 +96,7 @@ sub sentinel_list { @{$_[0]{sentinels}} }
 sub primary {
     my ($self) = @_;
 
-    for my $redis (grep { $_->alive } @{$self->{redis}}) {
+    for my $redis (grep { $_->awake } @{$self->{redis}}) {
         return $redis if eval {
             $redis->command('INFO', 'replication') =~ /role:master/ };
     }
@@ -103,7 +112,7 @@ sub named {
 
     my %port;
 
-    for my $sentinel (grep { $_->alive } @{$self->{sentinels}}) {
+    for my $sentinel (grep { $_->awake } @{$self->{sentinels}}) {
         my $address = $sentinel->command('SENTINEL',
             'get-master-addr-by-name', $self->{name});
         $port{$address->[1]} = 1;
@@ -136,7 +145,7 @@ sub wait_in_step {
 
     wait_for('replicas in step', sub {
         my $primary = $self->named or return 0;
-        my $n = grep { $_->alive } @{$self->{redis}};
+        my $n = grep { $_->awake } @{$self->{redis}};
         my @state = $primary->command('INFO', 'replication')
             =~ /^slave\d+:.*state=(\w+)/mg;
 
@@ -234,7 +243,7 @@ sub wait_known {
 
     my $all = @{$self->{redis}};
 
-    for my $redis (grep { $_->alive } @{$self->{redis}}) {
+    for my $redis (grep { $_->awake } @{$self->{redis}}) {
         wait_for('the cluster', sub {
             my $info = $redis->command('CLUSTER', 'INFO');
             return $info =~ /cluster_state:ok/
@@ -253,7 +262,7 @@ sub nodes { @{$_[0]{redis}} }
 sub owner {
     my ($self, $slot) = @_;
 
-    for my $redis (grep { $_->alive } @{$self->{redis}}) {
+    for my $redis (grep { $_->awake } @{$self->{redis}}) {
         my $slots = eval { $redis->command('CLUSTER', 'SLOTS') } or next;
 
         for my $range (@$slots) {
@@ -291,7 +300,7 @@ sub migrate {
     }
 
     for my $redis ($to, $from,
-                   grep { $_ != $to && $_ != $from && $_->alive }
+                   grep { $_ != $to && $_ != $from && $_->awake }
                    @{$self->{redis}})
     {
         eval { $redis->command('CLUSTER', 'SETSLOT', $slot, 'NODE', $to_id) };
