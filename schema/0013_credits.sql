@@ -166,6 +166,53 @@ COMMENT ON FUNCTION credits_due() IS
     'Fills up to 250 credits whose period has begun';
 
 
+-- The ledger, for usage_apply(): one call a batch, sorted, so that nodes lock
+-- in one order.  What was refused, or would have been, has paid nothing.
+
+CREATE OR REPLACE FUNCTION credits_used(keys uuid[], owners text[],
+    verdicts text[], units numeric[], tokens_input bigint[],
+    tokens_output bigint[], costs numeric[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM credit) THEN
+        RETURN;
+    END IF;
+
+    WITH r AS (
+        SELECT r.key, r.owner, sum(r.units) AS units,
+            sum(r.input + r.output) AS tokens, sum(r.cost) AS cost
+        FROM unnest(keys, owners, verdicts, units, tokens_input,
+                tokens_output, costs)
+            AS r (key, owner, verdict, units, input, output, cost)
+        WHERE r.verdict = 'ok'
+        GROUP BY r.key, r.owner),
+    c AS (
+        SELECT c.id, CASE c.unit WHEN 'requests' THEN x.units
+            WHEN 'tokens' THEN x.tokens ELSE x.cost END AS n
+        FROM (SELECT y.id, sum(y.units) AS units, sum(y.tokens) AS tokens,
+                  sum(y.cost) AS cost
+              FROM (SELECT k.id, r.units, r.tokens, r.cost
+                    FROM r JOIN credit k ON k.key_id = r.key
+                    UNION ALL
+                    SELECT k.id, r.units, r.tokens, r.cost
+                    FROM r JOIN owner o ON o.external = r.owner
+                        JOIN credit k ON k.owner_id = o.id) AS y
+              GROUP BY y.id) AS x
+            JOIN credit c ON c.id = x.id
+        ORDER BY c.id FOR UPDATE OF c)
+    UPDATE credit SET used = least(used + c.n, 9007199254740991)
+    FROM c WHERE credit.id = c.id AND c.n > 0;
+END
+$$;
+
+COMMENT ON FUNCTION credits_used(uuid[], text[], text[], numeric[], bigint[],
+    bigint[], numeric[]) IS
+    'Takes the usage of a batch from the credits of its keys and owners';
+
+
 -- POST api-keys/{id}/credits, owners/{id}/credits
 
 CREATE OR REPLACE FUNCTION check_credit_change(req jsonb, c credit)
@@ -323,5 +370,7 @@ GRANT EXECUTE ON FUNCTION credits_json(uuid, uuid), credit_next(uuid, text),
     put_credits(uuid, uuid, jsonb), credit_changed(), credits_due(),
     check_credit_change(jsonb, credit), change_credits(jsonb, uuid, uuid),
     credits_answer(uuid, uuid), with_note(json, text),
-    api_key_credits(jsonb, jsonb), api_owner_credits(jsonb, jsonb)
+    api_key_credits(jsonb, jsonb), api_owner_credits(jsonb, jsonb),
+    credits_used(uuid[], text[], text[], numeric[], bigint[], bigint[],
+        numeric[])
     TO apikey_gateway;

@@ -459,6 +459,8 @@ BEGIN
     ON CONFLICT (secret_id) DO UPDATE
     SET last_used_at = greatest(s.last_used_at, excluded.last_used_at);
 
+    PERFORM credits_used(r_key, r_owner, r_verdict, coalesce(r_units,
+        r_requests::numeric[]), r_input, r_output, r_cost);
     PERFORM usage_heartbeat(a_node, a_name, a_as_of);
 END
 $$;

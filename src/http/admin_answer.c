@@ -13,6 +13,7 @@
 #include <ngx_http.h>
 
 #include "http/admin.h"
+#include "http/limits.h"
 
 
 static ngx_int_t ngx_http_apikey_admin_answer_headers(

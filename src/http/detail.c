@@ -13,6 +13,7 @@
 
 #include "base/money.h"
 #include "http/http.h"
+#include "http/limits.h"
 
 
 static u_char *ngx_http_apikey_detail_amount(u_char *p, u_char *last,

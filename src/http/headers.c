@@ -13,6 +13,7 @@
 
 #include "base/number.h"
 #include "http/http.h"
+#include "http/limits.h"
 
 
 /* integers of structured fields have at most 15 digits */

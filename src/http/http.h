@@ -154,6 +154,8 @@ typedef struct {
     ngx_http_apikey_keyring_t      *keyring;
     ngx_http_apikey_limiter_t      *limiter;
     ngx_http_apikey_usage_t        *worker_usage;
+    ngx_http_apikey_pg_t           *quota;       /* asks for lost counts */
+    ngx_uint_t                      asking;
 } ngx_http_apikey_main_conf_t;
 
 
@@ -260,6 +262,21 @@ typedef struct {
 } ngx_http_apikey_metered_t;
 
 
+/* A decision that may have to ask Postgres for a count (known.c). */
+
+typedef struct {
+    ngx_http_apikey_main_conf_t *amcf;
+    void                        *ctx;
+    void                       (*handler)(ngx_http_apikey_decision_t *d);
+    ngx_http_apikey_pg_op_t      op;
+    const char                  *values[1];
+    char                        *text;
+    ngx_event_t                  timer;
+    ngx_uint_t                   tries;
+    unsigned                     asking:1;
+} ngx_http_apikey_known_t;
+
+
 /*
  * One for each client request; lives in a pool of its own, whose end is that
  * of the request's pool, and is found again after an internal redirect.
@@ -319,6 +336,7 @@ typedef struct {
     uint8_t                          last[APIKEY_DIGEST_LEN];
     ngx_http_apikey_key_t            key;
     ngx_http_apikey_keyring_wait_t   wait;
+    ngx_http_apikey_known_t          known;
     ngx_event_t                      resume;
 } ngx_http_apikey_ctx_t;
 
@@ -466,39 +484,6 @@ ngx_int_t ngx_http_apikey_scope_held(ngx_str_t *held, ngx_str_t *wanted,
     ngx_uint_t list);
 ngx_int_t ngx_http_apikey_model_allowed(ngx_str_t *models, ngx_str_t *model);
 void ngx_http_apikey_client_address(ngx_http_request_t *r, u_char out[16]);
-
-/*
- * limits.c: NGX_OK accounts are set (perhaps none), NGX_DECLINED a limit
- * that cannot be counted here, NGX_ERROR no memory.  Of ctx->start service
- * and model must be set.
- */
-ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
-    ngx_http_apikey_ctx_t *ctx);
-void ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx);
-apikey_verdict_e ngx_http_apikey_limits_verdict(ngx_http_apikey_ctx_t *ctx);
-uint64_t ngx_http_apikey_limit_window(ngx_http_apikey_bucket_t *b);
-ngx_int_t ngx_http_apikey_limit_full_name(ngx_pool_t *pool,
-    ngx_http_apikey_bucket_t *b, ngx_uint_t level, ngx_str_t *name);
-
-/* Whole seconds, rounded up. */
-#define ngx_http_apikey_seconds(us)  ((us) / 1000000 + ((us) % 1000000 != 0))
-
-/* The limit to speak of, or NULL: the one that refused, else the tightest. */
-ngx_http_apikey_bucket_t *ngx_http_apikey_limit_named(
-    ngx_http_apikey_ctx_t *ctx, ngx_uint_t *level);
-
-/* Seconds, rounded up; 0: never, or not refused by what opens again. */
-uint64_t ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx);
-
-/* detail.c: a limit in words; bytes written */
-size_t ngx_http_apikey_detail(ngx_http_apikey_ctx_t *ctx,
-    ngx_http_apikey_bucket_t *b, ngx_uint_t level, u_char *buf, size_t size);
-void ngx_http_apikey_json_amount(apikey_json_t *j, uint64_t n,
-    ngx_uint_t unit);
-ngx_uint_t ngx_http_apikey_currency(ngx_http_request_t *r, char currency[4]);
-
-#define ngx_http_apikey_verdict_limited(verdict)                              \
-    ((verdict) >= APIKEY_RATE_LIMITED && (verdict) <= APIKEY_BUDGET_EXCEEDED)
 
 /* problem.c: RFC 9457 bodies */
 ngx_uint_t ngx_http_apikey_verdict_status(apikey_verdict_e verdict);

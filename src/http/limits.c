@@ -13,6 +13,7 @@
 
 #include "base/pattern.h"
 #include "http/http.h"
+#include "http/limits.h"
 
 
 typedef struct {

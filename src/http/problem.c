@@ -11,6 +11,7 @@
 
 #include "base/json.h"
 #include "http/http.h"
+#include "http/limits.h"
 
 
 #define NGX_HTTP_APIKEY_PROBLEM_MAX  2048

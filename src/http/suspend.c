@@ -14,6 +14,7 @@
 #include <ngx_http.h>
 
 #include "http/http.h"
+#include "http/limits.h"
 #include "http/access.h"
 
 
@@ -64,7 +65,7 @@ ngx_http_apikey_suspend_decide(ngx_http_request_t *r,
 
     ctx->state = NGX_HTTP_APIKEY_ST_LIMITS;
 
-    rc = ngx_http_apikey_decide(amcf->limiter, &ctx->decision);
+    rc = ngx_http_apikey_known_decide(amcf, ctx);
 
     ctx->pending = (rc == NGX_AGAIN);
     ctx->taken = (rc == NGX_OK);
@@ -190,7 +191,7 @@ ngx_http_apikey_detach(void *data)
             ngx_http_apikey_keyring_abandon(&ctx->wait);
 
         } else {
-            ngx_http_apikey_decide_cancel(&ctx->decision);
+            ngx_http_apikey_known_cancel(ctx);
         }
     }
 

@@ -15,6 +15,7 @@
 #include "base/jsonscan.h"
 #include "base/money.h"
 #include "http/http.h"
+#include "http/limits.h"
 
 
 static ngx_int_t ngx_http_apikey_variable_id(ngx_http_request_t *r,

@@ -10,6 +10,7 @@
 #include <ngx_http.h>
 
 #include "http/http.h"
+#include "http/limits.h"
 #include "http/access.h"
 
 

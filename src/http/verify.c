@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "http/access.h"
 #include "http/verify.h"
+#include "http/limits.h"
 
 
 static ngx_int_t ngx_http_apikey_verify_start(ngx_http_apikey_admin_t *a);
@@ -328,7 +329,7 @@ ngx_http_apikey_verify_limits(ngx_http_apikey_verify_t *v)
     d->handler = ngx_http_apikey_verify_called;
     d->data = a;
 
-    if (ngx_http_apikey_decide(a->amcf->limiter, d) != NGX_AGAIN) {
+    if (ngx_http_apikey_known_decide(a->amcf, ctx) != NGX_AGAIN) {
         return ngx_http_apikey_verify_decided(v);
     }
 
@@ -362,7 +363,7 @@ ngx_http_apikey_verify_detach(ngx_http_apikey_admin_t *a)
 
     if (v->deciding) {
         v->deciding = 0;
-        ngx_http_apikey_decide_cancel(&v->ctx->decision);
+        ngx_http_apikey_known_cancel(v->ctx);
     }
 }
 

@@ -10,6 +10,7 @@
 #include <ngx_http.h>
 
 #include "http/verify.h"
+#include "http/limits.h"
 
 
 static apikey_verdict_e ngx_http_apikey_verify_record(

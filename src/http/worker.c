@@ -16,6 +16,8 @@ static void ngx_http_apikey_worker_lost(void *data,
     const apikey_hold_t *hold);
 static ngx_int_t ngx_http_apikey_keyring_room(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
+static ngx_int_t ngx_http_apikey_quota_room(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
 static ngx_int_t ngx_http_apikey_limit_room(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
 
@@ -31,7 +33,8 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
     }
 
     if (ngx_http_apikey_keyring_room(cycle, amcf) != NGX_OK
-        || ngx_http_apikey_limit_room(cycle, amcf) != NGX_OK)
+        || ngx_http_apikey_limit_room(cycle, amcf) != NGX_OK
+        || ngx_http_apikey_quota_room(cycle, amcf) != NGX_OK)
     {
         return NGX_ERROR;
     }
@@ -67,6 +70,11 @@ ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
     if (amcf->worker_usage) {
         ngx_http_apikey_usage_stop(amcf->worker_usage);
         amcf->worker_usage = NULL;
+    }
+
+    if (amcf->quota) {
+        ngx_http_apikey_pg_close(amcf->quota);
+        amcf->quota = NULL;
     }
 
     if (amcf->limiter) {
@@ -139,4 +147,25 @@ ngx_http_apikey_limit_room(ngx_cycle_t *cycle,
     amcf->limiter = ngx_http_apikey_limiter_start(cycle->pool, &conf);
 
     return amcf->limiter ? NGX_OK : NGX_ERROR;
+}
+
+
+/* It connects when it is used. */
+
+static ngx_int_t
+ngx_http_apikey_quota_room(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf)
+{
+    ngx_http_apikey_pg_conf_t  conf;
+
+    ngx_memzero(&conf, sizeof(ngx_http_apikey_pg_conf_t));
+
+    conf.conninfo = amcf->conninfo;
+    conf.connect_timeout = 2000;
+    conf.name = "apikey quota";
+
+    amcf->quota = ngx_http_apikey_pg_create(cycle->pool, &conf,
+                                            &amcf->sh->stats, cycle->log);
+
+    return amcf->quota ? NGX_OK : NGX_ERROR;
 }

@@ -461,6 +461,14 @@ ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d, ngx_uint_t nodes,
 
     d->known = (rc != NGX_ERROR && mode == APIKEY_MODE_LOCAL);
 
+    /* it will be decided again */
+
+    if (d->unknown) {
+        d->rc = rc;
+        d->mode = mode;
+        return rc;
+    }
+
     return ngx_http_apikey_decide_done(d, rc, mode);
 }
 

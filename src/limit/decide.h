@@ -47,7 +47,7 @@ typedef struct {
                                             0: it has none */
     unsigned               refused:1;
     unsigned               unknown:1;    /* its use is nowhere but in Postgres:
-                                            ngx_http_apikey_decide_known() */
+                                            ngx_http_apikey_limiter_known() */
 
     apikey_gauge_t        *gauge;        /* private, under the mutex */
 } ngx_http_apikey_bucket_t;
@@ -128,6 +128,16 @@ typedef struct {
     ngx_log_t                     *log;
 } ngx_http_apikey_limit_conf_t;
 
+
+/*
+ * known.c: what was used of a limit, where d->unknown has said that nobody
+ * knows.  It is to be decided again then.  Whatever was recorded before born
+ * (us since the epoch) must be part of it.
+ */
+uint64_t ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l);
+void ngx_http_apikey_limiter_known(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+    uint64_t used);
 
 /* Whether a limit can be counted at all in this mode, by its kind and unit. */
 ngx_uint_t ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,

@@ -100,6 +100,13 @@ ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
 }
 
 
+uint64_t
+ngx_http_apikey_table_born(ngx_http_apikey_table_t *table)
+{
+    return table->born;
+}
+
+
 void
 ngx_http_apikey_table_begin(ngx_http_apikey_table_t *table)
 {

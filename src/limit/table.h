@@ -42,6 +42,9 @@ apikey_gauge_t *ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
 apikey_gauge_t *ngx_http_apikey_table_find(ngx_http_apikey_table_t *table,
     ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
 
+/* us since the epoch: what is older may have been counted elsewhere. */
+uint64_t ngx_http_apikey_table_born(ngx_http_apikey_table_t *table);
+
 /* Before the get()s of one decision: they do not take each other's entries. */
 void ngx_http_apikey_table_begin(ngx_http_apikey_table_t *table);
 
