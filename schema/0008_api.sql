@@ -63,6 +63,8 @@ BEGIN ATOMIC
         ('^42501', 403, 'forbidden', 'This is not allowed.'),
         ('^(42P01|42703|42883|3F)', 503, 'schema_outdated',
             'Run: apikeyctl schema apply'),
+        ('^57014', 503, 'unavailable', 'This took too long. Ask for less: a'
+            ' shorter range, one key or owner, fewer groups.'),
         ('^audit', 503, 'unavailable',
             'The audit entry cannot be written, so nothing was changed.'),
         ('', 503, 'unavailable',

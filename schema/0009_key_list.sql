@@ -13,6 +13,18 @@ DROP FUNCTION IF EXISTS key_order(text);
 DROP FUNCTION IF EXISTS key_search(text);
 
 
+CREATE OR REPLACE FUNCTION check_key_sort(req jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN coalesce(query_value(req, 'sort'), 'name') ~
+        '^-?(created_at|name|last_used_at|usage_count|expires_at)$'
+    THEN jsonb '[]'
+    ELSE wrong('query:sort', 'bad_value', 'created_at, name, last_used_at,'
+        ' usage_count or expires_at, "-" before it for descending') END;
+
+COMMENT ON FUNCTION check_key_sort(jsonb) IS 'The order of a list of keys';
+
+
 CREATE OR REPLACE FUNCTION check_key_query(req jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
@@ -24,12 +36,7 @@ RETURN check_request(req, 'owner', 'customer', 'status', 'q', 'sort', 'limit',
         THEN jsonb '[]'
         ELSE wrong('query:status', 'bad_value',
             'active, disabled, expired, revoked or all') END
-    || CASE WHEN coalesce(query_value(req, 'sort'), 'name') ~
-            '^-?(created_at|name|last_used_at|usage_count|expires_at)$'
-        THEN jsonb '[]'
-        ELSE wrong('query:sort', 'bad_value', 'created_at, name, last_used_at,'
-            ' usage_count or expires_at, "-" before it for descending') END
-    || check_cursor(req);
+    || check_key_sort(req) || check_cursor(req);
 
 COMMENT ON FUNCTION check_key_query(jsonb) IS 'Query of GET api-keys';
 
@@ -108,5 +115,5 @@ RETURN CASE coalesce(status, '')
 COMMENT ON FUNCTION key_where(text) IS
     'SQL condition for keys of this status; without one all but the revoked';
 
-GRANT EXECUTE ON FUNCTION check_key_query(jsonb), key_where(text),
-    api_key_list(jsonb, jsonb) TO apikey_gateway;
+GRANT EXECUTE ON FUNCTION check_key_sort(jsonb), check_key_query(jsonb),
+    key_where(text), api_key_list(jsonb, jsonb) TO apikey_gateway;

@@ -370,15 +370,15 @@ COMMENT ON FUNCTION compat_keys(uuid) IS
     'The caller''s keys, or the only one asked for, in the older shape';
 
 
-CREATE OR REPLACE FUNCTION api_keys_get(who jsonb, req jsonb,
-    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+CREATE OR REPLACE FUNCTION compat_wanted(req jsonb)
+RETURNS uuid
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     b     jsonb := coalesce(nullif(req -> 'body', 'null'), '{}');
     most  CONSTANT int := 10000;
-    keys  json;
+    k     key;
 BEGIN
     PERFORM allow('operator', 'operator_read', 'owner', 'key');
     PERFORM check_body(jsonb_set(req, '{body}', b));
@@ -386,32 +386,48 @@ BEGIN
         || check_members(b, '', '{email,password,apiKeyId}', '{}')
         || check_text(b -> 'apiKeyId', '/apiKeyId', 255, NULL));
 
-    -- the older shape has no pages, and a list that ends early would lie
-
-    IF b ->> 'apiKeyId' IS NULL
-        AND (SELECT count(*) FROM (SELECT FROM key WHERE revoked_at IS NULL
-                                   LIMIT most + 1) AS k) > most
-    THEN
-        PERFORM fail(400, 'invalid_request', format(
-            'There are more than %s keys: use GET api-keys.', most));
-    END IF;
-
     IF b ->> 'apiKeyId' IS NOT NULL THEN
-        keys := compat_keys(coalesce(read_uuid(b ->> 'apiKeyId'),
-            '00000000-0000-0000-0000-000000000000'));
+        k := find_key(jsonb_build_object('path', jsonb_build_object('id',
+            b ->> 'apiKeyId')));
 
-        IF json_array_length(keys) = 0 THEN
+        IF k.revoked_at IS NOT NULL THEN
             PERFORM fail(404, 'not_found', 'There is no such key.');
         END IF;
 
-    ELSE
-        keys := compat_keys(NULL);
+        RETURN k.id;
     END IF;
 
+    -- the older shapes have no pages, and a list that ends early would lie
+
+    IF (SELECT count(*) FROM (SELECT FROM key WHERE revoked_at IS NULL
+                              LIMIT most + 1) AS k) > most
+    THEN
+        PERFORM fail(400, 'invalid_request', format(
+            'There are more than %s keys: use GET api-keys or GET analytics.',
+            most));
+    END IF;
+
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION compat_wanted(jsonb) IS
+    'Checks the request of an older client for its keys; the only one that it'
+    ' asks for';
+
+
+CREATE OR REPLACE FUNCTION api_keys_get(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    wanted  uuid := compat_wanted(req);
+BEGIN
     status := 200;
     body := (SELECT row_to_json(x) FROM (SELECT true AS success, (
-        SELECT row_to_json(y) FROM (SELECT keys AS "apiKeys") AS y)
-            AS data) AS x);
+        SELECT row_to_json(y) FROM (SELECT compat_keys(wanted) AS "apiKeys")
+            AS y) AS data) AS x);
 END
 $$;
 
@@ -422,5 +438,5 @@ GRANT EXECUTE ON FUNCTION compat_rename(compat, text, text),
     compat_workflow(compat, boolean, text[]), compat_request(text, jsonb),
     compat_errors(jsonb, jsonb), compat_key(json), compat_answer(text, text),
     compat_call(text, jsonb, jsonb), compat_problem(text, text, json),
-    compat_time(timestamptz), compat_keys(uuid), api_keys_get(jsonb, jsonb)
-    TO apikey_gateway;
+    compat_time(timestamptz), compat_keys(uuid), compat_wanted(jsonb),
+    api_keys_get(jsonb, jsonb) TO apikey_gateway;

@@ -287,6 +287,11 @@ status_is(404, 'POST', '/keys/getApiKeys', {}, @old,
           body => { apiKeyId => 'x' });
 status_is(401, 'POST', '/keys/getApiKeys', {}, @old, as => '', body => {});
 
+status_is(200, 'POST', '/keys/usageAnalytics', {}, @old,
+          body => { email => 'a@b', password => 'x' });
+status_is(404, 'POST', '/keys/usageAnalytics', {}, @old,
+          body => { apiKeyId => 'x' });
+
 status_is(200, 'GET', '/whoami', {});
 my $own = json(ask('POST', '/api-keys/{id}/rotate', { id => $plain }))->{key};
 $t->sync;
@@ -294,6 +299,19 @@ status_is(200, 'GET', '/whoami', {}, as => $own);
 status_is(200, 'GET', '/usage/summary', {}, as => $own);
 status_is(200, 'GET', '/usage/summary', { owner => 'user_42' });
 status_is(404, 'GET', '/usage/summary', { key => 'x' });
+status_is(200, 'GET', '/usage', {}, as => $own);
+status_is(200, 'GET', '/usage', { owner => 'user_42', fill => 'true',
+    from => '2026-11-01', to => '2026-12-01', bucket => 'week', limit => 2,
+    tz => 'Asia/Kathmandu', sort => '-cost' });
+status_is(200, 'GET', '/usage', { from => '2020-01-01', bucket => 'total',
+    group_by => 'service,endpoint,model,key,owner,customer,outcome,'
+                . 'status_code,verdict,limit_name,node' });
+status_is(400, 'GET', '/usage', { bucket => 'year', colour => 1 });
+status_is(404, 'GET', '/usage', { key => 'x' });
+status_is(200, 'GET', '/analytics', { sort => 'name', limit => 1 });
+status_is(200, 'GET', '/analytics', { key => $id, status => 'all' });
+status_is(200, 'GET', '/analytics', { owner => 'user_42' });
+status_is(403, 'GET', '/analytics', {}, as => $own);
 status_is(403, 'GET', '/audit', {}, as => $own);
 status_is(200, 'GET', '/audit', { limit => 100 });
 status_is(200, 'GET', '/audit', { key => $id, from => '2020-01-01',

@@ -65,7 +65,9 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "audit", "audit_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "whoami", "whoami"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "usage", "usage"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "analytics", "analytics"),
 
     { NGX_HTTP_POST, ngx_string("leaks"), "leak_report",
       ngx_http_apikey_leaks, NGX_HTTP_APIKEY_BODY_SECRET, 1, 0 },
@@ -77,6 +79,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 
     { NGX_HTTP_POST, ngx_string("keys/getApiKeys"), "keys_get", NULL,
       NGX_HTTP_APIKEY_BODY_OLDER, 0, 1 },
+    { NGX_HTTP_POST, ngx_string("keys/usageAnalytics"), "keys_analytics", NULL,
+      NGX_HTTP_APIKEY_BODY_OLDER, 0, 1 },
 
     { 0, ngx_null_string, NULL, NULL, 0, 0, 0 }
 };
@@ -87,7 +91,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "alerts", NULL),
     ngx_http_apikey_sql(0, "alerts/{id}", NULL),
-    ngx_http_apikey_sql(0, "analytics", NULL),
     ngx_http_apikey_sql(0, "api-keys/{id}/credits", NULL),
     ngx_http_apikey_sql(0, "export/conversations", NULL),
     ngx_http_apikey_sql(0, "export/usage", NULL),
@@ -100,7 +103,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "prices/{id}", NULL),
     ngx_http_apikey_sql(0, "requests", NULL),
     ngx_http_apikey_sql(0, "requests/{id}", NULL),
-    ngx_http_apikey_sql(0, "usage", NULL),
     ngx_http_apikey_sql(0, "webhooks", NULL),
     ngx_http_apikey_sql(0, "webhooks/{id}", NULL),
     ngx_http_apikey_sql(0, "webhooks/{id}/deliveries", NULL),
