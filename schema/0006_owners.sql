@@ -511,7 +511,7 @@ DECLARE
 BEGIN
     SELECT coalesce(array_agg(x.id), '{}'), array_agg(x.n),
         array_agg(owner_json(x.o)),
-        min(x.external) FILTER (WHERE octet_length(x.metadata::text) > 8192)
+        min(x.external) FILTER (WHERE NOT metadata_fits(x.metadata))
     INTO changed, rows, before, big
     FROM (SELECT o, n, (n).id, (n).external, (n).metadata
           FROM owner o, merge_owner(o, req -> 'body') AS n
@@ -519,7 +519,7 @@ BEGIN
 
     IF big IS NOT NULL THEN
         PERFORM fail_if(wrong('/metadata', 'bad_length', format(
-            'at most 8 KiB, and owner "%s" has some', big)));
+            'at most 8 KiB of JSON, and owner "%s" has some', big)));
     END IF;
 
     UPDATE owner o SET enabled = n.enabled, plan = n.plan,
