@@ -80,6 +80,56 @@ COMMENT ON FUNCTION problem_of(text) IS
 
 -- JSON keeps the last of two members of one name; a client that sends both
 -- has made a mistake and is told.
+--
+-- jsonb has dropped one of the two, so its text has fewer members than the
+-- body.  They are counted where a quote and a colon meet, which is exact in
+-- what read_body() does not look at more closely anyway.
+
+CREATE OR REPLACE FUNCTION json_colons(body text)
+RETURNS int
+LANGUAGE sql IMMUTABLE
+RETURN (octet_length(body) - octet_length(replace(body, '":', ''))) / 2
+    - (octet_length(body) - octet_length(replace(body, '\":', ''))) / 3;
+
+COMMENT ON FUNCTION json_colons(text) IS
+    'How often a quote without backslash stands before a colon';
+
+
+CREATE OR REPLACE FUNCTION json_twice(body json)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RETURN (WITH RECURSIVE node AS (
+            SELECT '' AS at, '' AS inside, '' AS place, 0 AS depth, body AS v
+            UNION ALL
+            SELECT n.at || '/' || c.name, n.place, n.place || '/' || c.i,
+                n.depth + 1, c.v
+            FROM node n, LATERAL (
+                SELECT pointer_text(m.key) AS name, m.i, m.value AS v
+                FROM json_each(CASE json_typeof(n.v) WHEN 'object'
+                    THEN n.v END) WITH ORDINALITY AS m (key, value, i)
+                UNION ALL
+                SELECT (e.i - 1)::text, e.i, e.value
+                FROM json_array_elements(CASE json_typeof(n.v) WHEN 'array'
+                    THEN n.v END) WITH ORDINALITY AS e (value, i)) AS c
+            WHERE n.depth < 100)
+        SELECT coalesce(jsonb_agg(e ORDER BY e ->> 'location'), '[]')
+        FROM (SELECT wrong(n.at, 'duplicate', 'give it once') -> 0 AS e
+            FROM node n
+            GROUP BY n.inside, n.at
+            HAVING count(*) > 1
+            UNION ALL
+            SELECT wrong('', 'out_of_range', 'the JSON nests too deep') -> 0
+            FROM node n
+            HAVING max(n.depth) = 100
+            LIMIT 100) AS x);
+END
+$$;
+
+COMMENT ON FUNCTION json_twice(json) IS
+    'Members that stand twice in an object, however deep; to a depth of 100';
 
 CREATE OR REPLACE FUNCTION read_body(body text)
 RETURNS jsonb
@@ -95,11 +145,10 @@ BEGIN
 
     parsed := body::jsonb;
 
-    IF jsonb_typeof(parsed) = 'object' THEN
-        PERFORM fail_if(coalesce((SELECT jsonb_agg(wrong(
-                '/' || pointer_text(m), 'duplicate', 'give it once') -> 0)
-            FROM (SELECT m FROM json_object_keys(body::json) AS m
-                  GROUP BY m HAVING count(*) > 1) AS x), '[]'));
+    IF json_colons(body) <> json_colons(parsed::text)
+        OR body ~ '"\s+:|\\\\"|\\u003[Aa]'
+    THEN
+        PERFORM fail_if(json_twice(body::json));
     END IF;
 
     RETURN parsed;
@@ -347,6 +396,6 @@ COMMENT ON FUNCTION api(text, text, text) IS
 
 GRANT EXECUTE ON FUNCTION problem_title(text),
     problem_json(int, text, text, text, json), problem_of(text),
-    read_body(text), enter(jsonb), enter_key(jsonb),
+    json_colons(text), json_twice(json), read_body(text), enter(jsonb), enter_key(jsonb),
     enter_as(text, text, text, text, text), dispatch(text, jsonb, json),
     api(text, text, text) TO apikey_gateway;
