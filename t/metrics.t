@@ -42,6 +42,7 @@ my %type = (
     apikey_shm_free_bytes            => 'gauge',
     apikey_nodes                     => 'gauge',
     apikey_waiting                   => 'gauge',
+    apikey_budget_drift              => 'gauge',
 );
 
 my $r = $n->get('/metrics');

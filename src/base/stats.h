@@ -77,6 +77,8 @@ typedef struct {
                                             unshipped event, 0 none */
     uint64_t            dropped;         /* usage records lost to a full
                                             journal */
+    uint64_t            drift;           /* nano-units between a budget and
+                                            Postgres, the largest found */
 } apikey_stats_t;
 
 

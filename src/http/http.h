@@ -121,6 +121,9 @@ typedef enum {
 } ngx_http_apikey_mode_e;
 
 
+typedef struct ngx_http_apikey_drift_s  ngx_http_apikey_drift_t;
+
+
 typedef struct {
     ngx_cycle_t                    *cycle;       /* of this configuration */
 
@@ -156,6 +159,7 @@ typedef struct {
     ngx_http_apikey_usage_t        *worker_usage;
     ngx_http_apikey_pg_t           *quota;       /* asks for lost counts */
     ngx_uint_t                      asking;
+    ngx_http_apikey_drift_t        *drift;
 } ngx_http_apikey_main_conf_t;
 
 
@@ -451,6 +455,11 @@ void ngx_http_apikey_throttle_found(ngx_http_request_t *r);
 ngx_int_t ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
 void ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf);
+
+/* drift.c: apikey_budget_drift; NULL: no memory */
+ngx_http_apikey_drift_t *ngx_http_apikey_drift_start(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
+void ngx_http_apikey_drift_stop(ngx_http_apikey_drift_t *drift);
 
 /* access.c */
 ngx_int_t ngx_http_apikey_access_handler(ngx_http_request_t *r);

@@ -11,6 +11,7 @@
 #include <ngx_http.h>
 
 #include "base/clock.h"
+#include "base/money.h"
 #include "http/admin.h"
 
 
@@ -30,6 +31,8 @@ static void ngx_http_apikey_metrics_stats(ngx_http_apikey_metrics_t *m,
 static void ngx_http_apikey_metrics_keyring(ngx_http_apikey_metrics_t *m,
     ngx_http_apikey_main_conf_t *amcf);
 static void ngx_http_apikey_metrics_journal(ngx_http_apikey_metrics_t *m,
+    apikey_stats_t *stats);
+static void ngx_http_apikey_metrics_drift(ngx_http_apikey_metrics_t *m,
     apikey_stats_t *stats);
 static void ngx_http_apikey_metrics_labels(ngx_http_apikey_metrics_t *m,
     const char *name, const char *label, uint64_t *values, ngx_uint_t n,
@@ -76,6 +79,7 @@ ngx_http_apikey_metrics_handler(ngx_http_request_t *r)
     ngx_http_apikey_metrics_stats(&m, amcf);
     ngx_http_apikey_metrics_keyring(&m, amcf);
     ngx_http_apikey_metrics_journal(&m, &amcf->sh->stats);
+    ngx_http_apikey_metrics_drift(&m, &amcf->sh->stats);
 
     body.len = m.pos - body.data;
 
@@ -202,6 +206,25 @@ ngx_http_apikey_metrics_journal(ngx_http_apikey_metrics_t *m,
                                  "Usage records lost to a full journal.");
     ngx_http_apikey_metrics_value(m, "apikey_dropped_total",
                                   apikey_stats_get(&stats->dropped));
+}
+
+
+static void
+ngx_http_apikey_metrics_drift(ngx_http_apikey_metrics_t *m,
+    apikey_stats_t *stats)
+{
+    u_char  *last, text[APIKEY_MONEY_TEXT_LEN];
+
+    last = (u_char *) apikey_money_format((char *) text,
+                                          apikey_stats_get(&stats->drift));
+
+    ngx_http_apikey_metrics_head(m, "apikey_budget_drift", "gauge",
+                                 "The largest difference between what a "
+                                 "budget counts as used and what Postgres "
+                                 "knows, in the currency.");
+
+    m->pos = ngx_slprintf(m->pos, m->end, "apikey_budget_drift %*s\n",
+                          (size_t) (last - text), text);
 }
 
 

@@ -48,7 +48,13 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
     amcf->worker_usage = ngx_http_apikey_usage_start(cycle->pool,
                                                      &amcf->usage);
 
-    return amcf->worker_usage ? NGX_OK : NGX_ERROR;
+    if (amcf->worker_usage == NULL) {
+        return NGX_ERROR;
+    }
+
+    amcf->drift = ngx_http_apikey_drift_start(cycle, amcf);
+
+    return amcf->drift ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -67,6 +73,11 @@ ngx_http_apikey_worker_lost(void *data, const apikey_hold_t *hold)
 void
 ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
 {
+    if (amcf->drift) {
+        ngx_http_apikey_drift_stop(amcf->drift);
+        amcf->drift = NULL;
+    }
+
     if (amcf->worker_usage) {
         ngx_http_apikey_usage_stop(amcf->worker_usage);
         amcf->worker_usage = NULL;

@@ -38,6 +38,7 @@ typedef struct {
     apikey_period_t        period;       /* that holds now; zeros: none */
 
     /* out */
+    uint64_t               used;         /* tokens, also beyond the limit */
     uint64_t               remaining;    /* tokens, after this request */
     uint64_t               reset;        /* us until full again; UINT64_MAX
                                             never */

@@ -229,6 +229,7 @@ ngx_http_apikey_local_out(ngx_http_apikey_decision_t *d,
     for (k = 0; k < account->nbuckets; k++) {
         b = &account->buckets[k];
 
+        b->used = b->gauge->bucket.used / b->limit->rate.token;
         b->remaining = apikey_gauge_remaining(b->gauge, b->limit) / nodes;
         b->reset = apikey_gauge_reset(b->gauge, b->limit, &b->period, now,
                                       d->decided_at);

@@ -117,6 +117,13 @@ ngx_http_apikey_usage_stop(ngx_http_apikey_usage_t *u)
 }
 
 
+ngx_uint_t
+ngx_http_apikey_usage_elected(ngx_http_apikey_usage_t *u)
+{
+    return u->ship != NULL;
+}
+
+
 /* Another ring for this worker: a free one, or a new one. */
 
 static apikey_ring_e

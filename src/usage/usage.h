@@ -120,6 +120,9 @@ ngx_int_t ngx_http_apikey_usage_prepare(ngx_cycle_t *cycle,
 ngx_http_apikey_usage_t *ngx_http_apikey_usage_start(ngx_pool_t *pool,
     ngx_http_apikey_usage_conf_t *conf);
 
+/* This worker ships, and no other one of the node. */
+ngx_uint_t ngx_http_apikey_usage_elected(ngx_http_apikey_usage_t *u);
+
 /* exit_process: nothing may be lost that is not in ring or spool already. */
 void ngx_http_apikey_usage_stop(ngx_http_apikey_usage_t *u);
 
