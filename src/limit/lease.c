@@ -224,7 +224,7 @@ bool
 apikey_lease_due(const apikey_lease_t *lease, const apikey_tally_t *tally)
 {
     return lease->left || lease->held || lease->spent || lease->busy
-           || tally->sum != tally->acked || tally->part != tally->part_acked;
+           || !apikey_tally_clean(tally);
 }
 
 

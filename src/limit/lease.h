@@ -77,6 +77,8 @@ typedef struct {
     int64_t   part_sent;
     int64_t   waiting;       /* since when a sum is not acknowledged; 0: all
                                 are */
+    uint64_t  doubt;         /* the last call that said what was not
+                                acknowledged then */
 } apikey_tally_t;
 
 
@@ -185,6 +187,9 @@ void apikey_lease_void(apikey_lease_t *lease);
 /* A TAKE is sent: the sums that travel with it. */
 void apikey_tally_send(apikey_tally_t *tally, uint64_t horizon, int64_t now,
     apikey_account_sums_t *sums);
+
+/* Redis has all of it: no call that says anything else may be on its way. */
+bool apikey_tally_clean(const apikey_tally_t *tally);
 
 /* Any answer to a call that took these sums along, however late. */
 void apikey_tally_acked(apikey_tally_t *tally,

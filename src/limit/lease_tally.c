@@ -12,8 +12,13 @@ void
 apikey_tally_send(apikey_tally_t *tally, uint64_t horizon, int64_t now,
     apikey_account_sums_t *sums)
 {
-    if (tally->sum == tally->acked && tally->part == tally->part_acked) {
+    bool  doubt;
+
+    doubt = true;
+
+    if (apikey_tally_clean(tally)) {
         tally->waiting = 0;
+        doubt = false;
 
     } else if (tally->waiting == 0) {
         tally->waiting = now;
@@ -32,11 +37,22 @@ apikey_tally_send(apikey_tally_t *tally, uint64_t horizon, int64_t now,
 
     sums->node = tally->node;
     sums->number = ++tally->number;
+    tally->doubt = doubt ? tally->number : tally->doubt;
     sums->sum = tally->sum;
     sums->acked = tally->acked;
     sums->era = tally->era;
     sums->part = tally->part;
     sums->part_acked = tally->part_acked;
+}
+
+
+/* A sum that is again what was acknowledged may have been another between. */
+
+bool
+apikey_tally_clean(const apikey_tally_t *tally)
+{
+    return tally->sum == tally->acked && tally->part == tally->part_acked
+           && tally->doubt <= tally->acked_number;
 }
 
 
