@@ -61,8 +61,9 @@
  *     number not above the stored one: nothing
  *     used -= sum - (the stored sum, or acked without one), down to the
  *     floor, or up; what was born less than a horizon ago takes the part of
- *     this era only: it has not paid for what was admitted before; a limit
- *     that is gone takes nothing
+ *     this era only: it has not paid for what was admitted before; but all
+ *     of it if that is less, no period, and the limit is older: then only
+ *     the value is young; a limit that is gone takes nothing
  *     era < lost: the node does not know of the loss; no level takes it
  * grant(want, least)
  *     a = nodes seen in this or the last generation, at least 1

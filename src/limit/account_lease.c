@@ -14,6 +14,9 @@ static bool apikey_account_settle(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_ask_t *ask);
 static void apikey_account_counter(apikey_account_t *v,
     const apikey_account_call_t *call);
+static bool apikey_account_owes(const apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_level_t *level,
+    bool charge);
 static apikey_account_counter_t *apikey_account_entry(apikey_account_t *v,
     const apikey_account_call_t *call);
 static uint64_t apikey_account_whole(apikey_account_t *v,
@@ -305,8 +308,9 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
 
         if (level->born != APIKEY_ACCOUNT_MAX) {
             apikey_account_credit(v, level,
-                                  level->born + call->horizon < v->at ? all
-                                                                      : part);
+                                  apikey_account_owes(v, call, level,
+                                                      all < part) ? all
+                                                                  : part);
         }
     }
 
@@ -317,6 +321,29 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
     e->at = v->at;
 
     v->dirty = true;
+}
+
+
+/*
+ * A level that paid for all that is settled; or whose limit would have, and
+ * the value it was in went away full: it takes charges, and gives nothing.
+ */
+
+static bool
+apikey_account_owes(const apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_level_t *level,
+    bool charge)
+{
+    const apikey_account_limit_t  *limit;
+
+    if (level->born + call->horizon < v->at) {
+        return true;
+    }
+
+    limit = apikey_account_mine(call, level->id);
+
+    return charge && level->tick && limit
+           && limit->made + call->horizon < v->at;
 }
 
 

@@ -1,0 +1,131 @@
+
+/*
+ * Settlements of leased and direct requests on their way to Redis: what no
+ * random run would come upon often enough.
+ */
+
+
+#include "limit/lease.h"
+
+#include "unit.h"
+
+
+#define SECOND   UINT64_C(1000000)
+#define HORIZON  (600 * SECOND)
+#define NOW      (UINT64_C(1000000) * SECOND)
+
+
+/* 60 a minute, up to 60 at once. */
+
+static apikey_account_limit_t  limit;
+static apikey_account_call_t   call;
+
+
+static void
+setup(void)
+{
+    limit.id = 1;
+    apikey_rate_init(&limit.rate, 60, 60 * SECOND, 60);
+    limit.known = APIKEY_ACCOUNT_UNKNOWN;
+
+    call.limits = &limit;
+    call.nlimits = 1;
+    call.lease = SECOND;
+    call.horizon = HORIZON;
+}
+
+
+static uint64_t
+used(const apikey_account_t *v)
+{
+    return apikey_account_level(v, 1)->used / limit.rate.token;
+}
+
+
+static void
+take(apikey_account_t *v, uint64_t cost, uint64_t now)
+{
+    if (apikey_account_fits(v, &call, &cost, now)) {
+        apikey_account_pay(v, &call, cost);
+    }
+}
+
+
+static void
+test_back(void)
+{
+    apikey_tally_t         tally;
+    apikey_lease_t         lease;
+    apikey_account_sums_t  one, two, three;
+
+    memset(&tally, 0, sizeof(tally));
+    memset(&lease, 0, sizeof(lease));
+
+    apikey_tally_send(&tally, HORIZON, 1, &one);
+    apikey_tally_acked(&tally, &one, 7);
+    ok(!apikey_lease_due(&lease, &tally), "nothing to say");
+
+    apikey_tally_add(&tally, 9, 7, 0, HORIZON);
+    apikey_tally_send(&tally, HORIZON, 2, &two);
+    apikey_tally_add(&tally, -9, 7, 0, HORIZON);
+    ok(apikey_lease_due(&lease, &tally),
+       "a sum that is what it was is said again after another one");
+
+    apikey_tally_send(&tally, HORIZON, 3, &three);
+    ok(apikey_lease_due(&lease, &tally), "... until somebody has heard it");
+
+    apikey_tally_acked(&tally, &two, 7);
+    ok(apikey_lease_due(&lease, &tally), "... that very sum");
+
+    apikey_tally_acked(&tally, &three, 7);
+    ok(!apikey_lease_due(&lease, &tally), "then there is nothing to say");
+}
+
+
+/* The answer outlives the value of its account, which was full and went. */
+
+static void
+test_outlived(void)
+{
+    uint64_t          era;
+    apikey_account_t  v;
+
+    memset(&v, 0, sizeof(v));
+
+    take(&v, 10, NOW);
+    era = v.era;
+    ok(apikey_account_expire(&v, HORIZON, NOW) < 20 * SECOND,
+       "a value goes when it is full");
+
+    memset(&v, 0, sizeof(v));
+    call.sums = (apikey_account_sums_t) { 5, 1, -100, 0, era, -100, 0 };
+    take(&v, 0, NOW + 60 * SECOND);
+    is_uint(used(&v), 100, "what it cost more is owed by the next one");
+
+    take(&v, 0, NOW + 60 * SECOND);
+    is_uint(used(&v), 100, "... once");
+
+    memset(&v, 0, sizeof(v));
+    call.sums = (apikey_account_sums_t) { 5, 1, 8, 0, era, 8, 0 };
+    take(&v, 20, NOW + 60 * SECOND);
+    is_uint(used(&v), 20, "what it cost less the next one was never paid");
+
+    memset(&v, 0, sizeof(v));
+    limit.made = NOW + 59 * SECOND;
+    call.sums = (apikey_account_sums_t) { 5, 1, -100, 0, era, -100, 0 };
+    take(&v, 0, NOW + 60 * SECOND);
+    is_uint(used(&v), 0, "a limit made since then owes nothing");
+    limit.made = 0;
+}
+
+
+int
+main(void)
+{
+    setup();
+
+    test_back();
+    test_outlived();
+
+    return unit_done();
+}
