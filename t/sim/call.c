@@ -156,6 +156,8 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     }
 
     r->gave_up |= s->tally.acked != acked;
+    m->names[0] = s->tally.node;
+    m->settled[0] = judge_sent(&r->w, a, s->tally.node);
 
     sums(r, s, t, &m->sums[0], true);
 
@@ -213,6 +215,8 @@ send_take(run_t *r, request_t *rq)
         m->accts[m->n] = rq->acct[i];
         m->version[m->n] = rq->version[i];
         m->costs[m->n] = rq->claim[i].cost;
+        m->names[m->n] = s->tally.node;
+        m->settled[m->n] = judge_sent(&r->w, rq->acct[i], s->tally.node);
         sums(r, s, t, &m->sums[m->n], false);
         m->n++;
 
@@ -270,6 +274,8 @@ on_lease(run_t *r, message_t *m)
     }
 
     r->w.order++;
+
+    judge_heard(&r->w, m->acct, m->names[0], m->settled[0]);
 
     redis_lease(&r->w, m->acct, m->version[0], &m->ask, &m->sums[0],
                 &m->grant);
@@ -425,6 +431,7 @@ on_timeout(run_t *r, event_t *e)
 void
 on_take(run_t *r, message_t *m)
 {
+    int         i;
     request_t  *rq = m->rq;
 
     if (r->drops) {
@@ -437,6 +444,11 @@ on_take(run_t *r, message_t *m)
     }
 
     r->w.order++;
+
+    for (i = 0; i < m->n; i++) {
+        judge_heard(&r->w, m->accts[i], m->names[i], m->settled[i]);
+    }
+
     m->good = redis_take(&r->w, m->n, m->accts, m->version, m->costs, m->sums,
                          m->eras);
     r->w.order++;

@@ -168,33 +168,32 @@ judge_admitted(world_t *w, int a, const admission_t *adm)
 }
 
 
-void
-judge_credit(world_t *w, int a, uint64_t node, int64_t tokens, int64_t part)
+/*
+ * No charge is lost but where the account began anew: at an edit, at the end
+ * of a period, with Redis.
+ */
+
+static bool
+plain(const world_t *w, const acct_t *ac)
 {
-    book_t    *b = &w->books[a];
-    int64_t   *pool;
-    credit_t  *c;
-    unsigned   i;
-
-    if (b->ncred == b->scred) {
-        b->scred = b->scred ? 2 * b->scred : 1024;
-        b->cred = realloc(b->cred, b->scred * sizeof(credit_t));
-    }
-
-    c = &b->cred[b->ncred++];
-    c->t = w->now;
-    c->o = w->order;
-    b->credited += tokens;
-
-    /* older charges do not lessen what newer reserves give back */
-
-    tokens = part > tokens ? part : tokens;
+    int       k;
+    unsigned  i;
 
     for (i = 0; i < LIMITS; i++) {
-        pool = &b->pool[node % NAMES][i];
-        c->tokens[i] = tokens < *pool || node >= FIRST_NAME ? tokens : *pool;
-        *pool -= c->tokens[i] > 0 ? c->tokens[i] : 0;
+
+        if (ac->versions[0].limits[i].kind == PERIOD) {
+            return false;
+        }
     }
+
+    for (k = 0; k < w->cfg->nfaults; k++) {
+
+        if (w->cfg->faults[k].kind >= F_SNAPSHOT) {
+            return false;
+        }
+    }
+
+    return ac->nversions == 1;
 }
 
 
@@ -204,21 +203,80 @@ judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
 {
     unsigned        i;
     book_t         *b = &w->books[a];
+    settled_t      *own = &b->own[node % NAMES];
     const limit_t  *l;
 
     b->settled += tokens;
 
+    if (own->n == own->size) {
+        own->size = own->size ? 2 * own->size : 64;
+        own->adm = realloc(own->adm, own->size * sizeof(admission_t));
+        own->tokens = realloc(own->tokens, own->size * sizeof(int64_t));
+    }
+
+    own->adm[own->n] = *adm;
+    own->tokens[own->n++] = tokens;
+
     for (i = 0; i < LIMITS; i++) {
         l = &w->cfg->accts[a].versions[adm->version].limits[i];
-
-        if (l->there && tokens > 0) {
-            b->pool[node % NAMES][i] += tokens;
-        }
 
         if (l->there && (l->kind == PERIOD || l->kind == TOTAL)
             && tokens > 0)
         {
             *period_sum(b, l, i, adm->t) -= tokens;
+        }
+    }
+}
+
+
+/* A call says of its node's settlements all there are when it is sent. */
+
+size_t
+judge_sent(const world_t *w, int a, uint64_t node)
+{
+    return w->books[a].own[node % NAMES].n;
+}
+
+
+/* Redis has got a call that knows of n of them. */
+
+void
+judge_heard(world_t *w, int a, uint64_t node, size_t n)
+{
+    bool            charge;
+    int64_t         tokens;
+    unsigned        i;
+    book_t         *b = &w->books[a];
+    credit_t       *c;
+    settled_t      *own = &b->own[node % NAMES];
+    const acct_t   *ac = &w->cfg->accts[a];
+    const limit_t  *l;
+
+    if (n <= own->heard) {
+        return;
+    }
+
+    if (b->ncred == b->scred) {
+        b->scred = b->scred ? 2 * b->scred : 1024;
+        b->cred = realloc(b->cred, b->scred * sizeof(credit_t));
+    }
+
+    c = &b->cred[b->ncred++];
+    memset(c, 0, sizeof(*c));
+    c->t = w->now;
+    c->o = w->order;
+
+    charge = plain(w, ac);
+
+    for ( ; own->heard < n; own->heard++) {
+        l = ac->versions[own->adm[own->heard].version].limits;
+        tokens = own->tokens[own->heard];
+
+        for (i = 0; i < LIMITS; i++) {
+
+            if (l[i].there && (tokens > 0 || charge)) {
+                c->tokens[i] += tokens;
+            }
         }
     }
 }
@@ -294,9 +352,9 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
     for (k = 0; k < b->ncred; k++) {
         t = b->cred[k].tokens[i];
 
-        /* a charge may only make it stricter */
+        /* tokens that were out before a charge are spent after it */
 
-        if (t > 0) {
+        if (t > 0 || (t < 0 && ac->mode == 'D')) {
             list[n++] = (entry_t) { b->cred[k].t, b->cred[k].o, -t, 0 };
         }
     }
@@ -354,10 +412,15 @@ judge_end(world_t *w)
 void
 judge_free(world_t *w)
 {
-    int  a;
+    int  a, i;
 
     for (a = 0; a < w->cfg->naccts; a++) {
         free(w->books[a].adm);
         free(w->books[a].cred);
+
+        for (i = 0; i < NAMES; i++) {
+            free(w->books[a].own[i].adm);
+            free(w->books[a].own[i].tokens);
+        }
     }
 }

@@ -231,8 +231,8 @@ redis_set(world_t *w, int a)
 
 
 typedef struct {
-    uint64_t  number, era;
-    int64_t   sum, part;
+    uint64_t  number;
+    int64_t   sum;
     bool      there;
 } before_t;
 
@@ -266,8 +266,6 @@ redis_before(world_t *w, apikey_account_t *v, apikey_account_sums_t *sums,
         b->there = true;
         b->number = e->number;
         b->sum = e->sum;
-        b->part = e->part;
-        b->era = e->era;
 
         if (w->ab == AB_NO_NUMBER) {
             e->number = 0;
@@ -284,8 +282,6 @@ redis_before(world_t *w, apikey_account_t *v, apikey_account_sums_t *sums,
 
     } else {
         b->sum = sums->acked;
-        b->part = sums->part_acked;
-        b->era = sums->era;
     }
 }
 
@@ -294,7 +290,6 @@ static void
 redis_after(world_t *w, int a, apikey_account_t *v,
     const apikey_account_sums_t *sums, const before_t *b)
 {
-    int64_t                    part;
     apikey_account_counter_t  *e;
 
     e = redis_entry(v, sums->node);
@@ -305,9 +300,7 @@ redis_after(world_t *w, int a, apikey_account_t *v,
         return;
     }
 
-    part = sums->part - (b->era == sums->era ? b->part : 0);
-
-    judge_credit(w, a, sums->node, sums->sum - b->sum, part);
+    w->books[a].credited += sums->sum - b->sum;
 }
 
 

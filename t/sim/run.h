@@ -49,6 +49,8 @@ struct message_s {
     apikey_account_ask_t    ask;
     apikey_account_sums_t   sums[ITEMS];
     apikey_account_grant_t  grant;
+    uint64_t         names[ITEMS];
+    size_t           settled[ITEMS];     /* of the node so far */
 };
 
 

@@ -164,6 +164,15 @@ typedef struct {
 } credit_t;
 
 
+/* What one node has settled of one account, in this order. */
+
+typedef struct {
+    size_t           n, size, heard;     /* heard: by Redis */
+    admission_t     *adm;
+    int64_t         *tokens;
+} settled_t;
+
+
 /* What a judge keeps of one account. */
 
 typedef struct {
@@ -174,7 +183,7 @@ typedef struct {
     int64_t          sum[LIMITS][PERIODS];
     uint64_t         granted, returned, taken;
     uint64_t         spent, lost, tspent, tlost;
-    int64_t          pool[NAMES][LIMITS];    /* settled, not yet credited */
+    settled_t        own[NAMES];
     int64_t          settled, credited;
     int64_t          running;
 } book_t;
@@ -241,8 +250,8 @@ void redis_flush(world_t *w);
 
 /* judge.c */
 void judge_admitted(world_t *w, int a, const admission_t *adm);
-void judge_credit(world_t *w, int a, uint64_t node, int64_t tokens,
-    int64_t part);
+size_t judge_sent(const world_t *w, int a, uint64_t node);
+void judge_heard(world_t *w, int a, uint64_t node, size_t n);
 void judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
     int64_t tokens);
 uint64_t judge_known(world_t *w, int a, unsigned limit, int64_t now);
