@@ -206,3 +206,67 @@ config_late(cfg_t *c, uint64_t seed)
 
     qsort(c->arrivals, c->narrivals, sizeof(arrival_t), by_time);
 }
+
+
+/*
+ * A primary dies while a node holds much and spends nothing; its bucket is
+ * full again before that lease has ended or been renewed.  Then all comes at
+ * once: what the node holds, and what direct nodes find in Redis.
+ */
+
+void
+config_lost(cfg_t *c, uint64_t seed)
+{
+    int       i, j;
+    double    T, fill;
+    int64_t   t, at, d, span;
+    uint64_t  s, r, B;
+
+    static const int  one[] = { 0 };
+
+    s = begin(c, seed + 7000000);
+    c->nodes = (int) OF(&s, 2, 2, 4);
+    c->workers = (int) OF(&s, 1, 2);
+    T = OF(&s, 4e5, 1e6);
+    c->rtt = (int64_t) (T * between(&s, .001, .01));
+    c->tau = (int64_t) (T * OF(&s, .1, 1));
+    c->long_runs = true;
+    c->drift = rnd(&s, 2);
+    c->horizon = 60 * (uint64_t) T;
+    c->drain = 200 * (int64_t) T;
+    B = one_of(&s, 3, (double[]) { 60, 120, 200 });
+    fill = T * OF(&s, .05, .1, .2, .5);
+    r = (uint64_t) ((double) B * SECOND / fill);
+
+    account(c, 'M', 1, 1, T)->settle = rnd(&s, 2);
+    c->accts[0].versions[0].limits[0] = bucket(r, 1000000, B);
+
+    for (i = 0, t = 0; i < 20; i++) {
+
+        for (j = 0; j < (int) B; j++) {
+            add(c, t + rnd(&s, T / 2), 0, rnd(&s, c->workers), 1, one);
+        }
+
+        at = t + (int64_t) (T * between(&s, .5, .8));
+        fault(c, at, F_SNAPSHOT, 0, 0, 0);
+        at += (int64_t) OF(&s, 0, 1e3);
+        fault(c, at, F_DEAD, 0, 0, 0);
+        at += (int64_t) OF(&s, 1, 1e3, 1e4);
+        fault(c, at, F_FAILOVER, 0, 0, 0);
+
+        /* somebody comes first, and finds nothing */
+
+        add(c, at + 2 * c->rtt, 1, 0, 1, one);
+
+        d = at + 3 * c->rtt + (int64_t) (fill * between(&s, .8, 1.5));
+        span = (int64_t) (T * OF(&s, .005, .02));
+
+        for (j = 0; j < 2 * (int) B; j++) {
+            add(c, d + rnd(&s, span), rnd(&s, c->nodes), 0, 1, one);
+        }
+
+        t += (int64_t) (T * between(&s, 6, 12));
+    }
+
+    qsort(c->arrivals, c->narrivals, sizeof(arrival_t), by_time);
+}

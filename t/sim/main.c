@@ -62,6 +62,15 @@ late(cfg_t *c, uint64_t seed, int n)
 }
 
 
+static void
+lost(cfg_t *c, uint64_t seed, int n)
+{
+    (void) n;
+
+    config_lost(c, seed);
+}
+
+
 static const family_t  families[] = {
     { "random",   plain },
     { "stress",   stress },
@@ -71,6 +80,7 @@ static const family_t  families[] = {
     { "periods",  config_periods },
     { "slots",    config_slots },
     { "failover", config_failover },
+    { "lost",     lost },
 };
 
 #define FAMILIES  (sizeof(families) / sizeof(families[0]))
@@ -314,7 +324,7 @@ static const unsigned char  shown[ABLATIONS] = {
     [AB_NO_NUMBER] = 3, [AB_NO_ACK] = 3, [AB_SAME_ID] = 2,
     [AB_SHORT_PX] = 3, [AB_TAKE_REFUND] = 3, [AB_LEAK_DEAD] = FAMILIES,
     [AB_EDIT_REFILLS] = 4, [AB_EDIT_KEEPS] = 4, [AB_STRADDLE] = 5,
-    [AB_PART] = 5, [AB_SAME_EPOCH] = 7, [AB_EPOCH_FORGETS] = FAMILIES,
+    [AB_PART] = 5, [AB_SAME_EPOCH] = 7, [AB_EPOCH_FORGETS] = 8,
     [AB_BUSY] = 6, [AB_TIME] = 4,
 };
 

@@ -305,9 +305,16 @@ redis_after(world_t *w, int a, apikey_account_t *v,
 
 
 static void
-redis_ablate(world_t *w, apikey_account_t *v, uint64_t born)
+redis_ablate(world_t *w, apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t born)
 {
     unsigned  i;
+
+    if (w->ab != AB_EPOCH_FORGETS && w->ab != AB_EDIT_REFILLS) {
+        return;
+    }
+
+    apikey_account_open(v, call, w->now);
 
     if (w->ab == AB_EPOCH_FORGETS && v->lost && v->born != born) {
         v->out[0] = 0;
@@ -364,11 +371,7 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
         v->out[0] = v->out[1] = 0;
     }
 
-    if (w->ab == AB_EPOCH_FORGETS || w->ab == AB_EDIT_REFILLS) {
-        apikey_account_open(v, &call, w->now);
-        redis_ablate(w, v, born);
-    }
-
+    redis_ablate(w, v, &call, born);
     apikey_account_lease(v, &call, ask, w->now, grant);
 
     if (w->ab == AB_STRADDLE) {
@@ -410,6 +413,7 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
             redis_plain(v, w->now);
         }
 
+        redis_ablate(w, v, &call[i], v->born);
         cost = costs[i];
 
         if (!apikey_account_fits(v, &call[i], &cost, w->now)) {

@@ -214,6 +214,7 @@ void config_free(cfg_t *c);
 void config_random(cfg_t *c, uint64_t seed, int n, bool stress);
 void config_edge(cfg_t *c, uint64_t seed);
 void config_late(cfg_t *c, uint64_t seed);
+void config_lost(cfg_t *c, uint64_t seed);
 void config_edits(cfg_t *c, uint64_t seed, int n);
 void config_periods(cfg_t *c, uint64_t seed, int n);
 void config_slots(cfg_t *c, uint64_t seed, int n);
