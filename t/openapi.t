@@ -312,6 +312,27 @@ status_is(200, 'GET', '/analytics', { sort => 'name', limit => 1 });
 status_is(200, 'GET', '/analytics', { key => $id, status => 'all' });
 status_is(200, 'GET', '/analytics', { owner => 'user_42' });
 status_is(403, 'GET', '/analytics', {}, as => $own);
+
+# what came of a request to the gateway
+
+{
+    my $r = $n->get('/', key => $own);
+    my $request = $r->{headers}{'x-request-id'};
+
+    $t->wait_events(1, "event = '$request'");
+    status_is(200, 'GET', '/requests/{id}', { id => $request });
+    status_is(200, 'GET', '/requests', { key => $plain, limit => 1 });
+    status_is(200, 'GET', '/requests', { from => '2020-01-01', tz => 'UTC',
+        sort => 'time', outcome => 'success', service => '*' });
+    status_is(404, 'GET', '/requests/{id}', { id => 'x' });
+    status_is(400, 'GET', '/requests', { verdict => 'x' });
+    status_is(403, 'GET', '/requests', {}, as => $own);
+    is(json(status_is(200, 'GET', '/usage', { key => $plain, group_by =>
+        'service,endpoint,model,key,owner,customer,outcome,'
+        . 'status_code,verdict,limit_name,node' }))->{total}{requests}, 1,
+       'and in reports');
+}
+
 status_is(403, 'GET', '/audit', {}, as => $own);
 status_is(200, 'GET', '/audit', { limit => 100 });
 status_is(200, 'GET', '/audit', { key => $id, from => '2020-01-01',

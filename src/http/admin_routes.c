@@ -68,6 +68,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage", "usage"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "analytics", "analytics"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "requests", "request_list"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "requests/{id}", "request_get"),
 
     { NGX_HTTP_POST, ngx_string("leaks"), "leak_report",
       ngx_http_apikey_leaks, NGX_HTTP_APIKEY_BODY_SECRET, 1, 0 },
@@ -101,8 +103,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "owners/{id}/credits", NULL),
     ngx_http_apikey_sql(0, "prices", NULL),
     ngx_http_apikey_sql(0, "prices/{id}", NULL),
-    ngx_http_apikey_sql(0, "requests", NULL),
-    ngx_http_apikey_sql(0, "requests/{id}", NULL),
     ngx_http_apikey_sql(0, "webhooks", NULL),
     ngx_http_apikey_sql(0, "webhooks/{id}", NULL),
     ngx_http_apikey_sql(0, "webhooks/{id}/deliveries", NULL),
