@@ -100,6 +100,13 @@ apikey_move_run(apikey_move_t *m, const apikey_ctl_args_t *args,
     fprintf(stderr, "%zu keys, %zu left out, %zu warnings\n",
             json_array_size(m->rows), m->left, m->warnings);
 
+    if (json_array_size(m->rows) == 0) {
+        apikey_ctl_error(m->left ? "nothing to import: every key was left out"
+                                 : "nothing to import: the files hold no key");
+
+        return m->left ? APIKEY_CTL_PENDING : APIKEY_CTL_FAILED;
+    }
+
     rc = args->to ? apikey_move_send(m, args) : apikey_move_print(m);
 
     return rc == APIKEY_CTL_OK && m->left ? APIKEY_CTL_PENDING : rc;

@@ -24,6 +24,7 @@ typedef struct {
     long long            created;
     long long            unchanged;
     long long            failed;
+    bool                 answered;      /* one batch at least */
 } apikey_move_send_t;
 
 
@@ -73,9 +74,11 @@ apikey_move_send(apikey_move_t *m, const apikey_ctl_args_t *args)
 
     apikey_ctl_http_close(&s.http);
 
-    printf("%s%lld created, %lld unchanged, %lld failed\n",
-           args->dry_run ? "dry run: " : "", s.created, s.unchanged,
-           s.failed);
+    if (s.answered) {
+        printf("%s%lld created, %lld unchanged, %lld failed\n",
+               args->dry_run ? "dry run: " : "", s.created, s.unchanged,
+               s.failed);
+    }
 
     if (!good) {
         return APIKEY_CTL_FAILED;
@@ -161,6 +164,7 @@ apikey_move_send_answer(apikey_move_send_t *s, const json_t *rows,
         return false;
     }
 
+    s->answered = true;
     s->created += json_integer_value(json_object_get(answer, "created"));
     s->unchanged += json_integer_value(json_object_get(answer, "unchanged"));
     s->failed += json_integer_value(json_object_get(answer, "failed"));

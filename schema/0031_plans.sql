@@ -521,8 +521,12 @@ BEGIN
     WHERE plan = p.external AND revoked_at IS NULL;
 
     IF owners + keys > 0 THEN
-        PERFORM fail(409, 'conflict', format(
-            'It is the plan of %s owners and %s keys.', owners, keys));
+        PERFORM fail(409, 'conflict', format('It is the plan of %s.',
+            concat_ws(' and ',
+                CASE owners WHEN 0 THEN NULL WHEN 1 THEN '1 owner'
+                    ELSE owners || ' owners' END,
+                CASE keys WHEN 0 THEN NULL WHEN 1 THEN '1 key'
+                    ELSE keys || ' keys' END)));
     END IF;
 
     PERFORM write_audit(who, req, 'delete', 'plan', p.id, plan_json(p), NULL);

@@ -274,6 +274,7 @@ subtest 'what the gateway refuses' => sub {
         '-'], in => $rows, env => { APIKEY_TOKEN => 'op_wrong' });
     is($rc, 3, 'a wrong token');
     like($err, qr/the gateway answers 401/, 'is said');
+    is($out, '', 'and nothing is summed up');
     unlike($err, qr/op_wrong/, 'and not shown');
 
     ($rc, $out, $err) = $ctl->run(['import', '--from', 'csv', '--to', $admin,
@@ -285,6 +286,22 @@ subtest 'what the gateway refuses' => sub {
         'http://127.0.0.1:1/', '-'], in => $rows, %env);
     is($rc, 3, 'nobody there');
     like($err, qr/127\.0\.0\.1:1.*(?:connect|Connect)/, 'is said');
+    is($out, '', 'and nothing is summed up');
+
+    for my $case ([ csv => "name,key\n", 3, qr/the files hold no key$/m ],
+                  [ kong => '{"consumers":[]}', 3, qr/the files hold no key$/m ],
+                  [ csv => "name,key\nx,short\n", 1,
+                    qr/every key was left out$/m ])
+    {
+        my ($from, $in, $code, $like) = @$case;
+
+        for my $to ([], [ '--to', $admin ]) {
+            ($rc, $out, $err) = $ctl->run(['import', '--from', $from, @$to,
+                                           '-'], in => $in, %env);
+            is("$rc $out", "$code ", "$from: nothing to import");
+            like($err, $like, 'is said');
+        }
+    }
 
     ($rc, $out, $err) = $ctl->run(['import', '--from', 'csv', '--to',
         'gateway', '-'], in => $rows, %env);

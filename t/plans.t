@@ -437,10 +437,12 @@ owner('ada', anchor_day => 1);
 
 # a plan in use is not deleted
 
-problem($api->call('plan_delete', id => 'pro'), 409, 'conflict',
+problem($r = $api->call('plan_delete', id => 'pro'), 409, 'conflict',
         'a plan that an owner has');
-problem($api->call('plan_delete', id => 'free'), 409, 'conflict',
+is($r->{json}{detail}, 'It is the plan of 1 owner.', 'which is said');
+problem($r = $api->call('plan_delete', id => 'free'), 409, 'conflict',
         'a plan that a key has');
+is($r->{json}{detail}, 'It is the plan of 2 keys.', 'which is said');
 owner('bob', plan_next => 'list-1');
 problem($api->call('plan_delete', id => 'list-1'), 409, 'conflict',
         'a plan that an owner will have');
