@@ -139,6 +139,30 @@ for (1, 2) {
     works('connected again', $node{ca});
 }
 
+# by the word of a server of OpenSSL's, which does nothing but TLS
+
+{
+    my $port = Apikey::Process::free_port();
+    my $log = "$t->{dir}/s_server.log";
+    my $server = Apikey::Process::spawn(name => 'openssl', log => $log,
+        cmd => [ 'openssl', 's_server', '-accept', $port, '-cert', $server[0],
+                 '-key', $server[1], '-www', '-state' ]);
+
+    wait_for('openssl', sub { IO::Socket::INET->new("127.0.0.1:$port") });
+
+    my $node = node('session', $url . "$port ca=$ca");
+
+    # a short handshake sends no certificate
+    ok(eval { wait_for('a session', sub {
+        open my $f, '<', $log or return 0;
+        return grep { /read finished/ && !/write certificate/ }
+               split /read client hello/, do { local $/; <$f> };
+    }, 20) }, 'a session is used again');
+
+    $node->stop;
+    $server->stop('KILL');
+}
+
 # the first that takes writes: a replica is none, neither is who is not there
 
 my $primary = $t->redis(name => 'primary');

@@ -27,6 +27,9 @@
 static ngx_int_t ngx_http_apikey_cluster_locate(ngx_http_apikey_link_t *link);
 static void ngx_http_apikey_cluster_state(ngx_http_apikey_link_t *link,
     ngx_uint_t up);
+static ngx_int_t ngx_http_apikey_cluster_target(
+    ngx_http_apikey_target_t *target, ngx_http_apikey_link_t *from,
+    ngx_str_t *host, ngx_uint_t port);
 static ngx_http_apikey_link_t *ngx_http_apikey_cluster_add(
     ngx_http_apikey_redis_t *redis, ngx_http_apikey_target_t *target);
 static ngx_int_t ngx_http_apikey_cluster_node_locate(
@@ -168,6 +171,8 @@ ngx_http_apikey_link_t *
 ngx_http_apikey_cluster_find(ngx_http_apikey_redis_t *redis,
     ngx_http_apikey_link_t *from, ngx_str_t *host, ngx_uint_t port)
 {
+    ngx_int_t                   rc;
+    ngx_uint_t                  same;
     ngx_queue_t                *q;
     ngx_http_apikey_link_t     *link;
     ngx_http_apikey_target_t    target;
@@ -175,20 +180,7 @@ ngx_http_apikey_cluster_find(ngx_http_apikey_redis_t *redis,
 
     cluster = redis->cluster;
 
-    /* a node that does not know its own address leaves that to us */
-
-    if (host->len == 0 || (host->len == 1 && host->data[0] == '?')) {
-        ngx_http_apikey_redis_retarget(&target, &from->target);
-        ngx_inet_set_port(&target.sockaddr.sockaddr, (in_port_t) port);
-
-        target.name.data = target.text;
-        target.name.len = ngx_sock_ntop(&target.sockaddr.sockaddr,
-                                        target.socklen, target.text,
-                                        NGX_SOCKADDR_STRLEN, 1);
-
-    } else if (ngx_http_apikey_redis_target(&target, host, port) != NGX_OK) {
-        return NULL;
-    }
+    rc = ngx_http_apikey_cluster_target(&target, from, host, port);
 
     for (q = ngx_queue_head(&cluster->links);
          q != ngx_queue_sentinel(&cluster->links);
@@ -196,16 +188,51 @@ ngx_http_apikey_cluster_find(ngx_http_apikey_redis_t *redis,
     {
         link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
 
-        if (ngx_cmp_sockaddr(&target.sockaddr.sockaddr, target.socklen,
-                             &link->target.sockaddr.sockaddr,
-                             link->target.socklen, 1)
-            == NGX_OK)
-        {
+        if (rc == NGX_OK) {
+            same = (ngx_cmp_sockaddr(&target.sockaddr.sockaddr, target.socklen,
+                                     &link->target.sockaddr.sockaddr,
+                                     link->target.socklen, 1)
+                    == NGX_OK);
+
+        } else {
+
+            /* a name, which the map has told with an address */
+
+            same = (ngx_inet_get_port(&link->target.sockaddr.sockaddr) == port
+                    && link->target.host.len == host->len
+                    && ngx_strncmp(link->target.host.data, host->data,
+                                   host->len) == 0);
+        }
+
+        if (same) {
             return link;
         }
     }
 
-    return ngx_http_apikey_cluster_add(redis, &target);
+    return rc == NGX_OK ? ngx_http_apikey_cluster_add(redis, &target) : NULL;
+}
+
+
+/* NGX_OK; not: the host is a name */
+
+static ngx_int_t
+ngx_http_apikey_cluster_target(ngx_http_apikey_target_t *target,
+    ngx_http_apikey_link_t *from, ngx_str_t *host, ngx_uint_t port)
+{
+    /* a node that does not know its own address leaves that to us */
+
+    if (host->len == 0 || (host->len == 1 && host->data[0] == '?')) {
+        ngx_http_apikey_redis_retarget(target, &from->target);
+        ngx_inet_set_port(&target->sockaddr.sockaddr, (in_port_t) port);
+
+        target->name.data = target->text;
+        target->name.len = ngx_sock_ntop(&target->sockaddr.sockaddr,
+                                         target->socklen, target->text,
+                                         NGX_SOCKADDR_STRLEN, 1);
+        return NGX_OK;
+    }
+
+    return ngx_http_apikey_redis_target(target, host, port);
 }
 
 

@@ -492,6 +492,19 @@ ngx_http_apikey_link_lost(ngx_http_apikey_link_t *link, char *why,
 }
 
 
+/* Who misses a certificate says so by an alert, which may be lost. */
+
+void
+ngx_http_apikey_link_closed(ngx_http_apikey_link_t *link)
+{
+    ngx_http_apikey_link_lost(link, link->conf->ssl
+                       && link->state == NGX_HTTP_APIKEY_LINK_HANDSHAKE
+                       ? "it closed the connection right after TLS, it may "
+                         "want a client's certificate"
+                       : "it closed the connection", NULL);
+}
+
+
 /* Once an outage. */
 
 static void

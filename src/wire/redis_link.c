@@ -223,11 +223,7 @@ ngx_http_apikey_link_read_handler(ngx_event_t *rev)
         }
 
         if (n == NGX_ERROR || n == 0) {
-            ngx_http_apikey_link_lost(link, link->conf->ssl
-                       && link->state == NGX_HTTP_APIKEY_LINK_HANDSHAKE
-                       ? "it closed the connection right after TLS, it may "
-                         "want a client's certificate"
-                       : "it closed the connection", NULL);
+            ngx_http_apikey_link_closed(link);
             return;
         }
 

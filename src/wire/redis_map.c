@@ -22,6 +22,8 @@ static void ngx_http_apikey_map_read(ngx_http_apikey_redis_t *redis,
     ngx_str_t *text);
 static ngx_uint_t ngx_http_apikey_map_node(ngx_http_apikey_redis_t *redis,
     apikey_slot_node_t *node);
+static void ngx_http_apikey_map_name(ngx_http_apikey_link_t *link,
+    apikey_slot_node_t *node);
 static void ngx_http_apikey_map_owners(ngx_http_apikey_redis_t *redis);
 static void ngx_http_apikey_map_clean(ngx_http_apikey_redis_t *redis);
 
@@ -117,6 +119,8 @@ ngx_http_apikey_map_node(ngx_http_apikey_redis_t *redis,
             if (link == NULL) {
                 return 0;
             }
+
+            ngx_http_apikey_map_name(link, node);
         }
 
         for (i = first; i <= last; i++) {
@@ -126,6 +130,26 @@ ngx_http_apikey_map_node(ngx_http_apikey_redis_t *redis,
     }
 
     return n;
+}
+
+
+/* What its certificate says, and MOVED may say. */
+
+static void
+ngx_http_apikey_map_name(ngx_http_apikey_link_t *link,
+    apikey_slot_node_t *node)
+{
+    u_char  *p;
+
+    if (node->name_len == 0 || node->name_len >= NGX_SOCKADDR_STRLEN) {
+        return;
+    }
+
+    p = ngx_cpymem(link->target.address, node->name, node->name_len);
+    *p = '\0';
+
+    link->target.host.data = link->target.address;
+    link->target.host.len = node->name_len;
 }
 
 

@@ -286,6 +286,9 @@ void ngx_http_apikey_link_ready(ngx_http_apikey_link_t *link);
 void ngx_http_apikey_link_lost(ngx_http_apikey_link_t *link, char *why,
     ngx_str_t *text);
 
+/* ... by the other side. */
+void ngx_http_apikey_link_closed(ngx_http_apikey_link_t *link);
+
 void ngx_http_apikey_link_disconnect(ngx_http_apikey_link_t *link);
 
 

@@ -83,7 +83,7 @@ ngx_http_apikey_link_flush(ngx_http_apikey_link_t *link)
         }
 
         if (n == NGX_ERROR || n == 0) {
-            ngx_http_apikey_link_lost(link, "cannot write", NULL);
+            ngx_http_apikey_link_closed(link);
             return;
         }
 
