@@ -48,8 +48,9 @@ my @keys = map { $t->key(limits => [ \%limit ]) } 1 .. 30;
 sub slot {
     my ($key) = @_;
 
-    return $nodes[0]->command('CLUSTER', 'KEYSLOT', $key->{root}
-                                                    // $key->{id});
+    # asked once: nodes die here
+    return $key->{slot} //= $nodes[0]->command('CLUSTER', 'KEYSLOT',
+                                               $key->{root} // $key->{id});
 }
 
 sub owner { return $cluster->owner(slot($_[0])) }

@@ -148,7 +148,12 @@ sub command {
           map { ('$', length, "\r\n", $_, "\r\n") } @args;
     $client->flush;
 
-    my $reply = eval { read_reply($client) };
+    # from one that hangs nothing comes for ever
+    my $reply = eval {
+        vec(my $r = '', fileno $client, 1) = 1;
+        select($r, undef, undef, 20) or die "no answer\n";
+        read_reply($client);
+    };
 
     if ($@) {
         delete $self->{client} unless $@ =~ /^redis: [A-Z]/;
