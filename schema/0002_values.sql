@@ -141,8 +141,29 @@ COMMENT ON FUNCTION read_time(text) IS
     'RFC 3339 with any offset, or a date (its midnight in UTC), or null';
 
 
--- Day 31 is the last day of a shorter month.  Midnights are the zone's own:
--- where a clock is put forward over one, its first minute after that.
+-- A day begins with its first midnight, where a clock that is put back has two,
+-- and with its first minute, where one that is put forward has none.
+
+CREATE OR REPLACE FUNCTION day_start(day timestamp, zone text)
+RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    late timestamptz := day AT TIME ZONE zone;
+BEGIN
+    RETURN (SELECT min(late - d * interval '30 minutes')
+        FROM generate_series(0, 4) AS d
+        WHERE (late - d * interval '30 minutes') AT TIME ZONE zone
+            = late AT TIME ZONE zone);
+END
+$$;
+
+COMMENT ON FUNCTION day_start(timestamp, text) IS
+    'When this day begins in a time zone';
+
+
+-- Day 31 is the last day of a shorter month.
 
 CREATE OR REPLACE FUNCTION period(zone text, anchor int, at timestamptz,
     OUT start timestamptz, OUT "end" timestamptz)
@@ -153,8 +174,9 @@ DECLARE
     month   timestamp := date_trunc('month', at AT TIME ZONE zone);
     starts  timestamptz[];
 BEGIN
-    starts := ARRAY(SELECT least(m + (anchor - 1) * interval '1 day',
-            m + interval '1 month' - interval '1 day') AT TIME ZONE zone
+    starts := ARRAY(SELECT day_start(least(m + (anchor - 1)
+            * interval '1 day', m + interval '1 month' - interval '1 day'),
+            zone)
         FROM generate_series(month - interval '1 month',
             month + interval '1 month', interval '1 month') AS m
         ORDER BY m);
@@ -194,8 +216,8 @@ COMMENT ON FUNCTION calendar_id(text, int, text) IS
     'Id of the calendar of this time zone, anchor day and unit';
 
 
--- Two years ahead and a period back: clocks differ.  A midnight that a zone
--- has twice counts once, and so does one that it has left out.
+-- Two years ahead and two periods back: clocks differ.  Days that a zone has
+-- left out are no periods.
 
 CREATE OR REPLACE FUNCTION calendar_bounds(zone text, anchor int, unit text,
     at timestamptz)
@@ -209,10 +231,10 @@ DECLARE
     n      int := CASE unit WHEN 'day' THEN 800 WHEN 'week' THEN 120
                   ELSE 36 END;
 BEGIN
-    RETURN ARRAY(SELECT DISTINCT extract(epoch FROM (CASE unit
+    RETURN ARRAY(SELECT DISTINCT extract(epoch FROM day_start(CASE unit
             WHEN 'month' THEN least(m + (anchor - 1) * interval '1 day',
                 m + interval '1 month' - interval '1 day')
-            ELSE m END) AT TIME ZONE zone)::bigint * 1000000 AS b
+            ELSE m END, zone))::bigint * 1000000 AS b
         FROM generate_series(first, first + n * step, step) AS m
         ORDER BY b);
 END
@@ -362,7 +384,8 @@ GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric),
     rate_form(bigint, bigint, bigint), pattern_covers(text, text),
     scope_covers(text, text), read_money(text),
     period(text, int, timestamptz), calendar_id(text, int, text),
-    calendar_bounds(text, int, text, timestamptz), read_amount(text, text),
+    calendar_bounds(text, int, text, timestamptz), day_start(timestamp, text),
+    read_amount(text, text),
     limit_kind(text, text, boolean), credit_base() TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION time_text(timestamptz), money_text(numeric)
     TO apikey_reader;

@@ -313,6 +313,7 @@ DECLARE
 BEGIN
     PERFORM allow('operator');
     k := lock_key(req);
+    PERFORM fail_if(credit_gate('{}', ''));
     PERFORM check_body(req);
     PERFORM check_revoked(k);
 
@@ -347,6 +348,7 @@ BEGIN
     o := find_owner(req);
     SELECT * INTO o FROM owner WHERE id = o.id FOR UPDATE;
     PERFORM check_match(req, o.version);
+    PERFORM fail_if(credit_gate('{}', ''));
     PERFORM check_body(req);
 
     before := owner_json(o);

@@ -163,6 +163,21 @@ status_is(200, 'PATCH', '/owners', { plan => 'pro', dry_run => 'true' },
 status_is(400, 'PATCH', '/owners/{id}', { id => 'user_42' },
           body => { limits => 1 });
 status_is(404, 'GET', '/owners/{id}', { id => 'none' });
+status_is(400, 'POST', '/owners/{id}/credits', { id => 'user_42' },
+          body => { set => 1 });
+
+# credits are not enforced in every mode yet: their shapes are shown all the
+# same
+
+$t->postgres->run(q{CREATE OR REPLACE FUNCTION apikey.credit_gate(value jsonb,
+    at text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT '[]'::jsonb $$});
+
+status_is(200, 'PATCH', '/owners/{id}', { id => 'user_42' }, body => {
+    credits => { unit => 'cost', remaining => '5.00',
+                 refill => { amount => '5.00', every => 'month' } } });
+status_is(200, 'POST', '/owners/{id}/credits', { id => 'user_42' },
+          body => { add => '1.00', note => 'invoice 881' },
+          headers => [ 'Idempotency-Key' => 'credits' ]);
 
 my $key = json(status_is(201, 'POST', '/api-keys', {}, body => {
     name => 'Production', owner => 'user_42', customer => 'c', plan => 'pro',
@@ -206,6 +221,16 @@ status_is(200, $_, '/api-keys/{id}', { id => $id }, body => {
 status_is(412, 'PATCH', '/api-keys/{id}', { id => $id }, body => {},
           headers => [ 'If-Match' => '"0"' ]);
 status_is(200, 'GET', '/api-keys/{id}/usage', { id => $id, days => 2 });
+status_is(409, 'POST', '/api-keys/{id}/credits', { id => $id },
+          body => { set => 1 });
+status_is(200, 'PATCH', '/api-keys/{id}', { id => $id }, body => {
+    credits => { unit => 'requests', remaining => 7 } });
+status_is(200, 'POST', '/api-keys/{id}/credits', { id => $id },
+          body => { set => 9 });
+status_is(200, 'PATCH', '/api-keys/{id}', { id => $id },
+          body => { credits => undef });
+status_is(200, 'PATCH', '/owners/{id}', { id => 'user_42' },
+          body => { credits => undef });
 status_is(200, 'POST', '/api-keys/verify', {}, body => {
     key => $key->{key}, scopes => [ 'orders:read' ], model => 'gpt-4o',
     weight => 1, service => 'batch' });

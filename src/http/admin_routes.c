@@ -49,6 +49,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql(NGX_HTTP_DELETE, "api-keys/{id}/secrets/{sid}",
                         "secret_end"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}/usage", "key_usage"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "api-keys/{id}/credits",
+                             "key_credits"),
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "owners", "owner_list"),
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "owners", "owners_update"),
@@ -56,6 +58,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql_body(NGX_HTTP_PUT, "owners/{id}", "owner_put"),
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "owners/{id}", "owner_update"),
     ngx_http_apikey_sql(NGX_HTTP_DELETE, "owners/{id}", "owner_delete"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "owners/{id}/credits",
+                             "owner_credits"),
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "plans", "plan_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "plans/{id}", "plan_get"),
@@ -93,14 +97,12 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "alerts", NULL),
     ngx_http_apikey_sql(0, "alerts/{id}", NULL),
-    ngx_http_apikey_sql(0, "api-keys/{id}/credits", NULL),
     ngx_http_apikey_sql(0, "export/conversations", NULL),
     ngx_http_apikey_sql(0, "export/usage", NULL),
     ngx_http_apikey_sql(0, "import/usage", NULL),
     ngx_http_apikey_sql(0, "limits", NULL),
     ngx_http_apikey_sql(0, "models", NULL),
     ngx_http_apikey_sql(0, "models/{id}", NULL),
-    ngx_http_apikey_sql(0, "owners/{id}/credits", NULL),
     ngx_http_apikey_sql(0, "prices", NULL),
     ngx_http_apikey_sql(0, "prices/{id}", NULL),
     ngx_http_apikey_sql(0, "webhooks", NULL),
