@@ -20,7 +20,6 @@ my $n = $t->nginx(workers => 1, http => <<'EOT', server => <<'EOS')->start;
     log_format metered escape=json '$apikey_request_id'
         ' $apikey_tokens_input $apikey_tokens_output $apikey_cost';
     proxy_cache_path %%DIR%%/cache keys_zone=cache:1m;
-    proxy_read_timeout 300ms;
 
     server {
         listen 127.0.0.1:%%PORT_cheap%%;
@@ -49,6 +48,12 @@ EOT
 
         location /reserved/ {
             apikey_reserve tokens=$arg_tokens cost=$arg_cost;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location /timeout/ {
+            apikey_reserve cost=0.5;
+            proxy_read_timeout 300ms;
             proxy_pass http://%%UPSTREAM%%;
         }
 
@@ -220,7 +225,7 @@ subtest 'what it does not say' => sub {
     cost("/status/$_", '0 0 0 none', "status $_ is free", $_)
         for 400, 429, 500, 503;
     cost('/reserved/close?cost=0.5', '0 0 0 none', 'no answer', 502);
-    cost('/reserved/hang?cost=0.5', '0 0 0 none', 'none in time', 504);
+    cost('/timeout/hang', '0 0 0 none', 'none in time', 504);
     cost('/fixed/', '0 0 2000000 estimate', 'a fixed price');
     cost('/fixed/status/404', '0 0 0 none', 'not for an error', 404);
     like($n->log_text, qr/apikey_reserve: cost="x" is not an amount/,

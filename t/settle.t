@@ -34,9 +34,7 @@ my $fault = limited(budget('90.00'));
 my $hour = limited({ name => 'hourly', unit => 'requests', limit => 5,
                      window => '1h' }, budget('5.00'));
 
-my $n = $t->nginx(workers => 2, http => <<'EOT', server => <<'EOS')->start;
-    proxy_read_timeout 300ms;
-EOT
+my $n = $t->nginx(workers => 2, server => <<'EOS')->start;
         apikey required;
         apikey_usage headers;
         add_header X-Left $apikey_remaining always;
@@ -47,9 +45,9 @@ EOT
             proxy_pass http://%%UPSTREAM%%;
         }
 
-        location /slow/ {
-            apikey_reserve tokens=$arg_tokens cost=$arg_cost;
-            proxy_read_timeout 10s;
+        location /timeout/ {
+            apikey_reserve cost=0.5;
+            proxy_read_timeout 300ms;
             proxy_pass http://%%UPSTREAM%%;
         }
 
@@ -120,7 +118,7 @@ subtest 'strict' => sub {
 
 
 subtest 'three of eight' => sub {
-    my @r = $n->parallel(map { { uri => '/slow/delay/700' . price('1.00')
+    my @r = $n->parallel(map { { uri => '/delay/700' . price('1.00')
         . '?cost=1.00', key => $three->{key} } } 1 .. 8);
     my %n;
 
@@ -131,7 +129,7 @@ subtest 'three of eight' => sub {
 
 
 subtest 'an unknown reserve' => sub {
-    my @r = $n->parallel(map { { uri => '/slow/delay/500' . price('0.25'),
+    my @r = $n->parallel(map { { uri => '/delay/500' . price('0.25'),
         key => $whole->{key} } } 1 .. 5);
     my %n;
 
@@ -139,7 +137,7 @@ subtest 'an unknown reserve' => sub {
     is_deeply(\%n, { 200 => 1, 402 => 4 }, 'one at a time');
     left($whole, '1.75', 'then the rest comes back');
 
-    is(get($whole, '/slow/status/500')->{status}, 500, 'an error');
+    is(get($whole, '/status/500')->{status}, 500, 'an error');
     left($whole, '1.75', 'has cost nothing');
     is(get($whole, price('x'))->{status}, 200, 'an answer without a cost');
     left($whole, '0.00', 'has cost nobody knows what');
@@ -188,7 +186,7 @@ subtest 'key and owner' => sub {
 
 
 subtest 'concurrent' => sub {
-    my @r = $n->parallel(map { { uri => '/slow/delay/500',
+    my @r = $n->parallel(map { { uri => '/delay/500',
         key => $jobs->{key} } } 1 .. 6);
     my %n;
 
@@ -201,7 +199,7 @@ subtest 'concurrent' => sub {
     for my $round (1, 2) {
         my $hits = $up->hits;
         my @c = map { $n->conn } 1, 2;
-        $_->send(Apikey::Http::build('GET', '/slow/hang',
+        $_->send(Apikey::Http::build('GET', '/hang',
                                      key => $jobs->{key})) for @c;
         $up->wait_hits($hits + 2);
         is(get($jobs, '/')->{status}, 429, 'both slots are taken');
@@ -214,7 +212,7 @@ subtest 'concurrent' => sub {
         }
 
         wait_for('both are free', sub {
-            my @r = $n->parallel(map { { uri => '/slow/delay/200',
+            my @r = $n->parallel(map { { uri => '/delay/200',
                 key => $jobs->{key} } } 1 .. 3);
             return 2 == grep { $_->{status} == 200 } @r;
         });
@@ -271,7 +269,7 @@ subtest 'ends of all kinds' => sub {
         $n->reload if $round % 50 == 0;
     }
 
-    get($fault, '/hang?cost=0.5') for 1 .. 3;
+    get($fault, '/timeout/hang') for 1 .. 3;
 
     my $count = $up->hits;
     my $log = 0;
@@ -304,7 +302,7 @@ subtest 'killed workers' => sub {
     for (1 .. 5) {
         my $hits = $up->hits;
         my $c = $n->conn;
-        $c->send(Apikey::Http::build('GET', '/slow/hang?cost=0.5',
+        $c->send(Apikey::Http::build('GET', '/hang?cost=0.5',
                                      key => $key->{key}));
         $up->wait_hits($hits + 1);
         $n->kill_worker($_) for $n->workers;
