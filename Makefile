@@ -21,7 +21,7 @@ WARN   = -Wall -Wextra -Wno-unused-parameter -Werror
 CFLAGS = -std=gnu11 -g $(OPTIMIZE) -Wall -Wextra -Werror -fPIC $(SANITIZE)
 INCS   = -Isrc $(shell pkg-config --cflags libpq libcrypto 2> /dev/null)
 PQ     = $(shell pkg-config --libs libpq 2> /dev/null || echo -lpq)
-CTLLIB = $(PQ) -lcurl -lhiredis -ljansson -lcrypto -lm
+CTLLIB = $(PQ) -lcurl -lhiredis -ljansson -lssl -lcrypto -lm
 
 # what compiles without nginx
 PLAIN  = $(wildcard src/base/*.c src/limit/account*.c src/limit/bucket*.c \

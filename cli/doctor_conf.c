@@ -47,6 +47,8 @@ static char *apikey_doctor_word(apikey_doctor_lex_t *lex);
 static char *apikey_doctor_mark(apikey_doctor_lex_t *lex, char mark);
 static void apikey_doctor_directive(apikey_doctor_t *d, const char *dir,
     const apikey_doctor_words_t *words);
+static void apikey_doctor_redis_words(apikey_doctor_t *d, const char *dir,
+    const apikey_doctor_words_t *words);
 static void apikey_doctor_journal(apikey_doctor_t *d, const char *dir,
     const apikey_doctor_words_t *words);
 static const char *apikey_doctor_param(const apikey_doctor_words_t *words,
@@ -323,7 +325,7 @@ static void
 apikey_doctor_directive(apikey_doctor_t *d, const char *dir,
     const apikey_doctor_words_t *words)
 {
-    const char  *name, *param;
+    const char  *name;
 
     name = words->word[0];
 
@@ -335,12 +337,7 @@ apikey_doctor_directive(apikey_doctor_t *d, const char *dir,
         d->postgres = strdup(words->word[1]);
 
     } else if (strcmp(name, "apikey_redis") == 0 && d->redis == NULL) {
-        d->redis = strdup(words->word[1]);
-        param = apikey_doctor_param(words, "password_file=");
-
-        if (param) {
-            apikey_doctor_path(&d->password_file, dir, param);
-        }
+        apikey_doctor_redis_words(d, dir, words);
 
     } else if (strcmp(name, "apikey_admin_token") == 0) {
         apikey_doctor_path(&d->tokens, dir, words->word[1]);
@@ -350,6 +347,47 @@ apikey_doctor_directive(apikey_doctor_t *d, const char *dir,
 
     } else if (strcmp(name, "apikey_journal") == 0) {
         apikey_doctor_journal(d, dir, words);
+    }
+}
+
+
+/* A word a line; files as they are named from here. */
+
+static void
+apikey_doctor_redis_words(apikey_doctor_t *d, const char *dir,
+    const apikey_doctor_words_t *words)
+{
+    int          i;
+    char        *path, *text;
+    size_t       len;
+    const char  *word, *param;
+
+    param = apikey_doctor_param(words, "password_file=");
+
+    if (param) {
+        apikey_doctor_path(&d->password_file, dir, param);
+    }
+
+    for (i = 1; i < words->n; i++) {
+        word = words->word[i];
+        len = strcspn(word, "=");
+        path = NULL;
+
+        if (strncmp(word, "ca=", 3) == 0 || strncmp(word, "cert", 4) == 0) {
+            apikey_doctor_path(&path, dir, word + len + (word[len] == '='));
+        }
+
+        if (asprintf(&text, "%s%.*s%s%s\n", d->redis ? d->redis : "",
+                     path ? (int) len : (int) strlen(word), word,
+                     path ? "=" : "", path ? path : "")
+            == -1)
+        {
+            text = NULL;
+        }
+
+        free(path);
+        free(d->redis);
+        d->redis = text;
     }
 }
 

@@ -8,6 +8,7 @@ use POSIX ();
 use Test::More;
 
 use Apikey::Ctl;
+use Apikey::Certs;
 use Apikey::Test;
 
 my $t = Apikey::Test->new;
@@ -126,6 +127,58 @@ subtest 'Redis' => sub {
     finds('fail', 'Redis', qr/is the form of its URL/, 'no URL');
     doctor('--redis', 'unix:' . "$t->{dir}/none?db=1");
     finds('fail', 'Redis', qr/No such file/, 'no socket');
+
+    # several, Sentinels, a Cluster, TLS: the words of apikey_redis
+
+    my $replica = $t->redis(name => 'replica',
+        args => [ '--replicaof', '127.0.0.1', $redis->port ]);
+    Apikey::Test::wait_for('a replica', sub {
+        $redis->command('INFO', 'replication') =~ /connected_slaves:1/ });
+
+    doctor('--redis', $replica->url . " $url timeout=1s");
+    is($rc, 0, 'two URLs') or diag $out;
+    finds('ok', 'Redis at 127.0.0.1:' . $replica->port, qr/it is a replica/,
+          'a replica is no harm');
+    finds('ok', 'Redis at 127.0.0.1:' . $redis->port, qr/Redis \d/,
+          'next to a primary');
+    finds('warn', 'replicas of Redis at 127.0.0.1:' . $redis->port,
+          qr/set min-replicas-to-write 1/, 'which could be cut off');
+    doctor('--redis', $replica->url . ' redis://127.0.0.1:1');
+    finds('fail', 'Redis', qr/0 of 2 URLs take writes/, 'no primary');
+
+    my $certs = Apikey::Certs->new($t->dir);
+    my $ca = $certs->ca('ours');
+    my @cert = $certs->cert('ours', 'redis', 'IP:127.0.0.1');
+    my $group = $t->sentinels(name => 'main', n => 1, quorum => 1,
+                              redis => { tls => [ $ca, @cert ] });
+    my $at = '127.0.0.1:' . ($group->sentinel_list)[0]->tls_port;
+    my $tls = "rediss://$at sentinel=";
+
+    doctor('--redis', "${tls}main ca=$ca");
+    is($rc, 0, 'Sentinels and TLS') or diag $out;
+    finds('ok', "Sentinel at $at", qr/"main" is at 127/,
+          'where the master is');
+    finds('ok', 'Redis', qr/Redis \d/, 'and how it does');
+    doctor('--redis', "${tls}other ca=$ca");
+    finds('fail', 'Sentinels', qr/none says where "other" is/,
+          'a name nobody knows');
+    doctor('--redis', "${tls}main");
+    finds('warn', "Sentinel at $at",
+          qr/its certificate is not trusted/, 'another authority');
+
+    my $cluster = $t->cluster(name => 'c', n => 3);
+    my ($node) = $cluster->nodes;
+
+    doctor('--redis', $node->url . ' cluster');
+    is($rc, 0, 'a Cluster') or diag $out;
+    finds('ok', 'Cluster', qr/16384 of 16384 slots/, 'all its slots');
+    is(() = $out =~ /^ok    Redis at 127.0.0.1:\d+: Redis \d/mg, 3,
+       'each primary');
+    my $gone = ($cluster->nodes)[2];
+    $gone->stop('kill');
+    doctor('--redis', $node->url . ' cluster');
+    finds('fail', 'Redis at 127.0.0.1:' . $gone->port, qr/Connection refused/,
+          'one is gone');
 
     my $closed = $t->redis(name => 'closed', password => 'p@ss word');
     my $file = "$t->{dir}/redis.password";
