@@ -461,6 +461,74 @@ COMMENT ON COLUMN calendar.checked_at IS
 GRANT SELECT, INSERT, UPDATE ON calendar TO apikey_gateway;
 
 
+CREATE TABLE IF NOT EXISTS price (
+    id             uuid         PRIMARY KEY DEFAULT uuid_v7(),
+    service        text         CHECK (char_length(service) BETWEEN 1 AND 255),
+    model          text         CHECK (char_length(model) BETWEEN 1 AND 255),
+    plan           text         CHECK (plan ~ '^[a-z0-9_-]{1,64}$'),
+    valid_from     timestamptz  NOT NULL DEFAULT now(),
+    input_per_1m   bigint       CHECK (input_per_1m >= 0),
+    output_per_1m  bigint       CHECK (output_per_1m >= 0),
+    cached_per_1m  bigint       CHECK (cached_per_1m >= 0),
+    per_request    bigint       NOT NULL DEFAULT 0 CHECK (per_request >= 0),
+    created_at     timestamptz  NOT NULL DEFAULT now(),
+    deleted_at     timestamptz,
+    version        bigint       NOT NULL DEFAULT nextval('apikey.version')
+);
+
+COMMENT ON TABLE price IS
+    'What tokens and requests cost, from some time on, in nano-units';
+COMMENT ON COLUMN price.service IS 'A pattern; null: any service';
+COMMENT ON COLUMN price.model IS 'A pattern; null: any model, and none';
+COMMENT ON COLUMN price.plan IS 'Of the key; null: any, and none';
+COMMENT ON COLUMN price.valid_from IS
+    'Until a later one of the same service, model and plan';
+COMMENT ON COLUMN price.input_per_1m IS
+    'For a million tokens; null: unknown, as for output';
+COMMENT ON COLUMN price.cached_per_1m IS 'null: as other input';
+COMMENT ON COLUMN price.version IS
+    'Of its last change; usage records say it as price_version';
+
+CREATE INDEX IF NOT EXISTS price_version ON price (version);
+
+GRANT SELECT, INSERT, UPDATE ON price TO apikey_gateway;
+
+
+CREATE TABLE IF NOT EXISTS price_list (
+    id       uuid    PRIMARY KEY
+                     CHECK (id = '00000000-0000-8000-8000-707269636573'),
+    version  bigint  NOT NULL DEFAULT nextval('apikey.version')
+);
+
+COMMENT ON TABLE price_list IS
+    'One row that changes with any price: nodes load all prices as one';
+
+GRANT SELECT, INSERT, UPDATE ON price_list TO apikey_gateway;
+
+
+CREATE TABLE IF NOT EXISTS model (
+    id              uuid         PRIMARY KEY DEFAULT uuid_v7(),
+    external        text         NOT NULL UNIQUE
+                                 CHECK (char_length(external)
+                                        BETWEEN 1 AND 255),
+    name            text         NOT NULL
+                                 CHECK (char_length(name) BETWEEN 1 AND 255),
+    capabilities    text[]       NOT NULL DEFAULT '{}',
+    context_length  bigint       CHECK (context_length >= 0),
+    created_at      timestamptz  NOT NULL DEFAULT now(),
+    updated_at      timestamptz  NOT NULL DEFAULT now(),
+    version         bigint       NOT NULL DEFAULT nextval('apikey.version')
+);
+
+COMMENT ON TABLE model IS
+    'Models that are offered, for people and clients to read';
+COMMENT ON COLUMN model.external IS 'Its name in requests: "id" in the API';
+COMMENT ON COLUMN model.capabilities IS 'Such as chat and vision';
+COMMENT ON COLUMN model.context_length IS 'In tokens';
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON model TO apikey_gateway;
+
+
 CREATE TABLE IF NOT EXISTS audit (
     id           uuid         PRIMARY KEY DEFAULT uuid_v7(),
     at           timestamptz  NOT NULL DEFAULT clock_timestamp(),

@@ -31,7 +31,7 @@ COMMENT ON COLUMN change.seq IS
 COMMENT ON COLUMN change.xid IS
     'Writing transaction: all below a snapshot''s xmin have ended';
 COMMENT ON COLUMN change.kind IS
-    'Which row changed: key, owner or calendar';
+    'Which row changed: key, owner, calendar or prices';
 COMMENT ON COLUMN change.id IS 'The row''s id';
 COMMENT ON COLUMN change.version IS
     'The row''s version at this change; a later one may already stand';
@@ -43,10 +43,15 @@ ALTER TABLE change DROP CONSTRAINT IF EXISTS change_kind_check;
 
 DO $$
 BEGIN
-    ALTER TABLE change ADD CONSTRAINT change_kinds
-        CHECK (kind IN ('key', 'owner', 'calendar'));
-EXCEPTION WHEN duplicate_object THEN
-    NULL;
+    IF NOT EXISTS (SELECT FROM pg_constraint
+                   WHERE conrelid = 'change'::regclass
+                       AND conname = 'change_kinds'
+                       AND pg_get_constraintdef(oid) ~ 'prices')
+    THEN
+        ALTER TABLE change DROP CONSTRAINT IF EXISTS change_kinds,
+            ADD CONSTRAINT change_kinds
+            CHECK (kind IN ('key', 'owner', 'calendar', 'prices'));
+    END IF;
 END
 $$;
 
@@ -455,8 +460,52 @@ FROM calendar c;
 COMMENT ON VIEW keyring_calendar IS
     'Calendars as nodes read them: limits are when periods begin';
 
-REVOKE ALL ON keyring_owner, keyring_key, keyring_calendar FROM PUBLIC,
-    apikey_gateway, apikey_reader;
+-- Prices are one row of text, in the order in which they are looked through
+-- (src/base/price.h): of the plan before those of any plan, then by how much
+-- a model and a service are said, then the latest.
+
+CREATE OR REPLACE FUNCTION pattern_rank(pattern text)
+RETURNS int
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN pattern IS NULL THEN -1
+    WHEN strpos(pattern, '*') = 0 THEN 1000
+    ELSE char_length(replace(pattern, '*', '')) END;
+
+COMMENT ON FUNCTION pattern_rank(text) IS
+    'How specific a pattern is: a name, then by what is no *, then any';
+
+CREATE OR REPLACE VIEW keyring_prices AS
+SELECT 'prices'::text AS kind, l.id, l.version, true AS enabled,
+    NULL::uuid AS owner_id, NULL::text AS name, NULL::text AS prefix,
+    NULL::text AS customer, NULL::text AS plan, false AS revoked,
+    NULL::bigint AS expires, NULL::text AS scopes, NULL::text AS ips,
+    NULL::text AS metadata, NULL::text AS secrets,
+    (SELECT string_agg(concat_ws(E'\t', p.version::text,
+            coalesce(micros(p.valid_from), 253402300800000000)::text,
+            coalesce(p.service, ''), coalesce(p.model, ''),
+            coalesce(p.plan, ''), coalesce(p.input_per_1m::text, ''),
+            coalesce(p.output_per_1m::text, ''),
+            coalesce(p.cached_per_1m::text, ''), p.per_request::text)
+            || E'\n', ''
+            ORDER BY p.plan IS NULL, pattern_rank(p.model) DESC,
+                pattern_rank(p.service) DESC, p.valid_from DESC, p.id DESC)
+        FROM price p
+        WHERE p.deleted_at IS NULL
+            AND NOT EXISTS (SELECT FROM price q
+                WHERE q.deleted_at IS NULL
+                    AND q.service IS NOT DISTINCT FROM p.service
+                    AND q.model IS NOT DISTINCT FROM p.model
+                    AND q.plan IS NOT DISTINCT FROM p.plan
+                    AND q.valid_from > p.valid_from
+                    AND q.valid_from < now() - interval '1 day')) AS limits,
+    NULL::text AS models, NULL::text AS terms, NULL::text AS calendar
+FROM price_list l;
+
+COMMENT ON VIEW keyring_prices IS
+    'Prices as nodes read them: one row, limits are its lines';
+
+REVOKE ALL ON keyring_owner, keyring_key, keyring_calendar, keyring_prices
+    FROM PUBLIC, apikey_gateway, apikey_reader;
 
 
 -- Columns are only ever added, at the end: a node of another version of the
@@ -488,7 +537,8 @@ AS $$
 #variable_conflict use_column
 BEGIN
     IF page = 'calendar' THEN
-        RETURN QUERY SELECT c.* FROM keyring_calendar c
+        RETURN QUERY SELECT c.* FROM (SELECT * FROM keyring_calendar
+                UNION ALL SELECT * FROM keyring_prices) AS c
             WHERE c.id > coalesce(after,
                 '00000000-0000-0000-0000-000000000000')
             ORDER BY c.id LIMIT n;
@@ -509,11 +559,15 @@ BEGIN
         RETURN;
     END IF;
 
-    -- an owner stands before its keys; who asks for owners means calendars,
-    -- too
+    -- an owner stands before its keys; who asks for owners means calendars
+    -- and prices, too
 
     RETURN QUERY SELECT c.* FROM keyring_calendar c
         WHERE c.id = ANY (owners);
+
+    IF '00000000-0000-8000-8000-707269636573' = ANY (owners) THEN
+        RETURN QUERY SELECT p.* FROM keyring_prices p;
+    END IF;
 
     RETURN QUERY SELECT o.* FROM keyring_owner o
         WHERE o.id = ANY (owners || ARRAY(
@@ -526,8 +580,8 @@ $$;
 
 COMMENT ON FUNCTION keyring_rows(uuid[], uuid[], text, uuid, int) IS
     'Rows for a node''s keyring, with digests: these keys (and their owners),'
-    ' owners and calendars, or n rows of page key, owner or calendar with ids'
-    ' after the given one';
+    ' owners, calendars and prices, or n rows of page key, owner or calendar'
+    ' (with prices) with ids after the given one';
 
 
 CREATE OR REPLACE FUNCTION limit_calendars(holder_key uuid, holder_owner uuid)
@@ -680,6 +734,6 @@ COMMENT ON FUNCTION node_seen(uuid, text, text) IS
     'A node''s heartbeat; returns how many were seen in the last hour';
 
 GRANT SELECT ON SEQUENCE version TO apikey_gateway;
-GRANT EXECUTE ON FUNCTION micros(timestamptz),
+GRANT EXECUTE ON FUNCTION micros(timestamptz), pattern_rank(text),
     keyring_changes(text, bigint, uuid), node_seen(uuid, text, text)
     TO apikey_gateway;

@@ -81,6 +81,7 @@ LANGUAGE sql STABLE
 RETURN EXISTS (SELECT FROM limit_rule WHERE unit = 'cost')
     OR EXISTS (SELECT FROM plan WHERE monthly_price IS NOT NULL)
     OR EXISTS (SELECT FROM plan WHERE monthly_price > 0)
+    OR EXISTS (SELECT FROM price)
     OR EXISTS (SELECT FROM key_usage WHERE cost <> 0)
     OR EXISTS (SELECT FROM usage_quarter WHERE cost <> 0);
 

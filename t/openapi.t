@@ -149,6 +149,38 @@ status_is(400, 'PUT', '/plans/{id}', { id => 'pro' },
           body => { monthly_price => 1, colour => 1 });
 status_is(404, 'GET', '/plans/{id}', { id => 'none' });
 
+my $price = json(status_is(201, 'POST', '/prices', {}, body => {
+    model => 'gpt-4o*', plan => 'pro', input_per_1m => '2.50',
+    output_per_1m => '15', cached_per_1m => undef,
+    valid_from => '2026-01-01T00:00:00Z' }))->{id};
+
+for my $time (1, 2) {
+    status_is($time == 1 ? 201 : 200, 'POST', '/prices', {},
+              headers => [ 'Idempotency-Key' => 'a-price' ],
+              body => { service => 'orders', per_request => '0.001' });
+}
+
+status_is(200, 'GET', '/prices', { model => 'gpt-4o*', limit => 1 });
+status_is(200, 'GET', '/prices/{id}', { id => $price });
+status_is(200, 'PATCH', '/prices/{id}', { id => $price },
+          body => { cached_per_1m => '0.25' });
+status_is(200, 'PUT', '/prices/{id}', { id => $price }, body => {});
+status_is(400, 'POST', '/prices', {}, body => { input_per_1m => 1 });
+status_is(404, 'GET', '/prices/{id}', { id => 'none' });
+
+status_is(201, 'PUT', '/models/{id}', { id => 'gpt-4o' }, body => {
+    name => 'GPT-4o', capabilities => [ 'chat' ], context_length => 128000 });
+status_is(200, 'PUT', '/models/{id}', { id => 'gpt-4o' }, body => {});
+status_is(200, 'PATCH', '/models/{id}', { id => 'gpt-4o' },
+          body => { context_length => undef });
+status_is(200, 'GET', '/models/{id}', { id => 'gpt-4o' });
+status_is(200, 'GET', '/models', { limit => 1 });
+status_is(400, 'PUT', '/models/{id}', { id => 'x' },
+          body => { capabilities => 'chat' });
+status_is(404, 'GET', '/models/{id}', { id => 'none' });
+status_is(204, 'DELETE', '/models/{id}', { id => 'gpt-4o' });
+status_is(204, 'DELETE', '/prices/{id}', { id => $price });
+
 status_is(201, 'PUT', '/owners/{id}', { id => 'user_42' }, body => {
     name => 'Ada', enabled => $true, plan => 'pro', plan_next => 'pro',
     limits => \@limits, credits => undef, time_zone => 'Europe/Berlin',

@@ -204,7 +204,7 @@ subtest 'JSON' => sub {
            '6074 285 3456 64 provider', $_) for qw(/unbuffered /disk);
     passes('/say/0/0', 'application/vnd.api+json', $chat,
            '6074 285 3456 64 provider', 'another JSON');
-    passes('/say/0/0', 'text/plain', $chat, '0 127 0 0 estimate',
+    passes('/say/0/0', 'text/plain', $chat, '27 100 0 0 estimate',
            'no JSON: costs its reserve');
     passes('/say/0/0', 'application/json',
            '{"usage":{"prompt_tokens":0,"completion_tokens":0}}',
@@ -274,7 +274,7 @@ subtest 'compression' => sub {
 
     $r = ask('/say/0/0/set/Content-Encoding/br', $body, 'application/json',
              'no JSON');
-    is(record($r->{headers}{'x-request-id'}), '0 127 0 0 estimate',
+    is(record($r->{headers}{'x-request-id'}), '27 100 0 0 estimate',
        'one that compresses all the same: the reserve');
     like($n->log_text, qr/apikey_usage: the upstream sends "Content-Encoding/,
          'it is logged');

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/key.h"
+#include "base/price.h"
 #include "base/stats.h"
 #include "base/uuid.h"
 #include "base/version.h"
@@ -222,8 +223,12 @@ typedef enum {
 typedef struct {
     uint64_t                    tokens;
     uint64_t                    cost;            /* nano-units */
+    uint64_t                    input;           /* of tokens */
     unsigned                    tokens_unknown:1;
     unsigned                    cost_unknown:1;
+    unsigned                    split:1;         /* input is known */
+    unsigned                    priced:1;        /* cost is by ctx->price */
+    unsigned                    exact:1;         /* and what it will be */
 } ngx_http_apikey_worst_t;
 
 
@@ -261,6 +266,7 @@ typedef struct {
     uint64_t                    reasoning;       /* of output */
     int64_t                     cost;            /* nano-units; < 0: nobody
                                                     knows */
+    uint64_t                    price;           /* its version; 0: none */
     uint8_t                     source;          /* ..._usage_source_e */
     unsigned                    tokens_unknown:1;
 } ngx_http_apikey_metered_t;
@@ -310,6 +316,7 @@ typedef struct {
     uint64_t                         weight;
     ngx_http_apikey_worst_t          reserve;
     ngx_http_apikey_reported_t       reported;
+    apikey_price_t                   price;      /* where priced is set */
     ngx_http_apikey_asked_t         *asked;      /* NULL: not looked at */
     apikey_extract_t                *extract;    /* NULL: no such answer */
     ngx_uint_t                       api;        /* of the answer: a
@@ -329,6 +336,7 @@ typedef struct {
     unsigned                         taken:1;    /* from its accounts */
     unsigned                         dry:1;      /* would have been refused */
     unsigned                         metered:1;  /* apikey_usage headers */
+    unsigned                         priced:1;
     unsigned                         momentary:1;    /* is over at once: takes
                                                     no slot */
 
@@ -507,6 +515,10 @@ ngx_uint_t ngx_http_apikey_verdict_status(apikey_verdict_e verdict);
  */
 ngx_int_t ngx_http_apikey_problem(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+
+/* price.c: 0: there is none for what ctx->start says */
+ngx_uint_t ngx_http_apikey_price_find(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, apikey_price_t *price);
 
 /*
  * request.c: NGX_OK: the body is read, as far as it is to be; else what the

@@ -149,6 +149,7 @@ ngx_http_apikey_log_close(ngx_http_request_t *r,
     end.tokens_cached = metered.cached;
     end.tokens_reasoning = metered.reasoning;
     end.cost = metered.cost;
+    end.price = metered.price;
     end.bytes_in = r->request_length;
     end.bytes_out = r->connection->sent;
     end.duration = ngx_http_apikey_log_duration(r);

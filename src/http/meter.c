@@ -31,8 +31,10 @@ typedef enum {
 } ngx_http_apikey_meter_e;
 
 
+static ngx_uint_t ngx_http_apikey_meter_price(apikey_price_t *price,
+    ngx_http_apikey_worst_t *worst);
 static ngx_uint_t ngx_http_apikey_meter_asked(ngx_http_apikey_asked_t *asked,
-    uint64_t *worst);
+    ngx_http_apikey_worst_t *worst);
 static ngx_uint_t ngx_http_apikey_meter_worst(ngx_http_request_t *r,
     ngx_http_complex_value_t *complex, ngx_uint_t money, uint64_t *worst);
 static ngx_list_t *ngx_http_apikey_meter_answer(ngx_http_request_t *r);
@@ -80,12 +82,20 @@ ngx_http_apikey_meter_reserve(ngx_http_request_t *r,
 
     } else if (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF) {
         worst->tokens_unknown = !ctx->asked
-                    || ngx_http_apikey_meter_asked(ctx->asked, &worst->tokens);
+                    || ngx_http_apikey_meter_asked(ctx->asked, worst);
     }
+
+    ctx->priced = ngx_http_apikey_price_find(r, ctx, &ctx->price);
 
     if (reserve && reserve->cost) {
         worst->cost_unknown = ngx_http_apikey_meter_worst(r, reserve->cost, 1,
                                                           &worst->cost);
+
+    } else if (ctx->priced && !worst->tokens_unknown) {
+        worst->priced = 1;
+        worst->exact = (alcf->usage == NGX_HTTP_APIKEY_USAGE_OFF
+                        || (worst->split && worst->tokens == 0));
+        worst->cost_unknown = ngx_http_apikey_meter_price(&ctx->price, worst);
 
     } else {
         worst->cost_unknown = (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF);
@@ -93,11 +103,46 @@ ngx_http_apikey_meter_reserve(ngx_http_request_t *r,
 }
 
 
+/* 1: it is not known.  Tokens of either kind are taken for the dearer one. */
+
+static ngx_uint_t
+ngx_http_apikey_meter_price(apikey_price_t *price,
+    ngx_http_apikey_worst_t *worst)
+{
+    uint64_t    input, nano;
+
+    input = worst->split ? worst->input : 0;
+
+    if (!apikey_price_cost(price, input, 0, worst->tokens - input,
+                           &worst->cost))
+    {
+        worst->cost = 0;
+        return 1;
+    }
+
+    if (worst->split) {
+        return 0;
+    }
+
+    if (!apikey_price_cost(price, worst->tokens, 0, 0, &nano)) {
+        worst->cost = 0;
+        return 1;
+    }
+
+    worst->cost = ngx_max(worst->cost, nano);
+
+    return 0;
+}
+
+
 /* 1: it is not known.  Who sends no body asks for no tokens. */
 
 static ngx_uint_t
-ngx_http_apikey_meter_asked(ngx_http_apikey_asked_t *asked, uint64_t *worst)
+ngx_http_apikey_meter_asked(ngx_http_apikey_asked_t *asked,
+    ngx_http_apikey_worst_t *worst)
 {
+    worst->split = 1;
+
     if (asked->len == 0) {
         return 0;
     }
@@ -110,12 +155,12 @@ ngx_http_apikey_meter_asked(ngx_http_apikey_asked_t *asked, uint64_t *worst)
         || asked->choices > NGX_HTTP_APIKEY_METER_TOKENS
                             / ngx_max(asked->max_tokens, 1))
     {
-        *worst = NGX_HTTP_APIKEY_METER_TOKENS;
+        worst->tokens = NGX_HTTP_APIKEY_METER_TOKENS;
         return 0;
     }
 
-    *worst = (uint64_t) (asked->len + 1) / 2
-             + asked->max_tokens * asked->choices;
+    worst->input = (uint64_t) (asked->len + 1) / 2;
+    worst->tokens = worst->input + asked->max_tokens * asked->choices;
 
     return 0;
 }
@@ -341,6 +386,7 @@ ngx_http_apikey_meter_end(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
     ngx_http_apikey_metered_t *m)
 {
     ngx_uint_t                   status, failed, guessed, source;
+    uint64_t                     cost;
     apikey_tokens_t              tokens;
     ngx_http_apikey_worst_t     *worst;
     ngx_http_apikey_reported_t  *reported;
@@ -369,7 +415,8 @@ ngx_http_apikey_meter_end(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
         m->output = reported->output;
 
     } else if (!failed) {
-        m->output = worst->tokens;
+        m->input = worst->input;
+        m->output = worst->tokens - worst->input;
         m->tokens_unknown = worst->tokens_unknown;
         guessed |= (worst->tokens != 0);
     }
@@ -377,9 +424,16 @@ ngx_http_apikey_meter_end(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
     if (reported->priced) {
         m->cost = reported->cost;
 
-    } else if (!failed) {
+    } else if (ctx->priced && source != NGX_HTTP_APIKEY_USAGE_NONE) {
+        m->price = ctx->price.version;
+        m->cost = apikey_price_cost(&ctx->price, m->input, m->cached,
+                                    m->output, &cost)
+                  ? (int64_t) cost : -1;
+
+    } else if (!failed || (m->input | m->output)) {
+        m->price = worst->priced ? ctx->price.version : 0;
         m->cost = worst->cost_unknown ? -1 : (int64_t) worst->cost;
-        guessed |= (worst->cost != 0);
+        guessed |= (worst->cost != 0 && !worst->exact);
     }
 
     m->source = guessed ? NGX_HTTP_APIKEY_USAGE_ESTIMATE

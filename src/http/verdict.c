@@ -197,6 +197,7 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 
     start->tokens = ctx->reserve.tokens;
     start->cost = ctx->reserve.cost_unknown ? -1 : (int64_t) ctx->reserve.cost;
+    start->price = ctx->reserve.priced ? ctx->price.version : 0;
 
     return NGX_OK;
 }

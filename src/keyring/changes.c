@@ -48,7 +48,7 @@ static const char  ngx_http_apikey_changes_fetch_sql[] =
     "SELECT * FROM apikey.keyring_rows($1, $2, NULL, NULL, 0)";
 
 
-/* "key UUID", "owner UUID" or "calendar UUID" */
+/* "key UUID", "owner UUID", "calendar UUID" or "prices UUID" */
 
 void
 ngx_http_apikey_changes_notify(void *data, const char *payload)
@@ -63,6 +63,9 @@ ngx_http_apikey_changes_notify(void *data, const char *payload)
 
     } else if (ngx_strncmp(payload, "calendar ", 9) == 0) {
         ngx_http_apikey_changes_add(s, payload + 9, 1, 0);
+
+    } else if (ngx_strncmp(payload, "prices ", 7) == 0) {
+        ngx_http_apikey_changes_add(s, payload + 7, 1, 0);
     }
 
     s->notice = 1;

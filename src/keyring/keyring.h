@@ -118,6 +118,18 @@ ngx_int_t ngx_http_apikey_keyring_period(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const u_char calendar[16], ngx_uint_t unit,
     int64_t now, apikey_period_t *period);
 
+/*
+ * A table that Postgres keeps, as text.  NGX_OK: text is a copy for
+ * ngx_free(), and *version is another one than it was; NGX_DECLINED: it is
+ * the same, or there is none and *version is 0; NGX_ERROR: no memory.
+ */
+ngx_int_t ngx_http_apikey_keyring_table(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, const u_char id[16], int64_t *version,
+    ngx_str_t *text, ngx_log_t *log);
+
+/* Changes with whatever a table could change with; without a lock. */
+uint64_t ngx_http_apikey_keyring_changes(ngx_http_apikey_keyring_sh_t *sh);
+
 void ngx_http_apikey_keyring_info(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, ngx_http_apikey_keyring_info_t *info);
 

@@ -347,3 +347,86 @@ ngx_http_apikey_keyring_info(ngx_http_apikey_keyring_sh_t *sh,
 
     ngx_shmtx_unlock(&shpool->mutex);
 }
+
+
+/* With the mutex held; NULL: there is none. */
+
+static ngx_http_apikey_body_rec_t *
+ngx_http_apikey_table_body(ngx_http_apikey_keyring_sh_t *sh,
+    const u_char id[16])
+{
+    uint32_t                       off;
+    ngx_http_apikey_anchor_rec_t  *a;
+
+    off = ngx_http_apikey_store_by_id(sh, id, NGX_HTTP_APIKEY_BLOCK_ANCHOR);
+    a = (ngx_http_apikey_anchor_rec_t *) ngx_http_apikey_block(sh, off);
+
+    return (off && a->body) ? (ngx_http_apikey_body_rec_t *)
+                                  ngx_http_apikey_block(sh, a->body)
+                            : NULL;
+}
+
+
+/* Memory is not asked for under the mutex: the size may change meanwhile. */
+
+ngx_int_t
+ngx_http_apikey_keyring_table(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, const u_char id[16], int64_t *version,
+    ngx_str_t *text, ngx_log_t *log)
+{
+    size_t                       room;
+    int64_t                      known;
+    ngx_http_apikey_body_rec_t  *body;
+
+    known = *version;
+    room = 0;
+    text->data = NULL;
+    text->len = 0;
+
+    for ( ;; ) {
+
+        ngx_shmtx_lock(&shpool->mutex);
+
+        body = ngx_http_apikey_table_body(sh, id);
+        *version = body ? body->version : 0;
+
+        if (*version != known && body) {
+            text->len = ngx_min(body->table_len,
+                                (size_t) body->block.units
+                                * NGX_HTTP_APIKEY_UNIT
+                                - sizeof(ngx_http_apikey_body_rec_t));
+
+            if (text->data && text->len <= room) {
+                ngx_memcpy(text->data, body + 1, text->len);
+                ngx_shmtx_unlock(&shpool->mutex);
+                return NGX_OK;
+            }
+        }
+
+        ngx_shmtx_unlock(&shpool->mutex);
+
+        if (text->data) {
+            ngx_free(text->data);
+            text->data = NULL;
+        }
+
+        if (*version == known || body == NULL) {
+            return NGX_DECLINED;
+        }
+
+        room = text->len;
+        text->data = ngx_alloc(room + 1, log);
+
+        if (text->data == NULL) {
+            *version = known;
+            return NGX_ERROR;
+        }
+    }
+}
+
+
+uint64_t
+ngx_http_apikey_keyring_changes(ngx_http_apikey_keyring_sh_t *sh)
+{
+    return *(volatile uint64_t *) &sh->changes;
+}

@@ -54,6 +54,8 @@ static ngx_int_t ngx_http_apikey_row_owner(PGresult *res, int n,
     ngx_http_apikey_row_t *row);
 static ngx_int_t ngx_http_apikey_row_calendar(PGresult *res, int n,
     ngx_http_apikey_row_t *row);
+static ngx_int_t ngx_http_apikey_row_table(PGresult *res, int n,
+    ngx_http_apikey_row_t *row);
 static uint8_t ngx_http_apikey_row_flags(PGresult *res, int n);
 static ngx_str_t ngx_http_apikey_row_col(PGresult *res, int n, int col);
 static ngx_str_t ngx_http_apikey_row_more(PGresult *res, int n, int col);
@@ -70,7 +72,6 @@ static size_t ngx_http_apikey_row_models(ngx_http_apikey_pack_t *p,
     PGresult *res, int n);
 static uint16_t ngx_http_apikey_row_ips(ngx_http_apikey_pack_t *p,
     ngx_str_t text);
-static ngx_int_t ngx_http_apikey_row_ip(ngx_str_t *word, u_char *entry);
 
 
 /* NGX_ERROR: not a row of ours, or no memory. */
@@ -108,6 +109,9 @@ ngx_http_apikey_row_pack(PGresult *res, int n, ngx_http_apikey_row_t *row)
 
     case sizeof("calendar") - 1:
         return ngx_http_apikey_row_calendar(res, n, row);
+
+    case sizeof("prices") - 1:
+        return ngx_http_apikey_row_table(res, n, row);
 
     default:
         return NGX_ERROR;
@@ -276,6 +280,36 @@ ngx_http_apikey_row_calendar(PGresult *res, int n, ngx_http_apikey_row_t *row)
     rec->external_len = (u_char *) bound - ngx_http_apikey_rec_limits(rec);
 
     row->size = (u_char *) bound - (u_char *) rec;
+
+    return NGX_OK;
+}
+
+
+/* What is too long is none: whoever goes by it then knows nothing. */
+
+static ngx_int_t
+ngx_http_apikey_row_table(PGresult *res, int n, ngx_http_apikey_row_t *row)
+{
+    ngx_str_t                    text;
+    ngx_http_apikey_pack_t       p;
+    ngx_http_apikey_body_rec_t  *rec;
+
+    rec = (ngx_http_apikey_body_rec_t *) row->block;
+    ngx_memzero(rec, sizeof(ngx_http_apikey_body_rec_t));
+
+    p.pos = (u_char *) (rec + 1);
+    p.end = (u_char *) rec + NGX_HTTP_APIKEY_BLOCK_MAX;
+    p.broken = 0;
+
+    rec->block.state = NGX_HTTP_APIKEY_BLOCK_BODY;
+
+    text = ngx_http_apikey_col(VERSION);
+    rec->version = ngx_http_apikey_row_number(&text);
+
+    rec->table_len = ngx_http_apikey_row_text(&p, ngx_http_apikey_col(LIMITS),
+                                              NGX_HTTP_APIKEY_LONG_MAX);
+
+    row->size = p.pos - (u_char *) rec;
 
     return NGX_OK;
 }
@@ -527,61 +561,4 @@ ngx_http_apikey_row_ips(ngx_http_apikey_pack_t *p, ngx_str_t text)
     }
 
     return p->pos - start;
-}
-
-
-static ngx_int_t
-ngx_http_apikey_row_ip(ngx_str_t *word, u_char *entry)
-{
-    u_char      *addr;
-    ngx_int_t    rc;
-    ngx_uint_t   i, bits;
-    ngx_cidr_t   cidr;
-
-    rc = ngx_ptocidr(word, &cidr);
-
-    if (rc != NGX_OK && rc != NGX_DONE) {
-        return NGX_ERROR;
-    }
-
-    ngx_memzero(entry, 18);
-
-    if (cidr.family == AF_INET) {
-        entry[0] = 4;
-        ngx_memcpy(entry + 2, &cidr.u.in.addr, 4);
-        addr = (u_char *) &cidr.u.in.mask;
-        bits = 32;
-
-#if (NGX_HAVE_INET6)
-    } else if (cidr.family == AF_INET6) {
-        entry[0] = 6;
-        ngx_memcpy(entry + 2, &cidr.u.in6.addr, 16);
-        addr = (u_char *) &cidr.u.in6.mask;
-        bits = 128;
-
-        if (IN6_IS_ADDR_V4MAPPED(&cidr.u.in6.addr) && addr[11] == 0xff) {
-
-            /* clients that come so are IPv4 to us, too */
-
-            entry[0] = 4;
-            ngx_memmove(entry + 2, entry + 14, 4);
-            ngx_memzero(entry + 6, 12);
-            addr += 12;
-            bits = 32;
-        }
-#endif
-
-    } else {
-        return NGX_ERROR;
-    }
-
-    for (i = 0; i < bits; i++) {
-        if ((addr[i / 8] & (0x80 >> (i % 8))) == 0) {
-            break;
-        }
-    }
-
-    entry[1] = (u_char) i;
-
-    return NGX_OK;
 }

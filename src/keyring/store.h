@@ -6,7 +6,7 @@
  * of 16-byte units that are never split or moved: keys with their secrets,
  * one anchor for each owner, and behind it a body that is replaced whole.
  * Keys point at the anchor, so a change of an owner is one write.  A calendar
- * is an anchor and a body, too (row.c).
+ * is an anchor and a body, too, and so is a table: text for others (row.c).
  *
  * Offsets count units from the arena's start; unit 0 is never used.  A block
  * is written before it is linked and unlinked before it is freed; a worker
@@ -111,7 +111,7 @@ typedef struct {
     uint16_t                 limits_size;
     uint8_t                  nlimits;
     uint8_t                  flags;
-    uint32_t                 reserved;
+    uint32_t                 table_len;       /* of a table */
     u_char                   calendar[16];    /* id of the owner's months */
 } ngx_http_apikey_body_rec_t;
 
@@ -283,6 +283,9 @@ void ngx_http_apikey_blocks_chain(ngx_http_apikey_keyring_sh_t *sh,
 /* row.c: from a result of keyring_rows() or keyring_find() */
 ngx_int_t ngx_http_apikey_row_pack(PGresult *res, int n,
     ngx_http_apikey_row_t *row);
+
+/* row_ip.c: 18 bytes at entry; NGX_ERROR: it is no network */
+ngx_int_t ngx_http_apikey_row_ip(ngx_str_t *word, u_char *entry);
 
 /* persist.c */
 ngx_int_t ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,

@@ -32,7 +32,8 @@ typedef struct {
 
 typedef struct {
     u_char                        id[16];
-    ngx_uint_t                    owner;      /* or a calendar, no key */
+    ngx_uint_t                    owner;      /* or a calendar or the
+                                                 prices, no key */
 } ngx_http_apikey_id_t;
 
 

@@ -163,7 +163,7 @@ ngx_http_apikey_copy_plain(apikey_event_t *event)
            && shape->weight == 1 && shape->source == 0
            && shape->end == APIKEY_END_NORMAL
            && (c->tokens[0] | c->tokens[1] | c->tokens[2] | c->tokens[3]) == 0
-           && c->cost == 0;
+           && c->cost == 0 && c->price == 0;
 }
 
 
@@ -280,7 +280,8 @@ ngx_http_apikey_copy_rest(u_char *p, apikey_event_t *event)
     p = c->cost < 0 ? ngx_http_apikey_copy_null(p)
                     : ngx_http_apikey_copy_int(p, c->cost);
 
-    p = ngx_http_apikey_copy_null(p);                    /* price_version */
+    p = c->price == 0 ? ngx_http_apikey_copy_null(p)
+                      : ngx_http_apikey_copy_count(p, c->price);
 
     s = apikey_end_name(shape->end);
 

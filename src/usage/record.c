@@ -192,6 +192,10 @@ apikey_put_counts(apikey_encoder_t *e, const apikey_count_t *count,
     if (flags & APIKEY_FLAG_REMAIN) {
         apikey_put(e, count->remaining);
     }
+
+    if (flags & APIKEY_FLAG_PRICE) {
+        apikey_put(e, count->price);
+    }
 }
 
 
@@ -252,6 +256,10 @@ apikey_record_flags(const apikey_record_t *record)
 
     if (c->remaining) {
         flags |= APIKEY_FLAG_REMAIN;
+    }
+
+    if (c->price) {
+        flags |= APIKEY_FLAG_PRICE;
     }
 
     return flags;

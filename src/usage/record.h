@@ -76,6 +76,7 @@ typedef struct {
     uint64_t   upstream;         /* us */
     uint64_t   tokens[4];        /* input, output, cached, reasoning */
     int64_t    cost;             /* nano-units; < 0 unknown price */
+    uint64_t   price;            /* version of its price; 0: none */
 } apikey_count_t;
 
 

@@ -18,6 +18,7 @@
 #define APIKEY_FLAG_SESSION  0x10
 #define APIKEY_FLAG_COUNT    0x20
 #define APIKEY_FLAG_REMAIN   0x40
+#define APIKEY_FLAG_PRICE    0x80
 
 
 /* Milliseconds and 12 bits of their fraction, as base/uuid.h has them. */

@@ -224,6 +224,7 @@ apikey_get_counts(apikey_decoder_t *d, apikey_event_t *event, unsigned flags)
     c->cost = 0;
     c->count = 1;
     c->remaining = 0;
+    c->price = 0;
 
     if ((flags & APIKEY_FLAG_TOKENS)
         && !(apikey_get(d, &c->tokens[0]) && apikey_get(d, &c->tokens[1])
@@ -234,7 +235,8 @@ apikey_get_counts(apikey_decoder_t *d, apikey_event_t *event, unsigned flags)
 
     return (!(flags & APIKEY_FLAG_COST) || apikey_get_signed(d, &c->cost))
            && (!(flags & APIKEY_FLAG_COUNT) || apikey_get(d, &c->count))
-           && (!(flags & APIKEY_FLAG_REMAIN) || apikey_get(d, &c->remaining));
+           && (!(flags & APIKEY_FLAG_REMAIN) || apikey_get(d, &c->remaining))
+           && (!(flags & APIKEY_FLAG_PRICE) || apikey_get(d, &c->price));
 }
 
 

@@ -30,7 +30,7 @@
 
 
 #define APIKEY_RING_MAGIC   0x474e52594b495041ull       /* APIKYRNG */
-#define APIKEY_RING_LAYOUT  2
+#define APIKEY_RING_LAYOUT  3
 
 #define APIKEY_RING_SMALL       8192        /* slots */
 #define APIKEY_RING_LARGE       256

@@ -231,6 +231,7 @@ ngx_http_apikey_usage_close(ngx_http_apikey_usage_t *u,
     count->tokens[2] = end->tokens_cached;
     count->tokens[3] = end->tokens_reasoning;
     count->cost = end->cost;
+    count->price = end->price;
     shape->status = end->status;
     shape->source = end->source;
     shape->end = end->end;
@@ -352,6 +353,7 @@ ngx_http_apikey_usage_head(apikey_record_t *record,
     if (kind == APIKEY_RECORD_EVENT) {
         count->tokens[1] = start->tokens;
         count->cost = start->cost;
+        count->price = start->price;
         shape->source = (start->tokens || start->cost > 0)
                         ? NGX_HTTP_APIKEY_USAGE_ESTIMATE
                         : NGX_HTTP_APIKEY_USAGE_NONE;

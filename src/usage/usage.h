@@ -59,6 +59,7 @@ typedef struct {
     uint64_t    weight;          /* request units */
     uint64_t    tokens;          /* reserves: what a lost worker's cost */
     int64_t     cost;            /* nano-units; < 0 unknown */
+    uint64_t    price;           /* version of what it was priced with; 0 */
     apikey_hold_t
                *holds;           /* given back if the worker dies; the first
                                     APIKEY_HOLDS of them */
@@ -85,6 +86,7 @@ typedef struct {
     uint64_t    tokens_cached;
     uint64_t    tokens_reasoning;
     int64_t     cost;            /* nano-units; < 0 unknown price */
+    uint64_t    price;           /* version of what it was priced with; 0 */
 } ngx_http_apikey_usage_end_t;
 
 
