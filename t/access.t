@@ -43,6 +43,7 @@ $t->postgres->run("UPDATE apikey.secret SET expires_at = now() - interval '1s'"
                   . " WHERE key_id = '$grace->{id}'");
 
 my $n = $t->nginx(http => <<'EOT', server => <<'EOS')->start;
+    apikey_limit_mode direct;
     log_format v '$uri $apikey_verdict $apikey_id $apikey_name $apikey_owner '
                  '$apikey_customer [$apikey_scopes] $apikey_decision_mode '
                  '$apikey_metadata_team $apikey_metadata_n $apikey_metadata_ok '

@@ -301,7 +301,9 @@ for my $wrong ('maybe', 'local nodes=0', 'local nodes=x', 'deny nodes=2',
 http(qr/"apikey_redis_down" directive is duplicate/,
      'apikey_redis_down deny; apikey_redis_down deny;');
 
-http(qr/"apikey_limit_mode": direct or local is needed, not "leased"/,
+http(qr/"apikey_limit_mode": leased, direct or local is needed, not "redis"/,
+     'apikey_limit_mode redis;');
+http(qr/"apikey_limit_mode leased" needs "apikey_redis"/,
      'apikey_limit_mode leased;');
 http(qr/"apikey_limit_mode": /, 'apikey_limit_mode x;');
 http(qr/"apikey_limit_mode direct" needs "apikey_redis"/,

@@ -32,7 +32,8 @@ sub node {
     close $f;
 
     return $t->nginx(name => $name, server => $server, base => {
-        redis => "apikey_redis $url timeout=2s prefix=$opt{prefix}"
+        redis => "apikey_limit_mode direct;\n"
+                 . "apikey_redis $url timeout=2s prefix=$opt{prefix}"
                  . ' password_file=' . $t->dir . '/password;' },
         workers => $opt{workers} // 2)->start;
 }

@@ -14,7 +14,8 @@ $t->redis;
 $t->upstream;
 
 my $n = $t->nginx(
-    base => { redis => 'apikey_redis %%REDIS%% timeout=2s;' })->start;
+    base => { redis => 'apikey_redis %%REDIS%% timeout=2s;'
+                       . 'apikey_limit_mode direct;' })->start;
 my $k = $t->key(name => 'unmistakable', owner => 'somebody',
     limits => [{ name => 'three', limit => 3, window => '1h' }]);
 

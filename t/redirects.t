@@ -19,6 +19,7 @@ my $none = $t->key(name => 'none', limits => [
     { name => 'none', limit => 0, window => '1h' } ]);
 
 my $n = $t->nginx(http => <<'EOT', server => <<'EOS')->start;
+    apikey_limit_mode direct;
     log_format v '$uri $apikey_verdict $status $apikey_request_id';
     log_subrequest on;
 EOT

@@ -31,6 +31,7 @@ sub node {
         }
 EOT
         base => { redis => "apikey_redis $redis;\n"
+                           . "apikey_limit_mode direct;\n"
                            . '    apikey_redis_down deny;' })->start;
 }
 

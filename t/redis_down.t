@@ -29,7 +29,8 @@ sub node {
             add_header X-At $msec always;
         }
 EOT
-        redis => "apikey_redis $url; $more" })->start;
+        redis => "apikey_redis $url; apikey_limit_mode direct; $more" })
+        ->start;
 }
 
 my $direct = 'redis://127.0.0.1:' . $redis->port;

@@ -32,6 +32,7 @@ sub node {
         }
 EOT
         base => { redis => "apikey_redis $redis timeout=1s;\n"
+                           . "apikey_limit_mode direct;\n"
                            . '    apikey_redis_down deny;' })->start;
 }
 
@@ -89,7 +90,7 @@ sub under_load {
         return scalar grep { $_->{status} == 200 } $load->results;
     };
 
-    wait_for('the burst', sub { $passed->() >= 110 });
+    wait_for('the burst', sub { $passed->() >= 110 }, 30);
     $code->();
     works("$what, in use again", $a, $b);
 

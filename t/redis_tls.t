@@ -51,6 +51,7 @@ sub node {
         }
 EOT
         base => { redis => "apikey_redis $urls timeout=1s;\n"
+                           . "apikey_limit_mode direct;\n"
                            . '    apikey_redis_down deny;' })->start;
 }
 

@@ -21,7 +21,7 @@ my $key = $t->key(name => 'one', @limits);
 
 my $n = $t->nginx(workers => 2,
     base => { redis => 'apikey_redis redis://127.0.0.1:' . $peer->port
-                       . ' timeout=1m;',
+                       . ' timeout=1m; apikey_limit_mode direct;',
               journal => 'apikey_journal %%DIR%%/journal ring=%%RING%%;' },
     http => <<'EOT', server => <<'EOS')->start;
     client_max_body_size 10m;

@@ -28,7 +28,8 @@ sub node {
 
 my $n = node('node');
 my $m = node('other', base => {
-    redis => "apikey_redis %%REDIS%%;\n    apikey_redis_down deny;" });
+    redis => "apikey_redis %%REDIS%%;\n    apikey_redis_down deny;\n"
+             . "apikey_limit_mode direct;" });
 
 sub hour { return { name => $_[0], limit => $_[1], window => '1h' } }
 

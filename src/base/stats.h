@@ -60,6 +60,8 @@ typedef struct {
     uint64_t            decisions[APIKEY_MODES];
     uint64_t            failures[APIKEY_FAILS];
     uint64_t            limited[APIKEY_LIMITEDS];
+    uint64_t            leases;          /* asked for in Redis */
+    uint64_t            waits;           /* of requests for Redis */
     apikey_histogram_t  redis;           /* apikey_redis_seconds */
     apikey_histogram_t  postgres;        /* apikey_postgres_seconds */
 

@@ -475,6 +475,7 @@ ngx_http_apikey_access_limits(ngx_http_request_t *r,
 
     d = &ctx->decision;
     d->decided_at = ctx->now;
+    d->pool = ctx->pool;
 
     if (d->naccounts == 0) {
         d->mode = APIKEY_MODE_NONE;

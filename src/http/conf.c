@@ -69,16 +69,18 @@ ngx_http_apikey_init_main_conf(ngx_conf_t *cf, void *conf)
     ngx_conf_init_msec_value(amcf->usage.drain, 10000);
     ngx_conf_init_value(amcf->usage.refuse, 0);
 
-    if (amcf->limit_mode == NGX_HTTP_APIKEY_LIMIT_DIRECT
-        && amcf->redis == NULL)
+    if (amcf->redis == NULL && amcf->limit_mode != NGX_CONF_UNSET_UINT
+        && amcf->limit_mode != NGX_HTTP_APIKEY_LIMIT_LOCAL)
     {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"apikey_limit_mode direct\" needs \"apikey_redis\"");
+                      "\"apikey_limit_mode %s\" needs \"apikey_redis\"",
+                      amcf->limit_mode == NGX_HTTP_APIKEY_LIMIT_DIRECT
+                      ? "direct" : "leased");
         return NGX_CONF_ERROR;
     }
 
     ngx_conf_init_uint_value(amcf->limit_mode,
-                             amcf->redis ? NGX_HTTP_APIKEY_LIMIT_DIRECT
+                             amcf->redis ? NGX_HTTP_APIKEY_LIMIT_LEASED
                                          : NGX_HTTP_APIKEY_LIMIT_LOCAL);
 
     if (amcf->node_name.len == 0) {
@@ -348,7 +350,10 @@ ngx_http_apikey_conf_limit_mode(ngx_conf_t *cf, ngx_command_t *cmd,
 
     value = cf->args->elts;
 
-    if (ngx_strcmp(value[1].data, "direct") == 0) {
+    if (ngx_strcmp(value[1].data, "leased") == 0) {
+        amcf->limit_mode = NGX_HTTP_APIKEY_LIMIT_LEASED;
+
+    } else if (ngx_strcmp(value[1].data, "direct") == 0) {
         amcf->limit_mode = NGX_HTTP_APIKEY_LIMIT_DIRECT;
 
     } else if (ngx_strcmp(value[1].data, "local") == 0) {
@@ -356,8 +361,8 @@ ngx_http_apikey_conf_limit_mode(ngx_conf_t *cf, ngx_command_t *cmd,
 
     } else {
         return ngx_http_apikey_conf_refuse(cf, cmd,
-                                           "direct or local is needed, not",
-                                           &value[1]);
+                                      "leased, direct or local is needed, not",
+                                      &value[1]);
     }
 
     return NGX_CONF_OK;

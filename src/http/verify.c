@@ -318,6 +318,7 @@ ngx_http_apikey_verify_limits(ngx_http_apikey_verify_t *v)
 
     d = &ctx->decision;
     d->decided_at = ctx->now;
+    d->pool = ctx->pool;
 
     if (d->naccounts == 0) {
         d->mode = APIKEY_MODE_NONE;

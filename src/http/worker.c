@@ -151,8 +151,9 @@ ngx_http_apikey_limit_room(ngx_cycle_t *cycle,
     conf.mode = amcf->limit_mode;
     conf.down = amcf->down;
     conf.nodes = amcf->down_nodes;
-    conf.redis = (amcf->limit_mode == NGX_HTTP_APIKEY_LIMIT_DIRECT)
+    conf.redis = (amcf->limit_mode != NGX_HTTP_APIKEY_LIMIT_LOCAL)
                  ? amcf->redis : NULL;
+    conf.tallies = &amcf->tallies;
     conf.log = cycle->log;
 
     amcf->limiter = ngx_http_apikey_limiter_start(cycle->pool, &conf);

@@ -27,6 +27,8 @@ static ngx_int_t ngx_http_apikey_zone_make(ngx_http_apikey_main_conf_t *amcf,
     size_t zone, ngx_log_t *log);
 static ngx_int_t ngx_http_apikey_journal_prepare(
     ngx_http_apikey_main_conf_t *amcf);
+static ngx_int_t ngx_http_apikey_tallies_prepare(
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_main_conf_t *old);
 
 
 char *
@@ -104,7 +106,10 @@ ngx_http_apikey_zone_init(ngx_shm_zone_t *shm_zone, void *data)
 
     amcf->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
 
-    if (amcf->used && ngx_http_apikey_journal_prepare(amcf) != NGX_OK) {
+    if (amcf->used
+        && (ngx_http_apikey_journal_prepare(amcf) != NGX_OK
+            || ngx_http_apikey_tallies_prepare(amcf, old) != NGX_OK))
+    {
         return NGX_ERROR;
     }
 
@@ -218,4 +223,46 @@ ngx_http_apikey_journal_prepare(ngx_http_apikey_main_conf_t *amcf)
     amcf->usage.log = amcf->cycle->log;
 
     return ngx_http_apikey_usage_prepare(amcf->cycle, &amcf->usage);
+}
+
+
+/* A master has one of its own, as long as it has this zone. */
+
+static ngx_int_t
+ngx_http_apikey_tallies_prepare(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_main_conf_t *old)
+{
+    u_char           *dir;
+    uint64_t          name;
+    ngx_core_conf_t  *ccf;
+
+    if (old && old->tallies.file) {
+        amcf->tallies = old->tallies;
+        return NGX_OK;
+    }
+
+    if (amcf->limit_mode == NGX_HTTP_APIKEY_LIMIT_LOCAL || ngx_test_config) {
+        return NGX_OK;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(amcf->cycle->conf_ctx,
+                                           ngx_core_module);
+
+    dir = ngx_http_apikey_ring_dir(amcf->cycle->pool, &amcf->usage);
+
+    if (dir == NULL || !apikey_random(&name, sizeof(name))) {
+        return NGX_ERROR;
+    }
+
+    if (!apikey_tallies_claim(&amcf->tallies, (char *) dir, name,
+                              geteuid() == 0 ? (int) ccf->user : -1,
+                              geteuid() == 0 ? (int) ccf->group : -1))
+    {
+        ngx_log_error(NGX_LOG_EMERG, amcf->cycle->log, amcf->tallies.err,
+                      "apikey: %s for a file of tallies in \"%s\" failed",
+                      amcf->tallies.what, dir);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }

@@ -3,9 +3,9 @@
  * The decision over all limits of a request: all or nothing.
  *
  * The caller describes the accounts of the request; decide() answers at once
- * (local mode, breaker open, nothing to decide) or suspends until Redis has
- * answered.  Accounts, buckets and their strings live in the request's pool
- * until the handler ran or cancel() was called.
+ * (tokens are at hand, local mode, breaker open, nothing to decide) or
+ * suspends until Redis has answered.  Accounts, buckets and their strings live
+ * in the request's pool until the log phase has settled them.
  *
  * An account is (holder, unit, scope); all its limits are paid by the same
  * cost.  Nothing here knows keys or requests.
@@ -23,12 +23,15 @@
 #include "base/limit.h"
 #include "base/stats.h"
 #include "limit/gauge.h"
+#include "limit/lease.h"
+#include "limit/tallies.h"
 #include "wire/redis.h"
 
 
 typedef struct ngx_http_apikey_limit_sh_s  ngx_http_apikey_limit_sh_t;
 typedef struct ngx_http_apikey_limiter_s   ngx_http_apikey_limiter_t;
 typedef struct ngx_http_apikey_decision_s  ngx_http_apikey_decision_t;
+typedef struct ngx_http_apikey_part_s      ngx_http_apikey_part_t;
 
 
 /* One limit, whatever its kind. */
@@ -74,13 +77,15 @@ typedef struct {
 struct ngx_http_apikey_decision_s {
     ngx_http_apikey_account_t  *accounts;
     ngx_uint_t                  naccounts;
+    ngx_pool_t                 *pool;        /* of the request */
 
     void                      (*handler)(ngx_http_apikey_decision_t *d);
     void                       *data;
 
     int64_t                     decided_at;  /* us since the epoch.  In: now;
                                                 out: when it was decided, in
-                                                direct mode by Redis' time */
+                                                leased and direct mode by
+                                                Redis' time */
 
     /* out, valid when decide() did not return NGX_AGAIN or handler ran */
     ngx_int_t                   rc;          /* NGX_OK admitted, NGX_DECLINED
@@ -99,15 +104,21 @@ struct ngx_http_apikey_decision_s {
     ngx_event_t                   event;     /* posted: handler runs from it */
     ngx_queue_t                   queue;
     ngx_http_apikey_limiter_t    *limiter;
+    apikey_claim_t               *claims;    /* one an account */
+    ngx_http_apikey_part_t       *parts;     /* likewise */
     unsigned                      waiting:1;
     unsigned                      queued:1;  /* for the connection */
+    unsigned                      asking:1;  /* for a LEASE */
     unsigned                      resent:1;  /* after NOSCRIPT */
+    unsigned                      held:1;    /* in the zone, by claims */
+    unsigned                      ahead:1;   /* some lease runs low */
 };
 
 
 typedef enum {
     NGX_HTTP_APIKEY_LIMIT_LOCAL = 0,
-    NGX_HTTP_APIKEY_LIMIT_DIRECT
+    NGX_HTTP_APIKEY_LIMIT_DIRECT,
+    NGX_HTTP_APIKEY_LIMIT_LEASED
 } ngx_http_apikey_limit_mode_e;
 
 
@@ -126,6 +137,7 @@ typedef struct {
     ngx_http_apikey_down_e         down;
     ngx_uint_t                     nodes;        /* configured; 0: as seen */
     ngx_http_apikey_redis_conf_t  *redis;        /* NULL in local mode */
+    apikey_tallies_t              *tallies;
     ngx_log_t                     *log;
 } ngx_http_apikey_limit_conf_t;
 

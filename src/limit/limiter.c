@@ -1,6 +1,6 @@
 
 /*
- * The worker's limiter: its share of the zone, its connection to Redis, who
+ * The worker's limiter: its part of the zone, its connection to Redis, who
  * waits for that, and the probes of an open breaker.
  *
  * The limiter is the pool's; its scratch buffer is malloc'ed and freed by
@@ -22,6 +22,7 @@
 #define NGX_HTTP_APIKEY_LIMITER_KEY       256
 
 
+static ngx_int_t ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l);
 static void ngx_http_apikey_limiter_state_handler(void *data, ngx_uint_t up);
 static void ngx_http_apikey_limiter_cluster(ngx_http_apikey_limiter_t *l,
     ngx_uint_t up);
@@ -37,18 +38,28 @@ ngx_http_apikey_limit_sh_t *
 ngx_http_apikey_limit_init_zone(ngx_slab_pool_t *shpool, size_t size,
     ngx_log_t *log)
 {
+    size_t                       page, holds, leases;
     ngx_http_apikey_limit_sh_t  *sh;
 
     sh = ngx_slab_calloc(shpool, sizeof(ngx_http_apikey_limit_sh_t));
 
-    if (sh == NULL || size < sizeof(ngx_http_apikey_limit_sh_t)) {
+    /* the slab rounds each part up to whole pages */
+
+    page = ngx_pagesize;
+    holds = size / 16 / page * page;
+    leases = size / 2 / page * page;
+
+    if (sh == NULL || size < 4 * page || holds < page) {
         return NULL;
     }
 
+    sh->holds = ngx_http_apikey_holds_init(shpool, holds);
+    sh->leases = ngx_http_apikey_leases_init(shpool, leases);
     sh->table = ngx_http_apikey_table_init(shpool,
-                                size - sizeof(ngx_http_apikey_limit_sh_t));
+                                        size - holds - leases
+                                        - sizeof(ngx_http_apikey_limit_sh_t));
 
-    if (sh->table == NULL) {
+    if (sh->holds == NULL || sh->leases == NULL || sh->table == NULL) {
         return NULL;
     }
 
@@ -87,6 +98,13 @@ ngx_http_apikey_limiter_start(ngx_pool_t *pool,
 
     ngx_http_apikey_script_sha(l->sha);
 
+    if (ngx_http_apikey_limiter_seat(l) != NGX_OK) {
+        return NULL;
+    }
+
+    ngx_http_apikey_wait_start(l);
+    ngx_http_apikey_renew_start(l);
+
     l->probe.handler = ngx_http_apikey_limiter_probe_handler;
     l->probe.data = l;
 
@@ -111,11 +129,67 @@ ngx_http_apikey_limiter_start(ngx_pool_t *pool,
 }
 
 
+/* What it holds is found under its seat if it dies. */
+
+static ngx_int_t
+ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l)
+{
+    int                         fd;
+    int64_t                     now;
+    ngx_slab_pool_t            *shpool;
+    ngx_http_apikey_leases_t   *leases;
+    ngx_http_apikey_account_t   none;
+
+    shpool = l->conf.shpool;
+    leases = l->conf.sh->leases;
+    fd = l->conf.tallies->fd;
+    now = apikey_clock_boot();
+
+    ngx_memzero(&none, sizeof(ngx_http_apikey_account_t));
+    ngx_http_apikey_leases_conf(&l->none.conf, &none);
+    l->none.conf.direct = 1;
+
+    l->seat = ngx_http_apikey_holds_seat(l->conf.sh->holds, fd);
+
+    if (l->seat == NGX_ERROR) {
+        ngx_log_error(NGX_LOG_ALERT, l->conf.log, ngx_errno,
+                      "apikey: no seat is free in the file of tallies");
+    }
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    l->id = ++leases->workers;
+
+    leases->direct = (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_DIRECT);
+    leases->rest = ngx_max(1000000,
+                           2000 * (int64_t) l->conf.redis->timeout);
+
+    if (l->seat != NGX_ERROR
+        && ngx_http_apikey_holds_enter(l->conf.sh->holds, leases, l->seat,
+                                       now))
+    {
+        ngx_http_apikey_leases_rebuild(leases, now);
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    return NGX_OK;
+}
+
+
 void
 ngx_http_apikey_limiter_stop(ngx_http_apikey_limiter_t *l)
 {
     if (l->redis) {
         ngx_http_apikey_redis_close(l->redis);
+        ngx_http_apikey_renew_stop(l);
+        ngx_http_apikey_wait_stop(l);
+        ngx_http_apikey_ask_stop(l);
+
+        if (l->seat != NGX_ERROR) {
+            ngx_http_apikey_holds_leave(l->conf.sh->holds,
+                                        l->conf.tallies->fd, l->seat);
+        }
     }
 
     if (l->timer.timer_set) {
@@ -138,8 +212,8 @@ ngx_int_t
 ngx_http_apikey_limiter_wait(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d)
 {
-    if (!l->hope || !ngx_http_apikey_redis_connecting(l->redis)
-        || l->queued >= NGX_HTTP_APIKEY_LIMITER_QUEUE)
+    if (!l->hope || l->queued >= NGX_HTTP_APIKEY_LIMITER_QUEUE
+        || !ngx_http_apikey_redis_connecting(l->redis))
     {
         return NGX_DECLINED;
     }
@@ -296,6 +370,79 @@ ngx_http_apikey_limiter_cluster(ngx_http_apikey_limiter_t *l, ngx_uint_t up)
     if (ngx_http_apikey_redis_ready(l->redis) || !l->hope) {
         ngx_http_apikey_limiter_resume(l);
     }
+}
+
+
+ngx_int_t
+ngx_http_apikey_limiter_scratch(ngx_http_apikey_limiter_t *l, size_t size)
+{
+    if (size <= l->scratch_size) {
+        return NGX_OK;
+    }
+
+    if (l->scratch) {
+        ngx_free(l->scratch);
+    }
+
+    l->scratch_size = 0;
+
+    l->scratch = ngx_alloc(2 * size, l->conf.log);
+    if (l->scratch == NULL) {
+        return NGX_ERROR;
+    }
+
+    l->scratch_size = 2 * size;
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_redis_call_t *call, u_char *p, ngx_uint_t op,
+    ngx_uint_t text, ngx_uint_t argc, ngx_str_t *argv)
+{
+    ngx_str_t                      *head;
+    ngx_http_apikey_redis_epoch_t   epoch;
+
+    if (ngx_http_apikey_redis_epoch(l->redis, &argv[3], &epoch) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (l->conf.redis->topology == NGX_HTTP_APIKEY_REDIS_CLUSTER) {
+
+        /* a slot that moves takes its values along: that is no loss */
+
+        epoch.id = 1;
+        epoch.since = 0;
+    }
+
+    if (text) {
+        ngx_str_set(&argv[0], "EVAL");
+        argv[1] = ngx_http_apikey_script;
+
+    } else {
+        ngx_str_set(&argv[0], "EVALSHA");
+        argv[1].data = l->sha;
+        argv[1].len = sizeof(l->sha);
+    }
+
+    /* as many blocks as keys, and the head between them */
+
+    head = &argv[3 + (argc - 4) / 2];
+
+    head->data = p;
+    head->len = ngx_http_apikey_script_head(p, op, &epoch) - p;
+
+    return ngx_http_apikey_redis_send(l->redis, call, argc, argv);
+}
+
+
+ngx_uint_t
+ngx_http_apikey_limiter_ready(ngx_http_apikey_limiter_t *l)
+{
+    return ngx_http_apikey_redis_ready(l->redis)
+           && !ngx_http_apikey_breaker_is_open(&l->conf.sh->breaker);
 }
 
 

@@ -1,7 +1,9 @@
 
 /*
- * What decide.c (a decision) and limiter.c (the worker's limiter, its
- * connection and the breaker) share.  Nobody else includes this.
+ * What the files of a worker's limiter share: decide.c (who decides), claims.c
+ * (the leases of a request), take.c (TAKE), ask.c (LEASE), wait.c (who waits
+ * for it), renew.c (leases in time), limiter.c (the connection, the breaker).
+ * Nobody else includes this.
  */
 
 
@@ -16,14 +18,42 @@
 #include "base/clock.h"
 #include "limit/breaker.h"
 #include "limit/decide.h"
+#include "limit/holds.h"
+#include "limit/leases.h"
 #include "limit/table.h"
 #include "wire/redis_codec.h"
+
+
+#define NGX_HTTP_APIKEY_LIMITER_WAITS  256
 
 
 struct ngx_http_apikey_limit_sh_s {
     ngx_http_apikey_breaker_t      breaker;
     ngx_http_apikey_table_t       *table;
+    ngx_http_apikey_leases_t      *leases;
+    ngx_http_apikey_holds_t       *holds;
 };
+
+
+/* What a decision keeps of one of its accounts beside the claim. */
+
+struct ngx_http_apikey_part_s {
+    ngx_http_apikey_decision_t    *decision;
+    ngx_queue_t                    queue;        /* of those who wait for the
+                                                    entry's LEASE */
+    uint64_t                       call;         /* its number */
+    uint32_t                       entry;
+    uint32_t                       hold;
+    apikey_account_sums_t          sums;         /* as TAKE took them along */
+    unsigned                       waits:1;
+    unsigned                       ahead:1;      /* to be refilled */
+    unsigned                       foreign:1;    /* another worker has asked */
+    unsigned                       none:1;       /* there was no entry */
+    unsigned                       taken:1;      /* TAKE was asked about it */
+};
+
+
+typedef struct ngx_http_apikey_ask_s  ngx_http_apikey_ask_t;
 
 
 struct ngx_http_apikey_limiter_s {
@@ -41,6 +71,18 @@ struct ngx_http_apikey_limiter_s {
 
     ngx_event_t                    watch;        /* of an open breaker */
     ngx_http_apikey_redis_call_t   probe;
+
+    ngx_http_apikey_lease_entry_t  none;         /* of accounts for which the
+                                                    zone has no room */
+    ngx_int_t                      seat;         /* NGX_ERROR: none */
+    uint64_t                       id;           /* of this worker, unlike
+                                                    any other's */
+    ngx_http_apikey_ask_t         *asks;         /* free ones */
+    ngx_queue_t                    waits[NGX_HTTP_APIKEY_LIMITER_WAITS];
+    ngx_queue_t                    waiting;      /* decisions, by deadline */
+    ngx_event_t                    poll;         /* of those */
+    ngx_event_t                    tick;         /* of the wheel */
+    ngx_msec_t                     ordered;      /* seats were looked at */
 
     time_t                         complained;
 
@@ -66,10 +108,106 @@ void ngx_http_apikey_limiter_watch(ngx_http_apikey_limiter_t *l);
 void ngx_http_apikey_limiter_complain(ngx_http_apikey_limiter_t *l,
     ngx_uint_t level, char *what, ngx_str_t *text);
 
+/* Room for what is sent; NGX_ERROR: no memory. */
+ngx_int_t ngx_http_apikey_limiter_scratch(ngx_http_apikey_limiter_t *l,
+    size_t size);
+
+/*
+ * Sends the script; argv[3] is the first key, argv[0], argv[1] and the head
+ * behind the keys are filled here, the head at p.  text: with its text.
+ */
+ngx_int_t ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_redis_call_t *call, u_char *p, ngx_uint_t op,
+    ngx_uint_t text, ngx_uint_t argc, ngx_str_t *argv);
+
+/* Redis may be asked now. */
+ngx_uint_t ngx_http_apikey_limiter_ready(ngx_http_apikey_limiter_t *l);
+
 /* decide.c */
 
-/* The connection is there, or will not be: the handler will run. */
+/* What it waited for is there, or will not be: the handler will run. */
 void ngx_http_apikey_decide_resume(ngx_http_apikey_decision_t *d);
+void ngx_http_apikey_decide_failed(ngx_http_apikey_decision_t *d);
 
+/* TAKE has decided. */
+void ngx_http_apikey_decide_taken(ngx_http_apikey_decision_t *d,
+    ngx_int_t rc);
+
+/* claims.c: with the zone's mutex held by the caller */
+
+/* From all leases or from none; *now is read and read again. */
+apikey_lease_decision_e ngx_http_apikey_claims_decide(
+    ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d,
+    ngx_uint_t first);
+
+/* Puts back what is held. */
+void ngx_http_apikey_claims_release(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+
+/* TAKE has answered: nothing is held any more, but slots of what runs. */
+void ngx_http_apikey_claims_settled(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t admitted);
+
+/* What a node that goes on alone starts from: the levels it has seen. */
+void ngx_http_apikey_claims_seed(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now);
+
+/* Of one account: buckets' out members, from what is known here. */
+void ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_lease_entry_t *entry,
+    int64_t now);
+
+ngx_http_apikey_lease_entry_t *ngx_http_apikey_claims_entry(
+    ngx_http_apikey_limiter_t *l, ngx_http_apikey_part_t *part);
+apikey_tally_t *ngx_http_apikey_claims_tally(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now);
+
+/* take.c: NGX_ERROR: not sent. */
+ngx_int_t ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+
+/* wait.c */
+
+/* For all that is missing; NGX_ERROR: it cannot be asked for. */
+ngx_int_t ngx_http_apikey_wait(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+void ngx_http_apikey_wait_cancel(ngx_http_apikey_decision_t *d);
+
+/* Who waits in this worker for this entry decides again, or gives up. */
+void ngx_http_apikey_wait_wake(ngx_http_apikey_limiter_t *l, uint32_t entry,
+    ngx_uint_t ok);
+
+/* What they wait for in all, and the largest of it. */
+void ngx_http_apikey_wait_need(ngx_http_apikey_limiter_t *l, uint32_t entry,
+    uint64_t *need, uint64_t *least);
+
+void ngx_http_apikey_wait_start(ngx_http_apikey_limiter_t *l);
+void ngx_http_apikey_wait_stop(ngx_http_apikey_limiter_t *l);
+
+/* ask.c */
+
+/* Refills ahead, without waiting. */
+void ngx_http_apikey_ask_ahead(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+
+/*
+ * back: to renew, and to return what is not needed.  NGX_OK: asked; NGX_BUSY:
+ * somebody has; NGX_DECLINED: it is nobody's; NGX_ERROR: Redis cannot be.
+ */
+ngx_int_t ngx_http_apikey_ask(ngx_http_apikey_limiter_t *l, uint32_t index,
+    ngx_uint_t back);
+
+/* The call in flight has been so for too long: nobody waits for its answer. */
+ngx_uint_t ngx_http_apikey_ask_stale(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now);
+
+void ngx_http_apikey_ask_stop(ngx_http_apikey_limiter_t *l);
+
+/* renew.c */
+void ngx_http_apikey_renew_start(ngx_http_apikey_limiter_t *l);
+void ngx_http_apikey_renew_stop(ngx_http_apikey_limiter_t *l);
+
+/* There may be something in the wheel. */
+void ngx_http_apikey_renew_arm(ngx_http_apikey_limiter_t *l);
 
 #endif /* NGX_HTTP_APIKEY_LIMITER_H_INCLUDED */

@@ -1,6 +1,6 @@
 
 /*
- * TAKE: keys, arguments and replies, packed and unpacked.
+ * LEASE and TAKE: keys, arguments and replies, packed and unpacked.
  *
  * Doubles are written and read byte by byte, so that any machine may share
  * a Redis with any other.
@@ -13,29 +13,29 @@
 
 #include "base/number.h"
 #include "base/uuid.h"
+#include "limit/account_lua.h"
 #include "limit/script.h"
-#include "limit/script_lua.h"
 
 
-#define NGX_HTTP_APIKEY_SCRIPT_COST    8         /* bytes */
-#define NGX_HTTP_APIKEY_SCRIPT_BUCKET  40
-#define NGX_HTTP_APIKEY_SCRIPT_HEAD    16
-#define NGX_HTTP_APIKEY_SCRIPT_LEVEL   16
+#define NGX_HTTP_APIKEY_SCRIPT_CALL   (10 * 8)   /* bytes */
+#define NGX_HTTP_APIKEY_SCRIPT_ASK    (8 * 8)    /* more than a cost */
+#define NGX_HTTP_APIKEY_SCRIPT_LIMIT  (11 * 8)
 
 
 static u_char *ngx_http_apikey_script_put(u_char *p, uint64_t n);
-static u_char *ngx_http_apikey_script_put_double(u_char *p, uint64_t n);
-static u_char *ngx_http_apikey_script_get_double(u_char *p, uint64_t *n);
+static u_char *ngx_http_apikey_script_put_double(u_char *p, int64_t n);
+static ngx_int_t ngx_http_apikey_script_get(
+    ngx_http_apikey_script_reply_t *reply, uint64_t *n);
 
 
 ngx_str_t  ngx_http_apikey_script = {
-    sizeof(ngx_http_apikey_script_lua) - 1,
-    (u_char *) ngx_http_apikey_script_lua
+    sizeof(apikey_account_lua) - 1,
+    (u_char *) apikey_account_lua
 };
 
 
 void
-ngx_http_apikey_script_sha(u_char sha[40])
+ngx_http_apikey_script_sha(u_char sha[NGX_HTTP_APIKEY_SCRIPT_SHA])
 {
     u_char      digest[20];
     ngx_sha1_t  ctx;
@@ -49,19 +49,29 @@ ngx_http_apikey_script_sha(u_char sha[40])
 }
 
 
+u_char *
+ngx_http_apikey_script_head(u_char *p, ngx_uint_t op,
+    ngx_http_apikey_redis_epoch_t *epoch)
+{
+    p = ngx_http_apikey_script_put_double(p, op);
+    p = ngx_http_apikey_script_put_double(p, epoch->id);
+
+    return ngx_http_apikey_script_put_double(p, epoch->since);
+}
+
+
 size_t
-ngx_http_apikey_script_size(ngx_str_t *prefix,
-    ngx_http_apikey_account_t *account)
+ngx_http_apikey_script_size(ngx_str_t *prefix, ngx_uint_t nlimits)
 {
     return prefix->len + sizeof(":{}:k::r:") - 1 + 2 * APIKEY_UUID_TEXT_LEN
-           + 16 + NGX_HTTP_APIKEY_SCRIPT_COST
-           + account->nbuckets * NGX_HTTP_APIKEY_SCRIPT_BUCKET;
+           + 16 + NGX_HTTP_APIKEY_SCRIPT_CALL + NGX_HTTP_APIKEY_SCRIPT_ASK
+           + nlimits * NGX_HTTP_APIKEY_SCRIPT_LIMIT;
 }
 
 
 u_char *
 ngx_http_apikey_script_key(u_char *p, ngx_str_t *prefix,
-    ngx_http_apikey_account_t *account)
+    const ngx_http_apikey_account_t *account)
 {
     u_char      scope[8];
     ngx_uint_t  i;
@@ -92,78 +102,165 @@ ngx_http_apikey_script_key(u_char *p, ngx_str_t *prefix,
 }
 
 
-/* cost, then a bucket: id, token, refill, capacity, tick */
+/* slots, lease, horizon, then the node's sums */
 
 u_char *
-ngx_http_apikey_script_arg(u_char *p, ngx_http_apikey_account_t *account)
+ngx_http_apikey_script_call(u_char *p, const apikey_account_call_t *call)
 {
-    uint64_t               cost;
-    ngx_uint_t             i;
-    const apikey_limit_t  *limit;
+    p = ngx_http_apikey_script_put_double(p, call->slots);
+    p = ngx_http_apikey_script_put_double(p, call->lease);
+    p = ngx_http_apikey_script_put_double(p, call->horizon);
 
-    /* 2^53 is over every capacity and still exact */
+    p = ngx_http_apikey_script_put(p, call->sums.node);
+    p = ngx_http_apikey_script_put_double(p, call->sums.number);
+    p = ngx_http_apikey_script_put_double(p, call->sums.sum);
+    p = ngx_http_apikey_script_put_double(p, call->sums.acked);
+    p = ngx_http_apikey_script_put_double(p, call->sums.era);
+    p = ngx_http_apikey_script_put_double(p, call->sums.part);
 
-    cost = ngx_min(account->cost, APIKEY_BUCKET_MAX + 1);
-
-    p = ngx_http_apikey_script_put_double(p, cost);
-
-    for (i = 0; i < account->nbuckets; i++) {
-        limit = account->buckets[i].limit;
-
-        p = ngx_http_apikey_script_put(p, limit->id);
-        p = ngx_http_apikey_script_put_double(p, limit->rate.token);
-        p = ngx_http_apikey_script_put_double(p, limit->rate.refill);
-        p = ngx_http_apikey_script_put_double(p, limit->rate.capacity);
-        p = ngx_http_apikey_script_put_double(p, limit->rate.tick);
-    }
-
-    return p;
+    return ngx_http_apikey_script_put_double(p, call->sums.part_acked);
 }
 
 
-/* taken, now, then a bucket: used, at */
+u_char *
+ngx_http_apikey_script_ask(u_char *p, const apikey_account_ask_t *ask)
+{
+    p = ngx_http_apikey_script_put_double(p, ask->born);
+    p = ngx_http_apikey_script_put_double(p, ask->generation);
+    p = ngx_http_apikey_script_put_double(p, ask->spent);
+    p = ngx_http_apikey_script_put_double(p, ask->returned);
+    p = ngx_http_apikey_script_put_double(p, ask->kept);
+    p = ngx_http_apikey_script_put_double(p, ask->busy);
+    p = ngx_http_apikey_script_put_double(p, ask->want);
+
+    return ngx_http_apikey_script_put_double(p, ask->least);
+}
+
+
+u_char *
+ngx_http_apikey_script_cost(u_char *p, uint64_t cost)
+{
+    if (cost == APIKEY_ACCOUNT_WHOLE) {
+        return ngx_http_apikey_script_put_double(p, -1);
+    }
+
+    /* more than any limit has, and still exact */
+
+    cost = ngx_min(cost, APIKEY_ACCOUNT_MAX);
+
+    return ngx_http_apikey_script_put_double(p, cost);
+}
+
+
+u_char *
+ngx_http_apikey_script_limit(u_char *p, const apikey_account_limit_t *limit)
+{
+    p = ngx_http_apikey_script_put(p, limit->id);
+    p = ngx_http_apikey_script_put_double(p, limit->rate.token);
+    p = ngx_http_apikey_script_put_double(p, limit->rate.refill);
+    p = ngx_http_apikey_script_put_double(p, limit->rate.capacity);
+    p = ngx_http_apikey_script_put_double(p, limit->rate.tick);
+    p = ngx_http_apikey_script_put_double(p, limit->end);
+    p = ngx_http_apikey_script_put_double(p, limit->next);
+    p = ngx_http_apikey_script_put_double(p, limit->fill);
+    p = ngx_http_apikey_script_put_double(p, limit->made);
+    p = ngx_http_apikey_script_put_double(p,
+                             limit->known == APIKEY_ACCOUNT_UNKNOWN
+                             ? -1 : (int64_t) limit->known);
+
+    return ngx_http_apikey_script_put_double(p, (!limit->quota ? 0
+                                                 : limit->touched ? 2 : 1)
+                                                + 4 * limit->mode);
+}
+
+
+/* taken (LEASE: 1), now */
 
 ngx_int_t
 ngx_http_apikey_script_reply(ngx_http_apikey_script_reply_t *reply,
-    ngx_str_t *text, ngx_uint_t nbuckets)
+    ngx_str_t *text)
 {
-    u_char    *p;
-    uint64_t   taken, now;
+    uint64_t  taken, now;
 
-    if (text->len != NGX_HTTP_APIKEY_SCRIPT_HEAD
-                     + nbuckets * NGX_HTTP_APIKEY_SCRIPT_LEVEL)
+    reply->pos = text->data;
+    reply->last = text->data + text->len;
+
+    if (ngx_http_apikey_script_get(reply, &taken) != NGX_OK
+        || ngx_http_apikey_script_get(reply, &now) != NGX_OK
+        || taken > 1)
     {
-        return NGX_ERROR;
-    }
-
-    p = ngx_http_apikey_script_get_double(text->data, &taken);
-    p = ngx_http_apikey_script_get_double(p, &now);
-
-    if (taken > 1 || now > APIKEY_BUCKET_MAX) {
         return NGX_ERROR;
     }
 
     reply->taken = taken;
     reply->now = now;
-    reply->pos = p;
 
     return NGX_OK;
 }
 
 
+/* granted, generation, born, era, active, hold, life, kept, out */
+
 ngx_int_t
-ngx_http_apikey_script_next(ngx_http_apikey_script_reply_t *reply,
-    apikey_bucket_t *bucket)
+ngx_http_apikey_script_grant(ngx_http_apikey_script_reply_t *reply,
+    apikey_account_grant_t *grant)
 {
-    u_char  *p;
+    uint64_t    n[9];
+    ngx_uint_t  i;
 
-    p = ngx_http_apikey_script_get_double(reply->pos, &bucket->used);
-    p = ngx_http_apikey_script_get_double(p, &bucket->at);
+    for (i = 0; i < 9; i++) {
+        if (ngx_http_apikey_script_get(reply, &n[i]) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
 
-    reply->pos = p;
+    grant->granted = n[0];
+    grant->generation = n[1];
+    grant->born = n[2];
+    grant->era = n[3];
+    grant->active = n[4];
+    grant->hold = n[5];
+    grant->life = n[6];
+    grant->kept = (n[7] == 1);
 
-    return (bucket->used > APIKEY_BUCKET_MAX || bucket->at > APIKEY_BUCKET_MAX)
-           ? NGX_ERROR : NGX_OK;
+    return n[7] > 1 ? NGX_ERROR : NGX_OK;
+}
+
+
+/* era, out, cost */
+
+ngx_int_t
+ngx_http_apikey_script_account(ngx_http_apikey_script_reply_t *reply,
+    uint64_t *era, uint64_t *cost)
+{
+    uint64_t  out;
+
+    if (ngx_http_apikey_script_get(reply, era) != NGX_OK
+        || ngx_http_apikey_script_get(reply, &out) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_apikey_script_get(reply, cost);
+}
+
+
+ngx_int_t
+ngx_http_apikey_script_level(ngx_http_apikey_script_reply_t *reply,
+    apikey_bucket_t *level)
+{
+    if (ngx_http_apikey_script_get(reply, &level->used) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_apikey_script_get(reply, &level->at);
+}
+
+
+ngx_int_t
+ngx_http_apikey_script_end(ngx_http_apikey_script_reply_t *reply)
+{
+    return reply->pos == reply->last ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -186,7 +283,7 @@ ngx_http_apikey_script_put(u_char *p, uint64_t n)
 
 
 static u_char *
-ngx_http_apikey_script_put_double(u_char *p, uint64_t n)
+ngx_http_apikey_script_put_double(u_char *p, int64_t n)
 {
     double    d;
     uint64_t  bits;
@@ -198,13 +295,20 @@ ngx_http_apikey_script_put_double(u_char *p, uint64_t n)
 }
 
 
-/* What is no integer in [0, 2^53) is read as UINT64_MAX. */
+/* NGX_ERROR: nothing is left, or it is no integer in [0, 2^53). */
 
-static u_char *
-ngx_http_apikey_script_get_double(u_char *p, uint64_t *n)
+static ngx_int_t
+ngx_http_apikey_script_get(ngx_http_apikey_script_reply_t *reply, uint64_t *n)
 {
     double    d;
+    u_char   *p;
     uint64_t  bits;
+
+    p = reply->pos;
+
+    if (reply->last - p < 8) {
+        return NGX_ERROR;
+    }
 
     bits = (uint64_t) p[0] | (uint64_t) p[1] << 8 | (uint64_t) p[2] << 16
            | (uint64_t) p[3] << 24 | (uint64_t) p[4] << 32
@@ -213,13 +317,14 @@ ngx_http_apikey_script_get_double(u_char *p, uint64_t *n)
 
     ngx_memcpy(&d, &bits, 8);
 
-    *n = UINT64_MAX;
-
-    if (d >= 0 && d <= (double) APIKEY_BUCKET_MAX
-        && d == (double) (uint64_t) d)
+    if (!(d >= 0 && d <= (double) APIKEY_BUCKET_MAX
+          && d == (double) (uint64_t) d))
     {
-        *n = (uint64_t) d;
+        return NGX_ERROR;
     }
 
-    return p + 8;
+    *n = (uint64_t) d;
+    reply->pos = p + 8;
+
+    return NGX_OK;
 }

@@ -1,17 +1,19 @@
 
 /*
- * TAKE: the Redis script that takes from all buckets of a request or from
- * none, with the packing of its arguments and of its reply.
+ * LEASE and TAKE: the calls of the Redis script over the values of accounts,
+ * with the packing of their arguments and of their replies.
  *
- * A call is argc = 3 + 2 n for n accounts: EVALSHA sha n KEY... ARG... (or
- * EVAL with the text).  KEY is
+ *     EVALSHA sha n KEY... HEAD BLOCK...
+ *
+ * (or EVAL with the text) takes from all n accounts or from none, or leases
+ * of one.  KEY is
  *
  *     <prefix>:{<root>}:<k|o>:<holder>:<r|t|c|n>:<scope, 16 hex digits>
  *
- * Values, arguments and the reply are packed doubles, little-endian, of
- * integers below 2^53; script.c shows them field by field.
+ * docs/leases.md has head, block and replies field by field: packed doubles,
+ * little-endian, of integers within 2^53, and names of eight bytes.
  *
- * Buffers are the caller's.  Called by limit/decide.c only.
+ * Buffers are the caller's.  Called by limit/ only.
  */
 
 
@@ -22,40 +24,70 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
+#include "limit/account.h"
 #include "limit/bucket.h"
 #include "limit/decide.h"
+
+
+#define NGX_HTTP_APIKEY_SCRIPT_SHA   40
+#define NGX_HTTP_APIKEY_SCRIPT_HEAD  24
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_SCRIPT_TAKE = 0,
+    NGX_HTTP_APIKEY_SCRIPT_LEASE
+} ngx_http_apikey_script_e;
 
 
 extern ngx_str_t  ngx_http_apikey_script;        /* the Lua text */
 
 
 /* Hex of the text's SHA-1. */
-void ngx_http_apikey_script_sha(u_char sha[40]);
+void ngx_http_apikey_script_sha(u_char sha[NGX_HTTP_APIKEY_SCRIPT_SHA]);
 
-/* Bytes that key() and arg() write at most. */
-size_t ngx_http_apikey_script_size(ngx_str_t *prefix,
-    ngx_http_apikey_account_t *account);
+/* HEAD */
+u_char *ngx_http_apikey_script_head(u_char *p, ngx_uint_t op,
+    ngx_http_apikey_redis_epoch_t *epoch);
+
+/* Bytes that a key and a block take at most. */
+size_t ngx_http_apikey_script_size(ngx_str_t *prefix, ngx_uint_t nlimits);
 
 u_char *ngx_http_apikey_script_key(u_char *p, ngx_str_t *prefix,
-    ngx_http_apikey_account_t *account);
-u_char *ngx_http_apikey_script_arg(u_char *p,
-    ngx_http_apikey_account_t *account);
+    const ngx_http_apikey_account_t *account);
+
+/* A block is the call, then what is asked or the cost, then the limits. */
+u_char *ngx_http_apikey_script_call(u_char *p,
+    const apikey_account_call_t *call);
+u_char *ngx_http_apikey_script_ask(u_char *p, const apikey_account_ask_t *ask);
+u_char *ngx_http_apikey_script_cost(u_char *p, uint64_t cost);
+u_char *ngx_http_apikey_script_limit(u_char *p,
+    const apikey_account_limit_t *limit);
 
 
 typedef struct {
-    ngx_uint_t   taken;
     int64_t      now;            /* Redis time, us */
+    ngx_uint_t   taken;
     u_char      *pos;            /* private */
+    u_char      *last;
 } ngx_http_apikey_script_reply_t;
 
 
-/* NGX_ERROR: this is no reply to a call with nbuckets buckets. */
+/* NGX_ERROR, all of them: this is no such reply. */
 ngx_int_t ngx_http_apikey_script_reply(ngx_http_apikey_script_reply_t *reply,
-    ngx_str_t *text, ngx_uint_t nbuckets);
+    ngx_str_t *text);
 
-/* The buckets in the order of the call; NGX_ERROR: out of range. */
-ngx_int_t ngx_http_apikey_script_next(ngx_http_apikey_script_reply_t *reply,
-    apikey_bucket_t *bucket);
+/* What LEASE grants, before the levels. */
+ngx_int_t ngx_http_apikey_script_grant(ngx_http_apikey_script_reply_t *reply,
+    apikey_account_grant_t *grant);
+
+/* The next account of TAKE, and the next limit, in the order of the call. */
+ngx_int_t ngx_http_apikey_script_account(
+    ngx_http_apikey_script_reply_t *reply, uint64_t *era, uint64_t *cost);
+ngx_int_t ngx_http_apikey_script_level(ngx_http_apikey_script_reply_t *reply,
+    apikey_bucket_t *level);
+
+/* After the last one: NGX_OK if nothing is left. */
+ngx_int_t ngx_http_apikey_script_end(ngx_http_apikey_script_reply_t *reply);
 
 
 #endif /* NGX_HTTP_APIKEY_SCRIPT_H_INCLUDED */

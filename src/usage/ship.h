@@ -237,8 +237,6 @@ void ngx_http_apikey_usage_details(ngx_http_apikey_usage_t *u,
 void ngx_http_apikey_usage_flush(ngx_http_apikey_usage_t *u);
 
 /* prepare.c: NUL-terminated, in the pool */
-u_char *ngx_http_apikey_ring_dir(ngx_pool_t *pool,
-    ngx_http_apikey_usage_conf_t *conf);
 uint64_t ngx_http_apikey_ring_epoch(void);
 
 /* ship.c */

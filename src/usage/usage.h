@@ -118,6 +118,11 @@ typedef struct {
 ngx_int_t ngx_http_apikey_usage_prepare(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf);
 
+/* After prepare(): where files stand that outlive all processes; NULL: no
+   memory. */
+u_char *ngx_http_apikey_ring_dir(ngx_pool_t *pool,
+    ngx_http_apikey_usage_conf_t *conf);
+
 /* Worker: claims a ring, starts the election of a shipper. */
 ngx_http_apikey_usage_t *ngx_http_apikey_usage_start(ngx_pool_t *pool,
     ngx_http_apikey_usage_conf_t *conf);

@@ -1,0 +1,511 @@
+
+/*
+ * The leases of a request: its accounts looked up, and all of them paid from
+ * what the node holds, or none.
+ *
+ * Everything here runs under the zone's mutex: no allocation, no log.  A
+ * request that waited looks its entries up again; whoever it is that has them
+ * then, epochs and numbers tell.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "limit/limiter.h"
+
+
+static apikey_lease_decision_e ngx_http_apikey_claims_pay(
+    ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d,
+    int64_t *now);
+static void ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t i, ngx_uint_t first,
+    int64_t now);
+static ngx_uint_t ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+static ngx_uint_t ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now);
+static void ngx_http_apikey_claims_hold(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_claims_outs(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t refused, int64_t now);
+static void ngx_http_apikey_claims_refuse(ngx_http_apikey_account_t *account,
+    apikey_claim_t *claim, ngx_http_apikey_lease_entry_t *entry, int64_t now);
+
+
+apikey_lease_decision_e
+ngx_http_apikey_claims_decide(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t first)
+{
+    int64_t                  now;
+    ngx_uint_t               i, large, seen;
+    apikey_lease_decision_e  rc;
+
+    now = apikey_clock_boot();
+    large = 0;
+    seen = (l->conf.mode != NGX_HTTP_APIKEY_LIMIT_DIRECT);
+
+    ngx_http_apikey_leases_begin(l->conf.sh->leases);
+
+    for (i = 0; i < d->naccounts; i++) {
+        ngx_http_apikey_claims_get(l, d, i, first, now);
+
+        /* never to be had, and nobody has to be asked why */
+
+        large |= d->claims[i].cost > d->claims[i].conf->burst;
+        seen &= (ngx_http_apikey_claims_entry(l, &d->parts[i])->seen != 0);
+    }
+
+    rc = large && seen ? APIKEY_LEASE_REFUSED
+               : ngx_http_apikey_claims_pay(l, d, &now);
+
+    switch (rc) {
+
+    case APIKEY_LEASE_ADMITTED:
+        ngx_http_apikey_claims_hold(l, d);
+        ngx_http_apikey_claims_outs(l, d, 0, now);
+
+        for (i = 0; i < d->naccounts; i++) {
+            d->parts[i].ahead = apikey_lease_ahead(&d->claims[i], now);
+            d->ahead |= d->parts[i].ahead;
+        }
+
+        break;
+
+    case APIKEY_LEASE_REFUSED:
+        ngx_http_apikey_claims_outs(l, d, 1, now);
+        break;
+
+    case APIKEY_LEASE_TAKE:
+        ngx_http_apikey_claims_hold(l, d);
+        break;
+
+    default: /* APIKEY_LEASE_WAIT */
+        break;
+    }
+
+    return rc;
+}
+
+
+static apikey_lease_decision_e
+ngx_http_apikey_claims_pay(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t *now)
+{
+    apikey_lease_decision_e  rc;
+
+    do {
+        *now = apikey_clock_boot();
+        rc = apikey_lease_decide(d->claims, d->naccounts, *now);
+
+        if (rc == APIKEY_LEASE_ADMITTED && ngx_http_apikey_claims_direct(l, d))
+        {
+            return APIKEY_LEASE_TAKE;
+        }
+
+        if (rc != APIKEY_LEASE_ADMITTED) {
+            break;
+        }
+
+        *now = apikey_clock_boot();
+
+    } while (!apikey_lease_confirm(d->claims, d->naccounts, *now));
+
+    if (rc == APIKEY_LEASE_TAKE && ngx_http_apikey_claims_quiet(l, d, *now)) {
+        apikey_lease_release(d->claims, d->naccounts);
+        return APIKEY_LEASE_REFUSED;
+    }
+
+    return rc;
+}
+
+
+static void
+ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t i, ngx_uint_t first,
+    int64_t now)
+{
+    apikey_claim_t                 *claim;
+    ngx_http_apikey_part_t         *part;
+    ngx_http_apikey_leases_t       *leases;
+    ngx_http_apikey_account_t      *account;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    leases = l->conf.sh->leases;
+    account = &d->accounts[i];
+    claim = &d->claims[i];
+    part = &d->parts[i];
+
+    entry = ngx_http_apikey_leases_get(leases, account, now);
+
+    /* who waited knows the limits of an earlier time */
+
+    if (entry && (first || entry->nlimits == 0)
+        && ngx_http_apikey_leases_learn(leases, entry, account) != NGX_OK)
+    {
+        entry = NULL;
+    }
+
+    part->none = (entry == NULL);
+
+    if (entry == NULL) {
+        entry = &l->none;
+
+    } else {
+        part->entry = ngx_http_apikey_leases_index(leases, entry);
+
+        if (first) {
+            apikey_lease_demand(&entry->lease, account->cost, now);
+        }
+    }
+
+    claim->lease = &entry->lease;
+    claim->conf = &entry->conf;
+    claim->cost = account->cost;
+}
+
+
+/* Nothing is to be paid, and there is something to be looked at. */
+
+static ngx_uint_t
+ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t  i, look;
+
+    look = 0;
+
+    for (i = 0; i < d->naccounts; i++) {
+
+        if (d->claims[i].state != APIKEY_CLAIM_NONE) {
+            return 0;
+        }
+
+        look |= d->parts[i].none
+                || l->conf.mode == NGX_HTTP_APIKEY_LIMIT_DIRECT
+                || ngx_http_apikey_claims_entry(l, &d->parts[i])->seen == 0;
+    }
+
+    return look;
+}
+
+
+/* TAKE has refused as much just now: an attack is no work for Redis. */
+
+static ngx_uint_t
+ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now)
+{
+    ngx_uint_t                      i;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_DIRECT) {
+        return 0;
+    }
+
+    for (i = 0; i < d->naccounts; i++) {
+        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+
+        if (d->claims[i].state == APIKEY_CLAIM_DIRECT && now < entry->quiet
+            && d->claims[i].cost >= entry->quiet_cost)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* What would be lost if this worker died is written down. */
+
+static void
+ngx_http_apikey_claims_hold(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t               i, kind;
+    ngx_http_apikey_part_t  *part;
+
+    for (i = 0; i < d->naccounts; i++) {
+        part = &d->parts[i];
+
+        if (d->claims[i].state == APIKEY_CLAIM_HELD) {
+            kind = NGX_HTTP_APIKEY_HOLD_TOKENS;
+            d->held = 1;
+
+        } else if (d->claims[i].state == APIKEY_CLAIM_LEASED
+                   && d->claims[i].conf->slots)
+        {
+            kind = NGX_HTTP_APIKEY_HOLD_SLOTS;
+
+        } else {
+            continue;
+        }
+
+        if (l->seat != NGX_ERROR && part->hold == 0) {
+            part->hold = ngx_http_apikey_holds_add(l->conf.sh->holds, l->seat,
+                                                   kind, part->entry,
+                                                   &d->claims[i]);
+        }
+    }
+}
+
+
+void
+ngx_http_apikey_claims_release(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t  i;
+
+    d->held = 0;
+
+    apikey_lease_release(d->claims, d->naccounts);
+
+    for (i = 0; i < d->naccounts; i++) {
+        ngx_http_apikey_holds_drop(l->conf.sh->holds, d->parts[i].hold);
+        d->parts[i].hold = 0;
+    }
+}
+
+
+void
+ngx_http_apikey_claims_settled(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t admitted)
+{
+    ngx_uint_t                i;
+    ngx_http_apikey_part_t   *part;
+    ngx_http_apikey_holds_t  *holds;
+
+    holds = l->conf.sh->holds;
+
+    d->held = 0;
+
+    for (i = 0; i < d->naccounts; i++) {
+        part = &d->parts[i];
+
+        if (admitted && d->claims[i].conf->slots) {
+            ngx_http_apikey_holds_turn(holds, part->hold);
+            continue;
+        }
+
+        ngx_http_apikey_holds_drop(holds, part->hold);
+        part->hold = 0;
+    }
+}
+
+
+ngx_http_apikey_lease_entry_t *
+ngx_http_apikey_claims_entry(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_part_t *part)
+{
+    return part->none ? &l->none : &l->conf.sh->leases->entries[part->entry];
+}
+
+
+apikey_tally_t *
+ngx_http_apikey_claims_tally(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now)
+{
+    apikey_tallies_entry_t  *e;
+
+    if (entry->unit == APIKEY_UNIT_TOKENS || entry->unit == APIKEY_UNIT_COST) {
+        e = apikey_tallies_get(l->conf.tallies, entry->root, entry->holder,
+                               entry->level, entry->unit, entry->scope, now);
+        if (e) {
+            return &e->tally;
+        }
+    }
+
+    return &l->conf.tallies->file->none;
+}
+
+
+static void
+ngx_http_apikey_claims_outs(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t refused, int64_t now)
+{
+    int64_t                         redis;
+    ngx_uint_t                      i;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    d->known = 1;
+
+    redis = ngx_http_apikey_leases_time(l->conf.sh->leases, now);
+
+    if (redis) {
+        d->decided_at = redis;
+    }
+
+    for (i = 0; i < d->naccounts; i++) {
+        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+
+        if (entry->seen == 0) {
+            d->known = 0;
+        }
+
+        ngx_http_apikey_claims_out(l, &d->accounts[i], entry, now);
+
+        if (refused) {
+            ngx_http_apikey_claims_refuse(&d->accounts[i], &d->claims[i],
+                                          entry, now);
+        }
+    }
+}
+
+
+void
+ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_lease_entry_t *entry,
+    int64_t now)
+{
+    int64_t                         redis;
+    uint64_t                        left, units;
+    ngx_uint_t                      k;
+    apikey_bucket_t                 b;
+    const apikey_rate_t            *rate;
+    ngx_http_apikey_bucket_t       *out;
+    ngx_http_apikey_leases_t       *leases;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    leases = l->conf.sh->leases;
+    redis = ngx_http_apikey_leases_time(leases, now);
+    left = now < entry->lease.deadline ? entry->lease.left : 0;
+    limit = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+    for (k = 0; k < account->nbuckets; k++) {
+        out = &account->buckets[k];
+        rate = &out->limit->rate;
+
+        b.used = 0;
+        b.at = redis;
+
+        if (limit && limit->terms.id == out->limit->id) {
+            b = limit->seen;
+        }
+
+        out->refused = 0;
+
+        /* what Redis had left, and what is ours: others may have taken */
+
+        out->remaining = apikey_bucket_remaining(&b, rate) + left;
+        out->remaining = ngx_min(out->remaining, rate->capacity / rate->token);
+
+        apikey_bucket_refill(&b, rate, redis);
+
+        out->wait = apikey_bucket_wait(&b, rate, account->cost, redis);
+
+        units = left > APIKEY_BUCKET_MAX / rate->token ? APIKEY_BUCKET_MAX
+                                                       : left * rate->token;
+        b.used -= ngx_min(b.used, units);
+
+        out->reset = apikey_bucket_reset(&b, rate, redis);
+
+        limit = limit ? ngx_http_apikey_leases_limit(leases, limit->next)
+                      : NULL;
+    }
+}
+
+
+/* Which limits of an account have refused, and until when. */
+
+static void
+ngx_http_apikey_claims_refuse(ngx_http_apikey_account_t *account,
+    apikey_claim_t *claim, ngx_http_apikey_lease_entry_t *entry, int64_t now)
+{
+    int64_t                    until;
+    uint64_t                   hold;
+    ngx_uint_t                 k, some;
+    apikey_lease_t            *lease;
+    ngx_http_apikey_bucket_t  *out, *least;
+
+    lease = &entry->lease;
+    least = NULL;
+    some = 0;
+
+    until = lease->hold;
+
+    if (now < entry->quiet && claim->cost >= entry->quiet_cost) {
+        until = ngx_max(until, entry->quiet);
+    }
+
+    hold = until > now ? (uint64_t) (until - now) : 0;
+
+    if (claim->cost == 0
+        || (claim->cost <= claim->conf->burst
+            && ((lease->left >= claim->cost && now < lease->deadline)
+                || hold == 0)))
+    {
+        return;
+    }
+
+    for (k = 0; k < account->nbuckets; k++) {
+        out = &account->buckets[k];
+
+        if (out->wait) {
+            out->refused = 1;
+            out->wait = ngx_max(out->wait, hold);
+            some = 1;
+        }
+
+        if (least == NULL || out->remaining < least->remaining) {
+            least = out;
+        }
+    }
+
+    if (!some && least) {
+        least->refused = 1;
+        least->wait = ngx_max(hold, 1);
+    }
+}
+
+
+void
+ngx_http_apikey_claims_seed(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now)
+{
+    ngx_uint_t                      i, k;
+    apikey_gauge_t                 *g;
+    apikey_bucket_t                 seen;
+    ngx_http_apikey_leases_t       *leases;
+    ngx_http_apikey_account_t      *account;
+    ngx_http_apikey_lease_entry_t  *entry;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    leases = l->conf.sh->leases;
+
+    ngx_http_apikey_table_begin(l->conf.sh->table);
+
+    for (i = 0; i < d->naccounts; i++) {
+        account = &d->accounts[i];
+        entry = ngx_http_apikey_leases_find(leases, account);
+
+        if (entry == NULL || entry->seen == 0) {
+            continue;
+        }
+
+        limit = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+        for (k = 0; limit && k < account->nbuckets; k++) {
+
+            seen.used = limit->seen.used;
+            seen.at = entry->seen;
+
+            apikey_bucket_refill(&seen, &limit->terms.rate, now);
+
+            g = ngx_http_apikey_table_get(l->conf.sh->table, account,
+                                          &account->buckets[k], now);
+
+            /* what was spent alone while Redis was down is not forgotten */
+
+            if (g && limit->terms.id == account->buckets[k].limit->id
+                && g->bucket.used < seen.used)
+            {
+                g->bucket.used = seen.used;
+                g->bucket.at = now;
+            }
+
+            limit = ngx_http_apikey_leases_limit(leases, limit->next);
+        }
+    }
+}

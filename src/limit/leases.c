@@ -1,0 +1,481 @@
+
+/*
+ * Leases in shared memory: chained hash over preallocated entries, and their
+ * limits in a second array.
+ *
+ * A worker may die at any line here.  As in limit/table.c links are single
+ * stores, an entry is filled before it is linked and unlinked before it is
+ * filled anew; a torn change loses an entry or a lease and never makes one.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "limit/leases.h"
+
+
+#define NGX_HTTP_APIKEY_LEASES_SCAN    64     /* entries looked at for one */
+#define NGX_HTTP_APIKEY_LEASES_OLD     INT64_C(3600000000)
+
+/* a burst of fewer tokens is not worth a lease, nor are fewer a second */
+#define NGX_HTTP_APIKEY_LEASES_SMALL   16
+#define NGX_HTTP_APIKEY_LEASES_DEMAND  3
+
+
+static uint32_t *ngx_http_apikey_leases_head(ngx_http_apikey_leases_t *leases,
+    const u_char holder[16], uint64_t scope, ngx_uint_t level,
+    ngx_uint_t unit);
+static ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_take(
+    ngx_http_apikey_leases_t *leases, int64_t now);
+static ngx_uint_t ngx_http_apikey_leases_idle(
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    int64_t now);
+static void ngx_http_apikey_leases_unlink(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry);
+static ngx_uint_t ngx_http_apikey_leases_same(
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_account_t *account);
+static ngx_int_t ngx_http_apikey_leases_resize(
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    ngx_uint_t n);
+static uint64_t ngx_http_apikey_leases_lifetime(double rate);
+
+
+ngx_http_apikey_leases_t *
+ngx_http_apikey_leases_init(ngx_slab_pool_t *shpool, size_t size)
+{
+    size_t                     n, one;
+    ngx_http_apikey_leases_t  *leases;
+
+    /* a limit and a half an account */
+
+    one = sizeof(ngx_http_apikey_lease_entry_t) + sizeof(uint32_t)
+          + sizeof(ngx_http_apikey_lease_limit_t) * 3 / 2;
+
+    if (size < sizeof(ngx_http_apikey_leases_t) + 2 * one) {
+        return NULL;
+    }
+
+    n = (size - sizeof(ngx_http_apikey_leases_t)) / one;
+    n = ngx_min(n, NGX_MAX_UINT32_VALUE / 2);
+
+    leases = ngx_slab_alloc(shpool, sizeof(ngx_http_apikey_leases_t)
+                                    + n * one);
+    if (leases == NULL) {
+        return NULL;
+    }
+
+    ngx_memzero(leases, sizeof(ngx_http_apikey_leases_t));
+
+    leases->n = n;
+    leases->nlimits = n + n / 2;
+    leases->trip = NGX_HTTP_APIKEY_LEASES_TRIP;
+    leases->rest = 1000000;
+
+    leases->entries = (ngx_http_apikey_lease_entry_t *) (leases + 1);
+    leases->limits = (ngx_http_apikey_lease_limit_t *) (leases->entries + n);
+    leases->heads = (uint32_t *) (leases->limits + leases->nlimits);
+
+    ngx_memzero(leases->heads, n * sizeof(uint32_t));
+
+    return leases;
+}
+
+
+void
+ngx_http_apikey_leases_begin(ngx_http_apikey_leases_t *leases)
+{
+    leases->turn++;
+}
+
+
+ngx_http_apikey_lease_entry_t *
+ngx_http_apikey_leases_find(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_account_t *account)
+{
+    uint32_t                        i;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    i = *ngx_http_apikey_leases_head(leases, account->holder, account->scope,
+                                     account->level, account->unit);
+
+    for ( /* void */ ; i; i = entry->next) {
+        entry = &leases->entries[i - 1];
+
+        if (entry->scope == account->scope && entry->level == account->level
+            && entry->unit == account->unit
+            && ngx_memcmp(entry->holder, account->holder, 16) == 0)
+        {
+            entry->turn = leases->turn;
+            return entry;
+        }
+    }
+
+    return NULL;
+}
+
+
+ngx_http_apikey_lease_entry_t *
+ngx_http_apikey_leases_get(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_account_t *account, int64_t now)
+{
+    uint32_t                       *head;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    entry = ngx_http_apikey_leases_find(leases, account);
+    if (entry) {
+        return entry;
+    }
+
+    entry = ngx_http_apikey_leases_take(leases, now);
+    if (entry == NULL) {
+        return NULL;
+    }
+
+    ngx_memcpy(entry->root, account->root, 16);
+    ngx_memcpy(entry->holder, account->holder, 16);
+
+    entry->scope = account->scope;
+    entry->level = account->level;
+    entry->unit = account->unit;
+    entry->turn = leases->turn;
+
+    head = ngx_http_apikey_leases_head(leases, entry->holder, entry->scope,
+                                       entry->level, entry->unit);
+    entry->next = *head;
+    entry->linked = 1;
+
+    ngx_memory_barrier();
+
+    *head = ngx_http_apikey_leases_index(leases, entry) + 1;
+
+    return entry;
+}
+
+
+static uint32_t *
+ngx_http_apikey_leases_head(ngx_http_apikey_leases_t *leases,
+    const u_char holder[16], uint64_t scope, ngx_uint_t level, ngx_uint_t unit)
+{
+    uint64_t  h, part;
+
+    ngx_memcpy(&h, holder, 8);
+    ngx_memcpy(&part, holder + 8, 8);
+
+    h = (h ^ part) * 0x9e3779b97f4a7c15ULL;
+    h = (h ^ (h >> 32) ^ scope ^ level << 8 ^ unit) * 0x9e3779b97f4a7c15ULL;
+
+    return &leases->heads[(h >> 32) * leases->n >> 32];
+}
+
+
+/* An entry of nobody, unlinked; what has to outlive it is kept. */
+
+static ngx_http_apikey_lease_entry_t *
+ngx_http_apikey_leases_take(ngx_http_apikey_leases_t *leases, int64_t now)
+{
+    uint64_t                        epoch, calls;
+    ngx_uint_t                      i;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    if (leases->fresh < leases->n) {
+        entry = &leases->entries[leases->fresh];
+        ngx_memzero(entry, sizeof(ngx_http_apikey_lease_entry_t));
+        leases->fresh++;
+        return entry;
+    }
+
+    for (i = 0; i < NGX_HTTP_APIKEY_LEASES_SCAN && i < leases->n; i++) {
+
+        if (leases->hand >= leases->n) {
+            leases->hand = 0;
+        }
+
+        entry = &leases->entries[leases->hand++];
+
+        if (!ngx_http_apikey_leases_idle(leases, entry, now)) {
+            continue;
+        }
+
+        if (entry->linked) {
+            ngx_http_apikey_leases_unlink(leases, entry);
+            entry->linked = 0;
+        }
+
+        (void) ngx_http_apikey_leases_resize(leases, entry, 0);
+
+        epoch = entry->lease.epoch + 1;
+        calls = entry->lease.calls;
+
+        ngx_memzero(entry, sizeof(ngx_http_apikey_lease_entry_t));
+
+        entry->lease.epoch = epoch;
+        entry->lease.calls = calls;
+
+        return entry;
+    }
+
+    return NULL;
+}
+
+
+/* Whoever comes again to it finds its buckets full, or has long forgotten. */
+
+static ngx_uint_t
+ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now)
+{
+    apikey_bucket_t                 b;
+    apikey_lease_t                 *lease;
+    ngx_http_apikey_lease_limit_t  *l;
+
+    lease = &entry->lease;
+
+    if (!entry->linked) {
+        return 1;
+    }
+
+    if (entry->turn == leases->turn || entry->queued || lease->call
+        || lease->held || lease->busy
+        || (lease->left && now < lease->deadline)
+        || now - lease->demand_at < leases->rest)
+    {
+        return 0;
+    }
+
+    if (entry->seen == 0 || now - entry->seen > NGX_HTTP_APIKEY_LEASES_OLD) {
+        return 1;
+    }
+
+    for (l = ngx_http_apikey_leases_limit(leases, entry->limits);
+         l;
+         l = ngx_http_apikey_leases_limit(leases, l->next))
+    {
+        b.used = l->seen.used;
+        b.at = entry->seen;
+
+        apikey_bucket_refill(&b, &l->terms.rate, now);
+
+        if (b.used) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static void
+ngx_http_apikey_leases_unlink(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry)
+{
+    uint32_t  *link, i;
+
+    i = ngx_http_apikey_leases_index(leases, entry) + 1;
+
+    link = ngx_http_apikey_leases_head(leases, entry->holder, entry->scope,
+                                       entry->level, entry->unit);
+
+    while (*link && *link != i) {
+        link = &leases->entries[*link - 1].next;
+    }
+
+    if (*link) {
+        *link = entry->next;
+    }
+
+    ngx_memory_barrier();
+}
+
+
+ngx_int_t
+ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_account_t *account)
+{
+    ngx_uint_t                      i;
+    ngx_http_apikey_lease_limit_t  *l;
+
+    if (ngx_http_apikey_leases_same(leases, entry, account)) {
+        return NGX_OK;
+    }
+
+    apikey_lease_void(&entry->lease);
+
+    entry->lease.hold = 0;
+    entry->quiet = 0;
+    entry->seen = 0;
+
+    if (ngx_http_apikey_leases_resize(leases, entry, account->nbuckets)
+        != NGX_OK)
+    {
+        return NGX_DECLINED;
+    }
+
+    l = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+    for (i = 0; l && i < account->nbuckets; i++) {
+        ngx_http_apikey_leases_terms(&l->terms, &account->buckets[i]);
+        l->seen.used = 0;
+        l->seen.at = 0;
+
+        l = ngx_http_apikey_leases_limit(leases, l->next);
+    }
+
+    ngx_http_apikey_leases_conf(&entry->conf, account);
+
+    entry->conf.trip = leases->trip;
+    entry->conf.direct |= leases->direct && !entry->conf.slots;
+
+    return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_leases_same(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_account_t *account)
+{
+    ngx_uint_t                      i;
+    const apikey_limit_t           *limit;
+    ngx_http_apikey_lease_limit_t  *l;
+
+    if (entry->nlimits != account->nbuckets) {
+        return 0;
+    }
+
+    l = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+    for (i = 0; l && i < account->nbuckets; i++) {
+        limit = account->buckets[i].limit;
+
+        if (l->terms.id != limit->id
+            || l->terms.rate.token != limit->rate.token
+            || l->terms.rate.refill != limit->rate.refill
+            || l->terms.rate.capacity != limit->rate.capacity
+            || l->terms.rate.tick != limit->rate.tick)
+        {
+            return 0;
+        }
+
+        l = ngx_http_apikey_leases_limit(leases, l->next);
+    }
+
+    return i == account->nbuckets;
+}
+
+
+void
+ngx_http_apikey_leases_terms(apikey_account_limit_t *terms,
+    const ngx_http_apikey_bucket_t *bucket)
+{
+    ngx_memzero(terms, sizeof(apikey_account_limit_t));
+
+    terms->id = bucket->limit->id;
+    terms->rate = bucket->limit->rate;
+    terms->made = bucket->limit->made;
+    terms->mode = bucket->limit->mode;
+    terms->known = APIKEY_ACCOUNT_UNKNOWN;
+}
+
+
+/* Gives the entry's limits back and takes n others. */
+
+static ngx_int_t
+ngx_http_apikey_leases_resize(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, ngx_uint_t n)
+{
+    uint32_t                        i, next;
+    ngx_http_apikey_lease_limit_t  *l;
+
+    next = entry->limits;
+
+    entry->nlimits = 0;
+    entry->limits = 0;
+
+    for (i = next; i; i = next) {
+        l = &leases->limits[i - 1];
+        next = l->next;
+
+        l->next = leases->free_limit;
+        leases->free_limit = i;
+    }
+
+    if (n > APIKEY_ACCOUNT_LEVELS) {
+        return NGX_DECLINED;
+    }
+
+    while (entry->nlimits < n) {
+
+        if (leases->free_limit) {
+            i = leases->free_limit;
+            leases->free_limit = leases->limits[i - 1].next;
+
+        } else if (leases->fresh_limit < leases->nlimits) {
+            i = ++leases->fresh_limit;
+
+        } else {
+            (void) ngx_http_apikey_leases_resize(leases, entry, 0);
+            return NGX_DECLINED;
+        }
+
+        leases->limits[i - 1].next = entry->limits;
+        entry->limits = i;
+        entry->nlimits++;
+    }
+
+    return NGX_OK;
+}
+
+
+/* Nodes must agree about the lease time: it follows from the limits alone. */
+
+void
+ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
+    ngx_http_apikey_account_t *account)
+{
+    double                rate, r;
+    uint64_t              tokens;
+    ngx_uint_t            i;
+    const apikey_rate_t  *form;
+
+    ngx_memzero(conf, sizeof(apikey_lease_conf_t));
+
+    conf->burst = APIKEY_ACCOUNT_MAX;
+    rate = 0;
+
+    for (i = 0; i < account->nbuckets; i++) {
+        form = &account->buckets[i].limit->rate;
+        tokens = form->capacity / form->token;
+        conf->burst = ngx_min(conf->burst, tokens);
+
+        if (form->refill) {
+            r = (double) form->refill * 1000000
+                / ((double) form->tick * (double) form->token);
+            rate = (rate == 0 || r < rate) ? r : rate;
+        }
+    }
+
+    conf->time = ngx_http_apikey_leases_lifetime(rate);
+    conf->trip = NGX_HTTP_APIKEY_LEASES_TRIP;
+    conf->horizon = NGX_HTTP_APIKEY_LEASES_HORIZON;
+    conf->few = NGX_HTTP_APIKEY_LEASES_DEMAND * conf->time / 1000000;
+    conf->slots = (account->unit == APIKEY_UNIT_CONCURRENT);
+    conf->direct = !conf->slots && conf->burst < NGX_HTTP_APIKEY_LEASES_SMALL;
+}
+
+
+/* Time for some twenty tokens, in few steps, that edits change it seldom. */
+
+static uint64_t
+ngx_http_apikey_leases_lifetime(double rate)
+{
+    if (rate >= 20) {
+        return 1000000;
+    }
+
+    if (rate >= 10) {
+        return 2000000;
+    }
+
+    return rate >= 2 || rate == 0 ? 5000000 : 10000000;
+}

@@ -1,0 +1,203 @@
+
+/*
+ * Leases in time: each is renewed at half of its time, what is not needed
+ * goes back, and settlements that Redis has not acknowledged go along.
+ *
+ * Every worker looks at the wheel and takes what is due; so nothing is lost
+ * when one of them stands still, leaves or dies.  A worker that is leaving
+ * looks no more: there are others, or this nginx ends.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "limit/limiter.h"
+
+
+#define NGX_HTTP_APIKEY_RENEW_TICK   50      /* ms */
+#define NGX_HTTP_APIKEY_RENEW_BATCH  32      /* in one hold of the mutex */
+#define NGX_HTTP_APIKEY_RENEW_SEATS  1000    /* ms between two looks */
+
+
+static void ngx_http_apikey_renew_handler(ngx_event_t *ev);
+static ngx_uint_t ngx_http_apikey_renew_due(ngx_http_apikey_limiter_t *l,
+    uint32_t *due);
+static ngx_uint_t ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now);
+static void ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l);
+
+
+void
+ngx_http_apikey_renew_start(ngx_http_apikey_limiter_t *l)
+{
+    l->tick.handler = ngx_http_apikey_renew_handler;
+    l->tick.data = l;
+    l->tick.log = l->conf.log;
+    l->tick.cancelable = 1;
+
+    ngx_http_apikey_renew_arm(l);
+}
+
+
+void
+ngx_http_apikey_renew_stop(ngx_http_apikey_limiter_t *l)
+{
+    if (l->tick.timer_set) {
+        ngx_del_timer(&l->tick);
+    }
+}
+
+
+void
+ngx_http_apikey_renew_arm(ngx_http_apikey_limiter_t *l)
+{
+    if (!l->tick.timer_set && l->conf.sh->leases->queued && !ngx_exiting) {
+        ngx_add_timer(&l->tick, NGX_HTTP_APIKEY_RENEW_TICK);
+    }
+}
+
+
+static void
+ngx_http_apikey_renew_handler(ngx_event_t *ev)
+{
+    uint32_t                    due[NGX_HTTP_APIKEY_RENEW_BATCH];
+    ngx_uint_t                  i, n;
+    ngx_slab_pool_t            *shpool;
+    ngx_http_apikey_limiter_t  *l;
+
+    l = ev->data;
+    shpool = l->conf.shpool;
+
+    if (ngx_exiting) {
+        return;
+    }
+
+    if (ngx_current_msec - l->ordered >= NGX_HTTP_APIKEY_RENEW_SEATS) {
+        l->ordered = ngx_current_msec;
+        ngx_http_apikey_renew_seats(l);
+    }
+
+    do {
+        ngx_shmtx_lock(&shpool->mutex);
+        n = ngx_http_apikey_renew_due(l, due);
+        ngx_shmtx_unlock(&shpool->mutex);
+
+        for (i = 0; i < n; i++) {
+            (void) ngx_http_apikey_ask(l, due[i], 1);
+        }
+
+    } while (n == NGX_HTTP_APIKEY_RENEW_BATCH);
+
+    ngx_http_apikey_renew_arm(l);
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_renew_due(ngx_http_apikey_limiter_t *l, uint32_t *due)
+{
+    int64_t                         now;
+    ngx_uint_t                      n;
+    ngx_http_apikey_leases_t       *leases;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    leases = l->conf.sh->leases;
+    now = apikey_clock_boot();
+    n = 0;
+
+    while (n < NGX_HTTP_APIKEY_RENEW_BATCH) {
+
+        entry = ngx_http_apikey_leases_due(leases, now);
+        if (entry == NULL) {
+            break;
+        }
+
+        if (ngx_http_apikey_renew_one(l, entry, now)) {
+            due[n++] = ngx_http_apikey_leases_index(leases, entry);
+        }
+    }
+
+    return n;
+}
+
+
+/* 1: ask for it now; else it waits in the wheel, or it needs nothing. */
+
+static ngx_uint_t
+ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now)
+{
+    int64_t                    half, then;
+    apikey_tally_t            *tally;
+    ngx_http_apikey_leases_t  *leases;
+
+    leases = l->conf.sh->leases;
+    half = (int64_t) (entry->conf.time / 2);
+
+    tally = ngx_http_apikey_claims_tally(l, entry, now);
+
+    if (!entry->linked || !apikey_lease_due(&entry->lease, tally)) {
+        return 0;
+    }
+
+    (void) ngx_http_apikey_ask_stale(l, entry, now);
+
+    if (entry->lease.call) {
+        ngx_http_apikey_leases_queue(leases, entry, now, now + half);
+        return 0;
+    }
+
+    /* a refill was a renewal, too */
+
+    then = entry->asked + half;
+
+    if (then > now + NGX_HTTP_APIKEY_LEASES_TICK) {
+        ngx_http_apikey_leases_queue(leases, entry, now, then);
+        return 0;
+    }
+
+    if (ngx_http_apikey_limiter_ready(l)) {
+        return 1;
+    }
+
+    /* what is void by now is given up; what runs or is owed is not */
+
+    if (now < entry->lease.deadline || entry->lease.busy
+        || !apikey_tally_clean(tally))
+    {
+        ngx_http_apikey_leases_queue(leases, entry, now, now + half);
+    }
+
+    return 0;
+}
+
+
+/* What dead workers held. */
+
+static void
+ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l)
+{
+    int64_t                      now;
+    ngx_slab_pool_t             *shpool;
+    ngx_http_apikey_limit_sh_t  *sh;
+
+    if (l->seat == NGX_ERROR) {
+        return;
+    }
+
+    sh = l->conf.sh;
+    shpool = l->conf.shpool;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    now = apikey_clock_boot();
+
+    if (ngx_http_apikey_holds_order(sh->holds, sh->leases, l->conf.tallies->fd,
+                                    l->seat, now))
+    {
+        ngx_http_apikey_leases_rebuild(sh->leases, now);
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}

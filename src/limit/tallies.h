@@ -1,0 +1,82 @@
+
+/*
+ * Tallies in a tmpfs file: what a node has settled, account by account, on
+ * its way to Redis.
+ *
+ * The file outlives every process.  A master claims one of its own by flock
+ * before it makes its zone and hands it to its workers, who go by the zone's
+ * mutex; when all of them have gone the next master finds it, with sums that
+ * no answer has acknowledged, and goes on.  A new file has a name that no
+ * file had before: to Redis it is another node.
+ *
+ * Plain C.  The file is allocated whole, so that writing it never fails.  The
+ * mapping is the process' that claimed it, and its children's.
+ */
+
+
+#ifndef APIKEY_TALLIES_H_INCLUDED
+#define APIKEY_TALLIES_H_INCLUDED
+
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "limit/lease.h"
+
+
+#define APIKEY_TALLIES_MAGIC   UINT64_C(0x594c4154594b5041)     /* APKYTALY */
+#define APIKEY_TALLIES_LAYOUT  1
+#define APIKEY_TALLIES_FILES   64            /* in a directory */
+#define APIKEY_TALLIES_SIZE    8192          /* accounts */
+
+
+/* An account; all of it is needed to ask Redis about it. */
+
+typedef struct {
+    uint8_t               root[16];
+    uint8_t               holder[16];
+    uint64_t              scope;
+    uint8_t               level;
+    uint8_t               unit;
+    uint8_t               used;
+    uint8_t               reserved[5];
+    int64_t               at;                /* boottime, last used */
+    apikey_tally_t        tally;
+} apikey_tallies_entry_t;
+
+
+typedef struct {
+    uint64_t              magic;
+    uint64_t              layout;
+    uint64_t              size;
+    uint64_t              node;              /* never 0 */
+    uint64_t              names;             /* given to tallies */
+    apikey_tally_t        none;              /* of accounts that do not
+                                                settle */
+    apikey_tallies_entry_t  entries[];
+} apikey_tallies_file_t;
+
+
+typedef struct {
+    apikey_tallies_file_t  *file;            /* NULL: not claimed */
+    int                     fd;
+    int                     err;             /* errno of the last failure */
+    const char             *what;            /* what failed; static */
+} apikey_tallies_t;
+
+
+/*
+ * The first file of the directory that nobody has, made if need be.  name:
+ * what a new one is called, any number that was never used.  uid, gid: -1 as
+ * they are.
+ */
+bool apikey_tallies_claim(apikey_tallies_t *tallies, const char *dir,
+    uint64_t name, int uid, int gid);
+
+/* The tally of an account, made if need be; NULL: all are in use. */
+apikey_tallies_entry_t *apikey_tallies_get(apikey_tallies_t *tallies,
+    const uint8_t root[16], const uint8_t holder[16], unsigned level,
+    unsigned unit, uint64_t scope, int64_t now);
+
+
+#endif /* APIKEY_TALLIES_H_INCLUDED */
