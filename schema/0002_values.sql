@@ -103,13 +103,13 @@ COMMENT ON FUNCTION read_uuid(text) IS 'A UUID, or null';
 CREATE OR REPLACE FUNCTION read_duration(value text)
 RETURNS numeric
 LANGUAGE sql IMMUTABLE
-RETURN (SELECT m[1]::numeric * CASE m[2]
+RETURN CASE WHEN value ~ '^(0|[1-9][0-9]{0,11})(ms|s|m|h|d)$'
+    THEN rtrim(value, 'mshd')::numeric * CASE ltrim(value, '0123456789')
         WHEN 'ms' THEN 1000
         WHEN 's' THEN 1000000
         WHEN 'm' THEN 60000000
         WHEN 'h' THEN 3600000000
-        WHEN 'd' THEN 86400000000 END
-    FROM regexp_matches(value, '^(0|[1-9][0-9]{0,11})(ms|s|m|h|d)$') AS m);
+        WHEN 'd' THEN 86400000000 END END;
 
 COMMENT ON FUNCTION read_duration(text) IS
     'Microseconds of 250ms, 1s, 5m, 1h, 30d, or null';
@@ -321,7 +321,6 @@ COMMENT ON FUNCTION rate_form(bigint, bigint, bigint) IS
 CREATE OR REPLACE FUNCTION read_amount(value text, unit text)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE unit WHEN 'cost' THEN read_money(value)
     ELSE value::numeric::bigint END;
 

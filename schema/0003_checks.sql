@@ -297,12 +297,20 @@ COMMENT ON FUNCTION check_networks(jsonb, text) IS
 
 CREATE OR REPLACE FUNCTION merge_metadata(old jsonb, new jsonb)
 RETURNS jsonb
-LANGUAGE sql IMMUTABLE
-RETURN CASE
-    WHEN new IS NULL THEN old
-    WHEN jsonb_typeof(new) = 'null' THEN '{}'
-    ELSE (old || new) - ARRAY(SELECT m.key FROM jsonb_each(new) AS m
-                              WHERE m.value = 'null') END;
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF new IS NULL THEN
+        RETURN old;
+    ELSIF jsonb_typeof(new) = 'null' THEN
+        RETURN '{}';
+    END IF;
+
+    RETURN (old || new) - ARRAY(SELECT m.key FROM jsonb_each(new) AS m
+                                WHERE m.value = 'null');
+END
+$$;
 
 COMMENT ON FUNCTION merge_metadata(jsonb, jsonb) IS
     'old after a change: absent keeps, null clears, members are merged';

@@ -225,7 +225,7 @@ COMMENT ON FUNCTION check_match(jsonb, bigint) IS
 CREATE OR REPLACE FUNCTION etag_line(version bigint)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-RETURN 'ETag: "' || version || E'"\n';
+RETURN 'ETag: "' || version::text || E'"\n';
 
 COMMENT ON FUNCTION etag_line(bigint) IS 'Header line of an ETag';
 
@@ -413,7 +413,7 @@ CREATE OR REPLACE FUNCTION masked_text(start text, last4 text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN coalesce(start, last4) IS NULL THEN 'imported'
-    ELSE concat(start, '...', last4) END;
+    ELSE coalesce(start, '') || '...' || coalesce(last4, '') END;
 
 COMMENT ON FUNCTION masked_text(text, text) IS
     'What people know a secret by; one imported without a hint is so called';
@@ -493,7 +493,6 @@ RETURNS TABLE ("position" bigint, name text, unit text, "limit" bigint,
     window_text text, window_us bigint, burst bigint, rolling boolean,
     model text, service text, mode text)
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 BEGIN ATOMIC
     SELECT x.position, x.v ->> 'name', x.unit, x.amount, x.v ->> 'window',
         x.us, CASE x.kind WHEN 'bucket' THEN
@@ -527,7 +526,10 @@ DECLARE
 BEGIN
     IF holder_key IS NOT NULL THEN
         old := ARRAY(SELECT l FROM limit_rule l WHERE l.key_id = holder_key);
-        DELETE FROM limit_rule l WHERE l.key_id = holder_key;
+
+        IF old <> '{}' THEN          -- a new key has none
+            DELETE FROM limit_rule l WHERE l.key_id = holder_key;
+        END IF;
     ELSIF holder_owner IS NOT NULL THEN
         old := ARRAY(SELECT l FROM limit_rule l
                      WHERE l.owner_id = holder_owner);

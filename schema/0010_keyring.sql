@@ -222,7 +222,8 @@ BEGIN
         keys := ARRAY(SELECT n.key_id FROM new_rows n);
 
         IF TG_TABLE_NAME = 'limit_rule' THEN
-            owners := ARRAY(SELECT n.owner_id FROM new_rows n);
+            owners := ARRAY(SELECT n.owner_id FROM new_rows n
+                            WHERE n.owner_id IS NOT NULL);
         END IF;
     END IF;
 
@@ -230,7 +231,8 @@ BEGIN
         keys := keys || ARRAY(SELECT o.key_id FROM old_rows o);
 
         IF TG_TABLE_NAME = 'limit_rule' THEN
-            owners := owners || ARRAY(SELECT o.owner_id FROM old_rows o);
+            owners := owners || ARRAY(SELECT o.owner_id FROM old_rows o
+                                      WHERE o.owner_id IS NOT NULL);
         END IF;
     END IF;
 

@@ -87,7 +87,6 @@ CREATE OR REPLACE FUNCTION check_amount(value jsonb, at text, unit text,
     message text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN unit IS DISTINCT FROM 'cost' THEN check_count(value, at, message)
     WHEN coalesce(jsonb_typeof(value), 'null') = 'null'
@@ -209,7 +208,6 @@ COMMENT ON FUNCTION check_window_of(jsonb, text, text) IS
 CREATE OR REPLACE FUNCTION check_mode(value jsonb, at text, unit text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
 RETURN CASE
     WHEN coalesce(value, 'null') = 'null' THEN jsonb '[]'
     WHEN unit IN ('requests', 'concurrent')

@@ -73,8 +73,7 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    place_  uuid := coalesce(holder_owner, (SELECT k.owner_id FROM key k
-                                            WHERE k.id = holder_key));
+    place_  uuid;
     amount  bigint := read_amount(credits ->> 'remaining', credits ->> 'unit');
     fill    bigint := read_amount(credits #>> '{refill,amount}',
                                   credits ->> 'unit');
@@ -85,6 +84,9 @@ BEGIN
         WHERE c.key_id = holder_key OR c.owner_id = holder_owner;
         RETURN;
     END IF;
+
+    place_ := coalesce(holder_owner, (SELECT k.owner_id FROM key k
+                                      WHERE k.id = holder_key));
 
     DELETE FROM credit c
     WHERE (c.key_id = holder_key OR c.owner_id = holder_owner)

@@ -41,10 +41,15 @@ ALTER TABLE key_item ENABLE ROW LEVEL SECURITY;
 
 CREATE OR REPLACE FUNCTION text_grams(lines text)
 RETURNS tsvector
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN array_to_tsvector(ARRAY(SELECT substr(line, i, 3)
-    FROM string_to_table(lines, E'\n') AS line,
-        generate_series(1, char_length(line)) AS i));
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RETURN array_to_tsvector(ARRAY(SELECT substr(line, i, 3)
+        FROM string_to_table(lines, E'\n') AS line,
+            generate_series(1, char_length(line)) AS i));
+END
+$$;
 
 COMMENT ON FUNCTION text_grams(text) IS
     'All pieces of three characters, as the index of key_text has them';
