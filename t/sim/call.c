@@ -61,7 +61,7 @@ sums(run_t *r, side_t *s, int64_t t, apikey_account_sums_t *out, bool asked)
     } else if (!asked) {
         acked = s->tally.acked;
         apikey_tally_send(&s->tally, r->w.cfg->horizon, t, out);
-        r->gave_up |= s->tally.acked != acked;
+        s->gave_up |= s->tally.acked != acked;
     }
 }
 
@@ -155,7 +155,7 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
         m->ask.busy = 0;
     }
 
-    r->gave_up |= s->tally.acked != acked;
+    s->gave_up |= s->tally.acked != acked;
     m->names[0] = s->tally.node;
     m->settled[0] = judge_sent(&r->w, a, s->tally.node);
 
@@ -276,6 +276,8 @@ on_lease(run_t *r, message_t *m)
     r->w.order++;
 
     judge_heard(&r->w, m->acct, m->names[0], m->settled[0]);
+    lapse(r, m->node, m->acct);
+    r->nodes[m->node].side[m->acct].told = r->w.now;
 
     redis_lease(&r->w, m->acct, m->version[0], &m->ask, &m->sums[0],
                 &m->grant);
@@ -366,10 +368,6 @@ on_answer(run_t *r, event_t *e)
 
     if (s->lease.call == m->call && m->ask.kept && !m->grant.kept) {
         b->lost += s->lease.left + s->lease.held;
-
-        if (r->w.cfg->accts[m->acct].slots) {
-            void_lapsed(r, m->node, m->acct);
-        }
     }
 
     if (!apikey_lease_answer(&s->lease, m->call, &m->ask, &m->grant, m->sent,

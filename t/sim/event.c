@@ -123,6 +123,7 @@ setup(run_t *r)
             ac = &c->accts[a];
             s = &nd->side[a];
             s->tally.node = n + 1;
+            s->told = START;
 
             for (v = 0; v < ac->nversions; v++) {
                 burst = UINT64_MAX;
@@ -161,6 +162,7 @@ static void
 ledger(run_t *r)
 {
     int                        n, a;
+    bool                       gave_up;
     unsigned                   i;
     uint64_t                   left;
     const side_t              *s;
@@ -171,9 +173,11 @@ ledger(run_t *r)
         b = &r->w.books[a];
         v = &r->w.redis[a].value;
         left = 0;
+        gave_up = false;
 
         for (n = 0; n < r->w.cfg->nodes; n++) {
             s = &r->nodes[n].side[a];
+            gave_up |= s->gave_up;
             left += s->lease.left + s->lease.held;
 
             if (!r->w.cfg->accts[a].settle || r->w.st.epochs) {
@@ -184,14 +188,14 @@ ledger(run_t *r)
 
             for (i = 0; i < v->ncounters; i++) {
 
-                if (v->counters[i].id == s->tally.node && !r->gave_up
+                if (v->counters[i].id == s->tally.node && !s->gave_up
                     && v->counters[i].sum != s->settled)
                 {
                     r->w.st.ledger++;
                 }
             }
 
-            if ((s->tally.sum != s->tally.acked
+            if ((!apikey_tally_clean(&s->tally)
                  || s->tally.sum != s->settled) && !r->differences)
             {
                 r->w.st.ledger++;
@@ -201,7 +205,7 @@ ledger(run_t *r)
         /* what a power loss takes away nobody can credit */
 
         if (r->w.cfg->accts[a].settle && !r->power && r->w.st.epochs == 0
-            && !r->flushed && !r->gave_up && b->settled != b->credited)
+            && !r->flushed && !gave_up && b->settled != b->credited)
         {
             r->w.st.ledger++;
         }

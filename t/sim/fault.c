@@ -7,11 +7,23 @@
 #include "run.h"
 
 
+/*
+ * A node that Redis has not heard of for a lease time: what runs there may
+ * run on uncovered, and others in its place.
+ */
+
 void
-void_lapsed(run_t *r, int n, int a)
+lapse(run_t *r, int n, int a)
 {
     size_t      i;
+    side_t     *s = &r->nodes[n].side[a];
     request_t  *rq;
+
+    if (!r->w.cfg->accts[a].slots
+        || r->w.now - s->told < (int64_t) s->conf[s->version].time)
+    {
+        return;
+    }
 
     for (i = 0; i < (size_t) r->w.cfg->narrivals; i++) {
         rq = &r->requests[i];
@@ -20,26 +32,6 @@ void_lapsed(run_t *r, int n, int a)
             rq->lapsed = true;
             r->w.books[a].running--;
             r->w.st.uncovered_runs++;
-        }
-    }
-}
-
-
-/* Uncovered slots are those of nodes whose lease has ended: not Redis'. */
-
-void
-lapse(run_t *r, int a)
-{
-    int      n;
-    node_t  *nd;
-
-    for (n = 0; n < r->w.cfg->nodes; n++) {
-        nd = &r->nodes[n];
-
-        if (nd->side[a].lease.busy
-            && local(nd, r->w.now) >= nd->side[a].lease.deadline)
-        {
-            void_lapsed(r, n, a);
         }
     }
 }

@@ -65,7 +65,7 @@ leave(run_t *r, request_t *rq)
 static void
 admit(run_t *r, request_t *rq)
 {
-    int            i, a;
+    int            i, n, a;
     node_t        *nd = &r->nodes[rq->node];
     side_t        *s;
     bool           settle;
@@ -133,7 +133,11 @@ admit(run_t *r, request_t *rq)
 
         if (ac->slots) {
             rq->running = true;
-            lapse(r, a);
+
+            for (n = 0; n < r->w.cfg->nodes; n++) {
+                lapse(r, n, a);
+            }
+
             r->w.books[a].running++;
         }
 

@@ -64,6 +64,8 @@ typedef struct {
     int64_t              sent;
     int64_t              settled;        /* all there was to settle */
     int64_t              pending;        /* AB_DELTA */
+    int64_t              told;           /* Redis got a LEASE of it */
+    bool                 gave_up;        /* half a horizon without answer */
     request_t          **wait;
     size_t               nwait, swait;
 } side_t;
@@ -105,7 +107,6 @@ typedef struct {
     apikey_bucket_t  ref[ACCOUNTS];
     bool             drops;              /* the primary is dead */
     bool             power, flushed;     /* was lost, there was */
-    bool             gave_up;            /* half a horizon without answer */
     bool             differences;        /* instead of sums */
 } run_t;
 
@@ -142,8 +143,7 @@ void on_take_timeout(run_t *r, event_t *e);
 void on_timer(run_t *r, event_t *e);
 
 /* fault.c */
-void void_lapsed(run_t *r, int n, int a);
-void lapse(run_t *r, int a);
+void lapse(run_t *r, int n, int a);
 void killed(run_t *r, int n, int worker, bool all, bool power);
 void stop(run_t *r, int n, int worker, int64_t span);
 void on_fault(run_t *r, const fault_t *f);
