@@ -168,15 +168,32 @@ judge_admitted(world_t *w, int a, const admission_t *adm)
 }
 
 
+/* Redis may lose what it had acknowledged. */
+
+static bool
+loses(const world_t *w)
+{
+    int  k;
+
+    for (k = 0; k < w->cfg->nfaults; k++) {
+
+        if (w->cfg->faults[k].kind >= F_SNAPSHOT) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
 /*
  * No charge is lost but where the account began anew: at an edit, at the end
  * of a period, with Redis.
  */
 
 static bool
-plain(const world_t *w, const acct_t *ac)
+charges(const world_t *w, const acct_t *ac)
 {
-    int       k;
     unsigned  i;
 
     for (i = 0; i < LIMITS; i++) {
@@ -186,14 +203,7 @@ plain(const world_t *w, const acct_t *ac)
         }
     }
 
-    for (k = 0; k < w->cfg->nfaults; k++) {
-
-        if (w->cfg->faults[k].kind >= F_SNAPSHOT) {
-            return false;
-        }
-    }
-
-    return ac->nversions == 1;
+    return ac->nversions == 1 && !loses(w);
 }
 
 
@@ -217,7 +227,9 @@ judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
     own->adm[own->n] = *adm;
     own->tokens[own->n++] = tokens;
 
-    for (i = 0; i < LIMITS; i++) {
+    /* Postgres knows it at once; Redis, when it hears of it */
+
+    for (i = 0; i < LIMITS && loses(w); i++) {
         l = &w->cfg->accts[a].versions[adm->version].limits[i];
 
         if (l->there && (l->kind == PERIOD || l->kind == TOTAL)
@@ -243,7 +255,7 @@ judge_sent(const world_t *w, int a, uint64_t node)
 void
 judge_heard(world_t *w, int a, uint64_t node, size_t n)
 {
-    bool            charge;
+    bool            charge, known;
     int64_t         tokens;
     unsigned        i;
     book_t         *b = &w->books[a];
@@ -266,7 +278,8 @@ judge_heard(world_t *w, int a, uint64_t node, size_t n)
     c->t = w->now;
     c->o = w->order;
 
-    charge = plain(w, ac);
+    charge = charges(w, ac);
+    known = loses(w);
 
     for ( ; own->heard < n; own->heard++) {
         l = ac->versions[own->adm[own->heard].version].limits;
@@ -274,8 +287,19 @@ judge_heard(world_t *w, int a, uint64_t node, size_t n)
 
         for (i = 0; i < LIMITS; i++) {
 
-            if (l[i].there && (tokens > 0 || charge)) {
-                c->tokens[i] += tokens;
+            if (!l[i].there || (tokens < 0 && !charge)) {
+                continue;
+            }
+
+            c->tokens[i] += tokens;
+
+            /* a period that is over takes along what it had then */
+
+            if (!known && (l[i].kind == PERIOD || l[i].kind == TOTAL)
+                && (tokens > 0 || ac->mode == 'D'))
+            {
+                period_sum(b, &l[i], i, w->now);
+                *period_sum(b, &l[i], i, own->adm[own->heard].t) -= tokens;
             }
         }
     }
