@@ -177,9 +177,9 @@ bool apikey_lease_answer(apikey_lease_t *lease, uint64_t call,
 bool apikey_lease_timeout(apikey_lease_t *lease, uint64_t call);
 
 /*
- * Limits of the account came or went, or the lease cannot be trusted: all of
- * it is void, as is the answer to a call in flight.  hold = 0 where a limit
- * was raised.
+ * Limits of the account came, went or were lowered, or the lease cannot be
+ * trusted: all of it is void, as is the answer to a call in flight.  hold = 0
+ * where a limit was raised.
  */
 void apikey_lease_void(apikey_lease_t *lease);
 

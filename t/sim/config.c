@@ -11,7 +11,12 @@
 limit_t
 bucket(uint64_t n, uint64_t p, uint64_t burst)
 {
-    limit_t  l;
+    limit_t        l;
+    apikey_rate_t  rate;
+
+    if (!apikey_rate_init(&rate, n, p, burst) || rate.tick != 1) {
+        n -= n % (p / 1000000);
+    }
 
     memset(&l, 0, sizeof(l));
     l.kind = BUCKET;

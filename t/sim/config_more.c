@@ -118,21 +118,33 @@ mutate(uint64_t *s, const acct_t *ac, version_t *v, const int64_t *p, double r)
         v->limits[0].there = true;
     }
 
+    l = &v->limits[3];
+    there = l->there;
+
+    if (l->p && rnd(s, 2)) {
+        r = (double) l->burst * between(s, .5, 2);
+        *l = quota(l->kind, (uint64_t) r > ac->hi ? (uint64_t) r : ac->hi,
+                   l->burst, l->length, l->offset);
+        l->fill = l->burst;
+        l->there = chance(s, .3) ? !there : there;
+        l->made = l->there && !there ? v->from : 0;
+    }
+
     if (rnd(s, 4) == 0) {
         v->time = (uint64_t) ((double) v->time * between(s, .5, 2));
     }
 }
 
 
-/* Rates, bursts, lease times change; limits come and go. */
+/* Rates, bursts, quotas, lease times change; limits come and go. */
 
-void
-config_edits(cfg_t *c, uint64_t seed, int n)
+static void
+edits(cfg_t *c, uint64_t seed, int n, bool quotas)
 {
     int         a, i;
     double      rate, mean, secs, r, t;
-    int64_t     p[3];
-    uint64_t    s;
+    int64_t     p[3], length;
+    uint64_t    s, all;
     acct_t     *ac;
     version_t  *v;
     pulse_t     pulse;
@@ -157,6 +169,14 @@ config_edits(cfg_t *c, uint64_t seed, int n)
         v->limits[0] = some_bucket(&s, r, ac->hi, p[0]);
         t = 0;
 
+        if (quotas) {
+            all = (uint64_t) (rate * mean * secs * between(&s, .1, 1));
+            all = all < ac->hi ? ac->hi : all;
+            length = (int64_t) (secs * SECOND * between(&s, .1, .6));
+            v->limits[3] = quota(rnd(&s, 2) ? PERIOD : TOTAL, all, all,
+                                 length, rnd(&s, length));
+        }
+
         for (i = 1; i < (int) ac->nversions; i++) {
             v[i] = v[i - 1];
             t += between(&s, .3, 1.7) * secs / ac->nversions * SECOND;
@@ -169,6 +189,20 @@ config_edits(cfg_t *c, uint64_t seed, int n)
     random_pulse(&pulse, &s);
     poisson(c, &s, rate, n, &key, 1, OF(&s, 0, 0, 1), &pulse, false);
     some_faults(c, &s);
+}
+
+
+void
+config_edits(cfg_t *c, uint64_t seed, int n)
+{
+    edits(c, seed, n, false);
+}
+
+
+void
+config_quotas(cfg_t *c, uint64_t seed, int n)
+{
+    edits(c, seed + 5000000, n, true);
 }
 
 

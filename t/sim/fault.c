@@ -228,7 +228,18 @@ on_fault(run_t *r, const fault_t *f)
 }
 
 
-/* A node learns of an edit: leases of other limits are of no use. */
+static bool
+lowered(const limit_t *a, const limit_t *b)
+{
+    return b->burst < a->burst || b->fill < a->fill
+           || (double) b->n * (double) a->p < (double) a->n * (double) b->p;
+}
+
+
+/*
+ * A node learns of an edit: leases of other limits are of no use, and those
+ * of higher ones would be renewed for as long as there is demand.
+ */
 
 void
 on_edit(run_t *r, event_t *e)
@@ -248,7 +259,9 @@ on_edit(run_t *r, event_t *e)
         const limit_t  *a = &ac->versions[s->version].limits[i];
         const limit_t  *b = &ac->versions[e->n].limits[i];
 
-        if (a->there != b->there || (a->there && a->kind != b->kind)) {
+        if (a->there != b->there
+            || (a->there && (a->kind != b->kind || lowered(a, b))))
+        {
             same = false;
         }
     }

@@ -81,6 +81,7 @@ static const family_t  families[] = {
     { "slots",    config_slots },
     { "failover", config_failover },
     { "lost",     lost },
+    { "quotas",   config_quotas },
 };
 
 #define FAMILIES  (sizeof(families) / sizeof(families[0]))

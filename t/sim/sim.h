@@ -216,6 +216,7 @@ void config_edge(cfg_t *c, uint64_t seed);
 void config_late(cfg_t *c, uint64_t seed);
 void config_lost(cfg_t *c, uint64_t seed);
 void config_edits(cfg_t *c, uint64_t seed, int n);
+void config_quotas(cfg_t *c, uint64_t seed, int n);
 void config_periods(cfg_t *c, uint64_t seed, int n);
 void config_slots(cfg_t *c, uint64_t seed, int n);
 void config_failover(cfg_t *c, uint64_t seed, int n);
