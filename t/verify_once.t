@@ -25,7 +25,8 @@ sub node {
     my ($name) = @_;
 
     return $t->nginx(name => $name, server => $server, workers => 2,
-        base => { redis => "apikey_redis %%REDIS%% timeout=20s;" })->start;
+        base => { redis => "apikey_redis %%REDIS%% timeout=20s;\n"
+                           . "apikey_limit_mode direct;" })->start;
 }
 
 my $n = node('node');
