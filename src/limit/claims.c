@@ -155,7 +155,12 @@ ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
     } else {
         part->entry = ngx_http_apikey_leases_index(leases, entry);
 
-        if (first) {
+        /* what no lease will pay for asks for no larger one */
+
+        if (first && !account->whole
+            && account->cost <= entry->conf.burst
+                                / (4 * ngx_max(entry->lease.active, 1)))
+        {
             apikey_lease_demand(&entry->lease, account->cost, now);
         }
     }
@@ -163,6 +168,12 @@ ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
     claim->lease = &entry->lease;
     claim->conf = &entry->conf;
     claim->cost = account->cost;
+
+    /* more than any lease holds, and not more than there may be */
+
+    if (account->whole) {
+        claim->cost = ngx_max(entry->conf.burst, 1);
+    }
 }
 
 
@@ -208,6 +219,7 @@ ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
         entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
 
         if (d->claims[i].state == APIKEY_CLAIM_DIRECT && now < entry->quiet
+            && !d->accounts[i].whole
             && d->claims[i].cost >= entry->quiet_cost)
         {
             return 1;
@@ -385,6 +397,7 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         }
 
         out->refused = 0;
+        out->used = b.used / rate->token;
 
         /* what Redis had left, and what is ours: others may have taken */
 
@@ -393,7 +406,9 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
 
         apikey_bucket_refill(&b, rate, redis);
 
-        out->wait = apikey_bucket_wait(&b, rate, account->cost, redis);
+        out->wait = apikey_bucket_wait(&b, rate,
+                          ngx_http_apikey_decide_need(out->limit, account),
+                          redis);
 
         units = left > APIKEY_BUCKET_MAX / rate->token ? APIKEY_BUCKET_MAX
                                                        : left * rate->token;

@@ -68,8 +68,29 @@ ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
         return limit->kind != APIKEY_KIND_ROLLING;
     }
 
-    return limit->kind == APIKEY_KIND_BUCKET
-           && limit->unit == APIKEY_UNIT_REQUESTS;
+    return limit->kind == APIKEY_KIND_BUCKET;
+}
+
+
+uint64_t
+ngx_http_apikey_decide_need(const apikey_limit_t *limit,
+    const ngx_http_apikey_account_t *account)
+{
+    uint64_t  cost;
+
+    cost = account->whole ? ngx_max(account->cost, 1) : account->cost;
+
+    switch (limit->mode) {
+
+    case APIKEY_TRIM:
+        return ngx_min(cost, 1);
+
+    case APIKEY_OBSERVE:
+        return 0;
+
+    default: /* APIKEY_STRICT */
+        return cost;
+    }
 }
 
 
@@ -333,6 +354,12 @@ ngx_http_apikey_decide_done(ngx_http_apikey_decision_t *d, ngx_int_t rc,
 {
     d->rc = rc;
     d->mode = mode;
+
+    if (rc == NGX_OK
+        && (mode == APIKEY_MODE_LEASED || mode == APIKEY_MODE_DIRECT))
+    {
+        d->paid_at = apikey_clock_boot();
+    }
 
     apikey_stats_add(&d->limiter->conf.stats->decisions[mode], 1);
 

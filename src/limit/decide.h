@@ -95,6 +95,8 @@ struct ngx_http_apikey_decision_s {
     ngx_uint_t                  share;       /* a token was paid by so many:
                                                 nodes, where each takes its
                                                 share of what there is */
+    int64_t                     paid_at;     /* boottime, where it is settled
+                                                in Redis */
     unsigned                    known:1;     /* buckets' out members hold */
     unsigned                    unknown:1;   /* rc NGX_ERROR: of some bucket
                                                 the use has to be asked for */

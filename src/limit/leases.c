@@ -352,7 +352,8 @@ ngx_http_apikey_leases_same(ngx_http_apikey_leases_t *leases,
             || l->terms.rate.token != limit->rate.token
             || l->terms.rate.refill != limit->rate.refill
             || l->terms.rate.capacity != limit->rate.capacity
-            || l->terms.rate.tick != limit->rate.tick)
+            || l->terms.rate.tick != limit->rate.tick
+            || l->terms.mode != limit->mode)
         {
             return 0;
         }
@@ -435,18 +436,27 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
 {
     double                rate, r;
     uint64_t              tokens;
-    ngx_uint_t            i;
+    ngx_uint_t            i, loose;
     const apikey_rate_t  *form;
 
     ngx_memzero(conf, sizeof(apikey_lease_conf_t));
 
     conf->burst = APIKEY_ACCOUNT_MAX;
+    loose = 0;
     rate = 0;
 
     for (i = 0; i < account->nbuckets; i++) {
         form = &account->buckets[i].limit->rate;
         tokens = form->capacity / form->token;
-        conf->burst = ngx_min(conf->burst, tokens);
+
+        /* what does not refuse for its size alone is TAKE's */
+
+        if (account->buckets[i].limit->mode == APIKEY_STRICT) {
+            conf->burst = ngx_min(conf->burst, tokens);
+
+        } else {
+            loose = 1;
+        }
 
         if (form->refill) {
             r = (double) form->refill * 1000000
@@ -460,7 +470,8 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
     conf->horizon = NGX_HTTP_APIKEY_LEASES_HORIZON;
     conf->few = NGX_HTTP_APIKEY_LEASES_DEMAND * conf->time / 1000000;
     conf->slots = (account->unit == APIKEY_UNIT_CONCURRENT);
-    conf->direct = !conf->slots && conf->burst < NGX_HTTP_APIKEY_LEASES_SMALL;
+    conf->direct = !conf->slots
+                   && (loose || conf->burst < NGX_HTTP_APIKEY_LEASES_SMALL);
 }
 
 

@@ -129,6 +129,10 @@ ngx_uint_t ngx_http_apikey_limiter_ready(ngx_http_apikey_limiter_t *l);
 void ngx_http_apikey_decide_resume(ngx_http_apikey_decision_t *d);
 void ngx_http_apikey_decide_failed(ngx_http_apikey_decision_t *d);
 
+/* What of the account's cost this limit must have left to let it pass. */
+uint64_t ngx_http_apikey_decide_need(const apikey_limit_t *limit,
+    const ngx_http_apikey_account_t *account);
+
 /* TAKE has decided. */
 void ngx_http_apikey_decide_taken(ngx_http_apikey_decision_t *d,
     ngx_int_t rc);

@@ -16,6 +16,8 @@
 #include "limit/limiter.h"
 
 
+static void ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t i);
 static void ngx_http_apikey_settle_local(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_settle_account(ngx_http_apikey_table_t *table,
@@ -37,19 +39,101 @@ ngx_http_apikey_settle(ngx_http_apikey_limiter_t *l,
         }
     }
 
-    if (i == d->naccounts
-        || (d->mode != APIKEY_MODE_LOCAL && d->mode != APIKEY_MODE_DOWN_LOCAL))
-    {
+    if (i == d->naccounts) {
         return;
     }
 
     shpool = l->conf.shpool;
 
-    ngx_shmtx_lock(&shpool->mutex);
+    switch (d->mode) {
 
-    ngx_http_apikey_settle_local(l->conf.sh->table, d);
+    case APIKEY_MODE_LOCAL:
+    case APIKEY_MODE_DOWN_LOCAL:
 
-    ngx_shmtx_unlock(&shpool->mutex);
+        ngx_shmtx_lock(&shpool->mutex);
+        ngx_http_apikey_settle_local(l->conf.sh->table, d);
+        ngx_shmtx_unlock(&shpool->mutex);
+
+        break;
+
+    case APIKEY_MODE_LEASED:
+    case APIKEY_MODE_DIRECT:
+
+        ngx_shmtx_lock(&shpool->mutex);
+
+        for (i = 0; i < d->naccounts; i++) {
+            ngx_http_apikey_settle_redis(l, d, i);
+        }
+
+        ngx_shmtx_unlock(&shpool->mutex);
+
+        ngx_http_apikey_renew_arm(l);
+
+        break;
+
+    default:
+        break;
+    }
+}
+
+
+/*
+ * A sum that travels with the next call about the account, whoever makes it;
+ * where nobody does, the wheel.
+ */
+
+static void
+ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t i)
+{
+    int64_t                         now;
+    uint64_t                        era;
+    apikey_claim_t                 *claim;
+    apikey_tallies_entry_t         *e;
+    ngx_http_apikey_leases_t       *leases;
+    ngx_http_apikey_account_t      *account;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    account = &d->accounts[i];
+    claim = &d->claims[i];
+    leases = l->conf.sh->leases;
+
+    if (account->actual == account->cost
+        || (account->unit != APIKEY_UNIT_TOKENS
+            && account->unit != APIKEY_UNIT_COST))
+    {
+        return;
+    }
+
+    now = apikey_clock_boot();
+
+    e = apikey_tallies_get(l->conf.tallies, account->root, account->holder,
+                           account->level, account->unit, account->scope,
+                           now);
+    if (e == NULL) {
+        return;
+    }
+
+    /* who has paid nothing has paid in no other era */
+
+    era = (claim->state == APIKEY_CLAIM_NONE) ? e->tally.era : claim->era;
+
+    apikey_tally_add(&e->tally,
+                     (int64_t) account->cost - (int64_t) account->actual, era,
+                     now - d->paid_at, NGX_HTTP_APIKEY_LEASES_HORIZON);
+
+    ngx_http_apikey_leases_begin(leases);
+
+    entry = ngx_http_apikey_leases_get(leases, account, now);
+
+    if (entry
+        && (entry->nlimits
+            || ngx_http_apikey_leases_learn(leases, entry, account)
+               == NGX_OK))
+    {
+        ngx_http_apikey_leases_queue(leases, entry, now,
+                                   now + (int64_t) (entry->conf.time / 2));
+    }
 }
 
 

@@ -32,8 +32,9 @@ static ngx_int_t ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d,
 static void ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d,
     ngx_uint_t i, ngx_http_apikey_script_reply_t *reply, int64_t now);
 static uint64_t ngx_http_apikey_take_level(
-    ngx_http_apikey_script_reply_t *reply, ngx_http_apikey_bucket_t *out,
-    uint64_t cost, apikey_bucket_t *level);
+    ngx_http_apikey_script_reply_t *reply,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *out,
+    apikey_bucket_t *level);
 
 
 ngx_int_t
@@ -266,7 +267,8 @@ ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d, ngx_str_t *text)
             }
 
             refused |= apikey_bucket_wait(&level, &out->limit->rate,
-                                          account->cost, reply.now)
+                             ngx_http_apikey_decide_need(out->limit, account),
+                             reply.now)
                        != 0;
         }
     }
@@ -373,8 +375,8 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     limit = entry ? ngx_http_apikey_leases_limit(leases, entry->limits) : NULL;
 
     for (k = 0; k < account->nbuckets; k++) {
-        wait = ngx_http_apikey_take_level(reply, &account->buckets[k],
-                                          account->cost, &level);
+        wait = ngx_http_apikey_take_level(reply, account,
+                                          &account->buckets[k], &level);
         us = ngx_max(us, wait);
 
         if (limit && limit->terms.id == account->buckets[k].limit->id) {
@@ -405,7 +407,8 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
 
 static uint64_t
 ngx_http_apikey_take_level(ngx_http_apikey_script_reply_t *reply,
-    ngx_http_apikey_bucket_t *out, uint64_t cost, apikey_bucket_t *level)
+    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *out,
+    apikey_bucket_t *level)
 {
     const apikey_rate_t  *rate;
 
@@ -413,9 +416,12 @@ ngx_http_apikey_take_level(ngx_http_apikey_script_reply_t *reply,
 
     rate = &out->limit->rate;
 
+    out->used = level->used / rate->token;
     out->remaining = apikey_bucket_remaining(level, rate);
     out->reset = apikey_bucket_reset(level, rate, reply->now);
-    out->wait = apikey_bucket_wait(level, rate, cost, reply->now);
+    out->wait = apikey_bucket_wait(level, rate,
+                             ngx_http_apikey_decide_need(out->limit, account),
+                             reply->now);
     out->refused = (!reply->taken && out->wait != 0);
 
     return out->refused ? out->wait : 0;
