@@ -43,6 +43,8 @@ my %type = (
     apikey_shm_free_bytes            => 'gauge',
     apikey_nodes                     => 'gauge',
     apikey_waiting                   => 'gauge',
+    apikey_decisions_waited_total    => 'counter',
+    apikey_lease_calls_total         => 'counter',
     apikey_budget_drift              => 'gauge',
 );
 

@@ -17,6 +17,7 @@
 
 
 #define APIKEY_STATS_BUCKETS  12    /* upper bounds in apikey_stats_bounds */
+#define APIKEY_STATS_WORKERS  1024  /* NGX_MAX_PROCESSES */
 
 
 typedef struct {
@@ -68,7 +69,10 @@ typedef struct {
     /* gauges */
     uint64_t            redis_up;        /* 0 or 1; written by limit */
     uint64_t            postgres_up;     /* written by keyring sync */
-    uint64_t            waiting;         /* requests suspended now */
+    uint64_t            waiting[APIKEY_STATS_WORKERS];   /* requests suspended
+                                            now, by the worker's place in the
+                                            master's table: who takes a dead
+                                            one's place begins at 0 */
     uint64_t            nodes;           /* seen in the last hour; >= 1 */
     uint64_t            currency;        /* three letters, the first one
                                             lowest; 0 unknown */

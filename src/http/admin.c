@@ -176,7 +176,7 @@ ngx_http_apikey_admin_waits(ngx_http_apikey_admin_t *a, ngx_uint_t waiting)
 
     a->waiting = waiting;
 
-    apikey_stats_add(&a->amcf->sh->stats.waiting,
+    apikey_stats_add(&a->amcf->sh->stats.waiting[ngx_process_slot],
                      waiting ? 1 : (uint64_t) -1);
 }
 

@@ -28,6 +28,8 @@ typedef struct {
 static ngx_int_t ngx_http_apikey_metrics_handler(ngx_http_request_t *r);
 static void ngx_http_apikey_metrics_stats(ngx_http_apikey_metrics_t *m,
     ngx_http_apikey_main_conf_t *amcf);
+static void ngx_http_apikey_metrics_redis(ngx_http_apikey_metrics_t *m,
+    ngx_http_apikey_main_conf_t *amcf);
 static void ngx_http_apikey_metrics_keyring(ngx_http_apikey_metrics_t *m,
     ngx_http_apikey_main_conf_t *amcf);
 static void ngx_http_apikey_metrics_journal(ngx_http_apikey_metrics_t *m,
@@ -130,6 +132,30 @@ ngx_http_apikey_metrics_stats(ngx_http_apikey_metrics_t *m,
                                       "Time to an answer of Postgres.",
                                       &stats->postgres);
 
+    ngx_http_apikey_metrics_redis(m, amcf);
+
+    ngx_http_apikey_metrics_head(m, "apikey_nodes", "gauge",
+                                 "Nodes seen in Postgres in the last hour.");
+    ngx_http_apikey_metrics_value(m, "apikey_nodes",
+                                  apikey_stats_get(&stats->nodes));
+}
+
+
+static void
+ngx_http_apikey_metrics_redis(ngx_http_apikey_metrics_t *m,
+    ngx_http_apikey_main_conf_t *amcf)
+{
+    uint64_t         waiting;
+    ngx_uint_t       i;
+    apikey_stats_t  *stats;
+
+    stats = &amcf->sh->stats;
+    waiting = 0;
+
+    for (i = 0; i < APIKEY_STATS_WORKERS; i++) {
+        waiting += apikey_stats_get(&stats->waiting[i]);
+    }
+
     ngx_http_apikey_metrics_head(m, "apikey_redis_up", "gauge",
                                  "Whether Redis answers; no value without "
                                  "apikey_redis.");
@@ -140,13 +166,19 @@ ngx_http_apikey_metrics_stats(ngx_http_apikey_metrics_t *m,
 
     ngx_http_apikey_metrics_head(m, "apikey_waiting", "gauge",
                                  "Requests that wait for Redis or Postgres.");
-    ngx_http_apikey_metrics_value(m, "apikey_waiting",
-                                  apikey_stats_get(&stats->waiting));
+    ngx_http_apikey_metrics_value(m, "apikey_waiting", waiting);
 
-    ngx_http_apikey_metrics_head(m, "apikey_nodes", "gauge",
-                                 "Nodes seen in Postgres in the last hour.");
-    ngx_http_apikey_metrics_value(m, "apikey_nodes",
-                                  apikey_stats_get(&stats->nodes));
+    ngx_http_apikey_metrics_head(m, "apikey_decisions_waited_total",
+                                 "counter",
+                                 "Decisions about limits that waited for "
+                                 "Redis.");
+    ngx_http_apikey_metrics_value(m, "apikey_decisions_waited_total",
+                                  apikey_stats_get(&stats->waits));
+
+    ngx_http_apikey_metrics_head(m, "apikey_lease_calls_total", "counter",
+                                 "Calls of Redis for leases.");
+    ngx_http_apikey_metrics_value(m, "apikey_lease_calls_total",
+                                  apikey_stats_get(&stats->leases));
 }
 
 

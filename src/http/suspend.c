@@ -98,7 +98,7 @@ ngx_http_apikey_suspend(ngx_http_request_t *r,
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
-    apikey_stats_add(&amcf->sh->stats.waiting, 1);
+    apikey_stats_add(&amcf->sh->stats.waiting[ngx_process_slot], 1);
 
     ngx_memzero(&ctx->resume, sizeof(ngx_event_t));
 
@@ -158,7 +158,7 @@ ngx_http_apikey_resume(ngx_event_t *ev)
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
-    apikey_stats_add(&amcf->sh->stats.waiting, -1);
+    apikey_stats_add(&amcf->sh->stats.waiting[ngx_process_slot], -1);
 
     ctx->waiting = 0;
     ctx->now = apikey_clock_real();
@@ -205,6 +205,6 @@ ngx_http_apikey_detach(void *data)
         amcf = ngx_http_get_module_main_conf(ctx->request,
                                              ngx_http_apikey_module);
 
-        apikey_stats_add(&amcf->sh->stats.waiting, -1);
+        apikey_stats_add(&amcf->sh->stats.waiting[ngx_process_slot], -1);
     }
 }

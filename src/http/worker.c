@@ -32,6 +32,8 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
         return NGX_ERROR;
     }
 
+    apikey_stats_set(&amcf->sh->stats.waiting[ngx_process_slot], 0);
+
     if (ngx_http_apikey_keyring_room(cycle, amcf) != NGX_OK
         || ngx_http_apikey_limit_room(cycle, amcf) != NGX_OK
         || ngx_http_apikey_quota_room(cycle, amcf) != NGX_OK)
