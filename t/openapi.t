@@ -15,7 +15,11 @@ $t->postgres;
 $t->redis;
 $t->upstream;
 
+# limits are looked at where they are counted
+
 my $n = $t->nginx(http => <<'EOT')->start;
+    apikey_limit_mode local;
+
     server {
         listen 127.0.0.1:%%PORT_other%%;
 
@@ -252,6 +256,9 @@ status_is(200, $_, '/api-keys/{id}', { id => $id }, body => {
     for 'PATCH', 'PUT';
 status_is(412, 'PATCH', '/api-keys/{id}', { id => $id }, body => {},
           headers => [ 'If-Match' => '"0"' ]);
+status_is(200, 'GET', '/limits', { key => $id, min_percent => 0 });
+status_is(200, 'GET', '/limits', { limit => 1 });
+status_is(400, 'GET', '/limits', { min_percent => 'x' });
 status_is(200, 'GET', '/api-keys/{id}/usage', { id => $id, days => 2 });
 status_is(409, 'POST', '/api-keys/{id}/credits', { id => $id },
           body => { set => 1 });

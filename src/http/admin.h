@@ -179,6 +179,8 @@ struct ngx_http_apikey_admin_s {
 
     ngx_uint_t                            status;
     ngx_str_t                             headers;   /* "Name: value" lines */
+    ngx_str_t                             live;      /* JSON: what nobody
+                                                           else can know */
     ngx_str_t                             answer;
     ngx_str_t                             refresh;
 
@@ -301,6 +303,9 @@ ngx_int_t ngx_http_apikey_leaks(ngx_http_apikey_admin_t *a);
 
 /* verify.c: POST api-keys/verify */
 ngx_int_t ngx_http_apikey_verify(ngx_http_apikey_admin_t *a);
+
+/* live.c: GET limits */
+ngx_int_t ngx_http_apikey_live(ngx_http_apikey_admin_t *a);
 
 /* health.c */
 ngx_int_t ngx_http_apikey_health_json(ngx_http_apikey_admin_t *a);

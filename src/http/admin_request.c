@@ -37,6 +37,8 @@ static void ngx_http_apikey_admin_write_query(apikey_json_t *j,
     ngx_array_t *query);
 static void ngx_http_apikey_admin_write_secret(apikey_json_t *j,
     ngx_http_apikey_admin_t *a);
+static void ngx_http_apikey_admin_write_live(apikey_json_t *j,
+    ngx_http_apikey_admin_t *a);
 static void ngx_http_apikey_admin_write(apikey_json_t *j, const char *name,
     ngx_str_t *text);
 
@@ -306,6 +308,7 @@ ngx_http_apikey_admin_request(ngx_http_apikey_admin_t *a)
     apikey_json_bool(&j, a->alcf->admin_conf->compat);
 
     ngx_http_apikey_admin_write_secret(&j, a);
+    ngx_http_apikey_admin_write_live(&j, a);
 
     apikey_json_object_end(&j);
 
@@ -331,8 +334,8 @@ ngx_http_apikey_admin_size(ngx_http_apikey_admin_t *a, ngx_str_t *headers)
     ngx_uint_t     i;
     ngx_keyval_t  *kv;
 
-    size = 1024 + apikey_json_escape(NULL, 0, (char *) a->body.data,
-                                     a->body.len);
+    size = 1024 + a->live.len
+           + apikey_json_escape(NULL, 0, (char *) a->body.data, a->body.len);
 
     size += 6 * (a->amcf->node_name.len + a->alcf->admin_base.len
                  + a->request->method_name.len + a->amcf->key_prefix.len);
@@ -503,6 +506,16 @@ ngx_http_apikey_admin_write_secret(apikey_json_t *j,
     ngx_http_apikey_admin_write(j, "last4", &text);
 
     apikey_json_object_end(j);
+}
+
+
+static void
+ngx_http_apikey_admin_write_live(apikey_json_t *j, ngx_http_apikey_admin_t *a)
+{
+    if (a->live.len) {
+        apikey_json_name(j, "live");
+        apikey_json_raw(j, (char *) a->live.data, a->live.len);
+    }
 }
 
 

@@ -85,6 +85,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage", "usage"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "analytics", "analytics"),
+    { NGX_HTTP_GET, ngx_string("limits"), "limits",
+      ngx_http_apikey_live, 0, 0, 0 },
     ngx_http_apikey_sql(NGX_HTTP_GET, "requests", "request_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "requests/{id}", "request_get"),
 
@@ -113,7 +115,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "export/conversations", NULL),
     ngx_http_apikey_sql(0, "export/usage", NULL),
     ngx_http_apikey_sql(0, "import/usage", NULL),
-    ngx_http_apikey_sql(0, "limits", NULL),
     ngx_http_apikey_sql(0, "webhooks", NULL),
     ngx_http_apikey_sql(0, "webhooks/{id}", NULL),
     ngx_http_apikey_sql(0, "webhooks/{id}/deliveries", NULL),

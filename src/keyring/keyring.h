@@ -111,6 +111,14 @@ ngx_int_t ngx_http_apikey_keyring_lookup(ngx_http_apikey_keyring_sh_t *sh,
     ngx_http_apikey_key_t *key);
 
 /*
+ * The limits of a key or an owner by its UUID, in pool, and the calendar it
+ * goes by.  NGX_DECLINED: it is not held.
+ */
+ngx_int_t ngx_http_apikey_keyring_limits(ngx_http_apikey_keyring_sh_t *sh,
+    ngx_slab_pool_t *shpool, const u_char holder[16], ngx_uint_t level,
+    ngx_pool_t *pool, ngx_http_apikey_key_t *key);
+
+/*
  * The period that holds now (us since the epoch), by the calendar of a key.
  * NGX_DECLINED: it is not known here.
  */

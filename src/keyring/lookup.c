@@ -29,7 +29,7 @@ static u_char *ngx_http_apikey_lookup_str(ngx_str_t *s, u_char *p,
 
 /* calendar_id('UTC', 1, 'month') of schema 0002: without an owner */
 
-static const u_char  ngx_http_apikey_lookup_utc[16] = {
+const u_char  ngx_http_apikey_calendar_utc[16] = {
     0x92, 0x34, 0x32, 0x4d, 0xdf, 0x6b, 0x41, 0x76,
     0xb5, 0x7d, 0x80, 0x3a, 0x92, 0x5b, 0x01, 0x03
 };
@@ -228,7 +228,7 @@ ngx_http_apikey_lookup_owner(ngx_http_apikey_body_rec_t *body,
     u_char  *p;
 
     if (body == NULL) {
-        ngx_memcpy(key->calendar, ngx_http_apikey_lookup_utc, 16);
+        ngx_memcpy(key->calendar, ngx_http_apikey_calendar_utc, 16);
 
         key->owner_limits = NULL;
         key->nowner_limits = 0;

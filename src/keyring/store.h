@@ -280,6 +280,9 @@ void ngx_http_apikey_blocks_free(ngx_http_apikey_keyring_sh_t *sh,
 void ngx_http_apikey_blocks_chain(ngx_http_apikey_keyring_sh_t *sh,
     uint32_t off);
 
+/* lookup.c: the calendar of a key without owner */
+extern const u_char  ngx_http_apikey_calendar_utc[16];
+
 /* row.c: from a result of keyring_rows() or keyring_find() */
 ngx_int_t ngx_http_apikey_row_pack(PGresult *res, int n,
     ngx_http_apikey_row_t *row);

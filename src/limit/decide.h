@@ -154,6 +154,32 @@ void ngx_http_apikey_limiter_known(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
     uint64_t used);
 
+/*
+ * look.c: what this node's own counts say of a limit now, into the bucket's
+ * out members; it is not in use: NGX_DECLINED.  looks(): whether they are all
+ * there is, which is so in local mode.
+ */
+ngx_uint_t ngx_http_apikey_limiter_looks(ngx_http_apikey_limiter_t *l);
+ngx_int_t ngx_http_apikey_limiter_look(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *bucket,
+    int64_t real);
+
+/*
+ * Which limits are in use to so many percent or more, not refilled to now: n
+ * of them at most, from *pos on; returns how many, 0 at the end.
+ */
+typedef struct {
+    u_char    holder[16];
+    uint64_t  scope;
+    uint64_t  id;
+    uint8_t   level;
+    uint8_t   unit;
+} ngx_http_apikey_limit_used_t;
+
+ngx_uint_t ngx_http_apikey_limiter_used(ngx_http_apikey_limiter_t *l,
+    ngx_uint_t percent, uint32_t *pos, ngx_http_apikey_limit_used_t *used,
+    ngx_uint_t n);
+
 /* Whether a limit can be counted at all in this mode, by its kind and unit. */
 ngx_uint_t ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
     const apikey_limit_t *limit);

@@ -33,6 +33,7 @@ apikey_gauge_init(apikey_gauge_t *g, const apikey_limit_t *limit,
     g->token = limit->rate.token;
     g->refill = limit->rate.refill;
     g->tick = limit->rate.tick;
+    g->capacity = limit->rate.capacity;
 
     if (apikey_gauge_plain(limit)) {
         g->refill = limit->kind;
@@ -57,6 +58,8 @@ apikey_gauge_open(apikey_gauge_t *g, const apikey_limit_t *limit,
     if (apikey_gauge_plain(limit)) {
         apikey_gauge_turn(g, limit, period);
     }
+
+    g->capacity = limit->rate.capacity;
 }
 
 
@@ -159,6 +162,16 @@ apikey_gauge_idle(apikey_gauge_t *g, uint64_t now, uint64_t real)
     apikey_bucket_refill(&g->bucket, &rate, now);
 
     return g->bucket.used == 0;
+}
+
+
+bool
+apikey_gauge_over(const apikey_gauge_t *g, unsigned percent)
+{
+    /* a token that has come back in part is not left */
+
+    return ((unsigned __int128) g->bucket.used + g->token - 1) * 100
+           >= (unsigned __int128) g->capacity * percent;
 }
 
 

@@ -35,6 +35,7 @@ typedef struct {
     uint64_t         token;
     uint64_t         refill;     /* of what is no bucket: its kind */
     uint64_t         tick;       /* 0: it is no bucket */
+    uint64_t         capacity;   /* as last seen, for apikey_gauge_over() */
 } apikey_gauge_t;
 
 
@@ -51,6 +52,9 @@ void apikey_gauge_open(apikey_gauge_t *g, const apikey_limit_t *limit,
 
 /* Nothing is used, or no longer: what it says is what absent says. */
 bool apikey_gauge_idle(apikey_gauge_t *g, uint64_t now, uint64_t real);
+
+/* Whether so many percent of it or more were used when it was last opened. */
+bool apikey_gauge_over(const apikey_gauge_t *g, unsigned percent);
 
 /* After open(), where the use is known: */
 

@@ -16,6 +16,7 @@
 
 
 #define NGX_HTTP_APIKEY_TABLE_SCAN  64       /* entries looked at for one */
+#define NGX_HTTP_APIKEY_TABLE_PIECE  4096    /* ... under one lock */
 
 /* as much younger than the table must a limit be, by other clocks, to be it */
 
@@ -97,6 +98,43 @@ ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
     ngx_memzero(table->heads, n * sizeof(uint32_t));
 
     return table;
+}
+
+
+ngx_uint_t
+ngx_http_apikey_table_used(ngx_http_apikey_table_t *table,
+    ngx_uint_t percent, uint32_t *pos, ngx_http_apikey_limit_used_t *used,
+    ngx_uint_t n)
+{
+    uint32_t                        end;
+    ngx_uint_t                      i;
+    ngx_http_apikey_table_entry_t  *entry;
+
+    end = ngx_min((uint64_t) *pos + NGX_HTTP_APIKEY_TABLE_PIECE,
+                  table->fresh);
+
+    for (i = 0; i < n && *pos < end; (*pos)++) {
+        entry = &table->entries[*pos];
+
+        if (!entry->linked
+            || !apikey_gauge_over(&entry->gauge, (unsigned) percent))
+        {
+            continue;
+        }
+
+        ngx_memcpy(used[i].holder, entry->holder, 16);
+        used[i].scope = entry->scope;
+        used[i].id = entry->id;
+        used[i].level = entry->level;
+        used[i].unit = entry->unit;
+        i++;
+    }
+
+    if (*pos >= table->fresh) {
+        *pos = 0;
+    }
+
+    return i;
 }
 
 

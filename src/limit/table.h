@@ -42,6 +42,14 @@ apikey_gauge_t *ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
 apikey_gauge_t *ngx_http_apikey_table_find(ngx_http_apikey_table_t *table,
     ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
 
+/*
+ * The next entries in use to so many percent, from *pos on, of a piece of the
+ * table; *pos is 0 again behind its end.
+ */
+ngx_uint_t ngx_http_apikey_table_used(ngx_http_apikey_table_t *table,
+    ngx_uint_t percent, uint32_t *pos, ngx_http_apikey_limit_used_t *used,
+    ngx_uint_t n);
+
 /* us since the epoch: what is older may have been counted elsewhere. */
 uint64_t ngx_http_apikey_table_born(ngx_http_apikey_table_t *table);
 

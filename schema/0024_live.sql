@@ -1,0 +1,225 @@
+--
+-- Limits now: GET limits.  A node asks whose limits it is to look at, and
+-- calls again with what it has counted: req.live, an array of {holder, level,
+-- name, used, remaining, reset, since, end}, the times in microseconds.
+--
+
+SET LOCAL ROLE apikey_owner;
+SET LOCAL search_path = apikey, pg_temp;
+
+
+CREATE OR REPLACE FUNCTION check_limits_query(req jsonb)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN check_request(req, 'key', 'owner', 'min_percent', 'limit', 'cursor')
+    || check_limit_query(req)
+    || CASE
+        WHEN query_value(req, 'min_percent') IS NULL THEN jsonb '[]'
+        WHEN query_value(req, 'min_percent') !~ '^[0-9]{1,9}$'
+            THEN wrong('query:min_percent', 'bad_type',
+                'a whole number is needed')
+        ELSE '[]' END
+    || CASE
+        WHEN caller() IN ('operator', 'operator_read')
+            AND num_nonnulls(query_value(req, 'key'),
+                query_value(req, 'owner')) = 0 THEN jsonb '[]'
+        ELSE check_subject(req) END;
+
+COMMENT ON FUNCTION check_limits_query(jsonb) IS 'The query of GET limits, but for its cursor, which belongs to one'
+    ' function';
+
+
+-- A key is shown with its owner's limits; an owner alone with its own.
+
+CREATE OR REPLACE FUNCTION limits_subject(req jsonb, OUT key_id uuid,
+    OUT owner_id uuid)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    k key;
+    o owner;
+BEGIN
+    IF query_value(req, 'owner') IS NOT NULL THEN
+        o := find_owner(jsonb_build_object('path',
+            jsonb_build_object('id', query_value(req, 'owner'))));
+        owner_id := o.id;
+
+    ELSIF caller() = 'owner' AND query_value(req, 'key') IS NULL THEN
+        owner_id := caller_owner();
+
+    ELSIF caller() = 'key' OR query_value(req, 'key') IS NOT NULL THEN
+        k := find_key(jsonb_build_object('path', jsonb_build_object('id',
+            coalesce(query_value(req, 'key'), caller_key()::text))));
+        key_id := k.id;
+        owner_id := k.owner_id;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION limits_subject(jsonb) IS
+    'Whose limits are asked for; both null: everyone''s';
+
+
+CREATE OR REPLACE FUNCTION api_limit_holders(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    s record;
+BEGIN
+    PERFORM allow('operator', 'operator_read', 'owner', 'key');
+    PERFORM fail_if(check_limits_query(req));
+    s := limits_subject(req);
+
+    status := 200;
+    body := CASE WHEN num_nonnulls(s.key_id, s.owner_id) = 0
+        THEN 'percent ' || coalesce(query_value(req, 'min_percent'), '100')
+        ELSE concat_ws(E'\n', 'key ' || s.key_id, 'owner ' || s.owner_id) END;
+END
+$$;
+
+COMMENT ON FUNCTION api_limit_holders(jsonb, jsonb) IS
+    'What a node is to look at for GET limits: lines of "key UUID", "owner'
+    ' UUID" or "percent N"';
+
+
+-- What nobody counts here, but usage tells, is told by usage.
+
+CREATE OR REPLACE FUNCTION limits_now(key_id uuid, owner_id uuid, live jsonb)
+RETURNS TABLE (key uuid, owner text, name text, level text, unit text,
+    "limit" bigint, used numeric, remaining numeric, percent numeric,
+    "window" text, reset bigint, resets_at timestamptz, "position" int)
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH l AS (
+        SELECT v ->> 'level' AS level, (v ->> 'holder')::uuid AS holder,
+            v ->> 'name' AS name, (v ->> 'used')::numeric AS used,
+            (v ->> 'remaining')::numeric AS remaining,
+            (v ->> 'reset')::bigint AS reset, v ? 'used' AS known,
+            (v ->> 'since')::bigint AS since, (v ->> 'end')::bigint AS "end"
+        FROM jsonb_array_elements(live) AS v),
+    held AS (
+        SELECT 'key' AS level, k.id AS holder, k.id AS key, k.owner_id, h.*
+        FROM key k, LATERAL limits_held(k.id, NULL, k.plan) AS h
+        WHERE k.id = limits_now.key_id
+            OR limits_now.key_id IS NULL AND limits_now.owner_id IS NULL
+                AND k.id IN (SELECT l.holder FROM l WHERE l.level = 'key')
+        UNION ALL
+        SELECT 'owner', o.id, NULL, o.id, h.*
+        FROM owner o, LATERAL limits_held(NULL, o.id, o.plan) AS h
+        WHERE o.id = limits_now.owner_id
+            OR limits_now.key_id IS NULL AND limits_now.owner_id IS NULL
+                AND o.id IN (SELECT l.holder FROM l WHERE l.level = 'owner')),
+    now_ AS (
+        SELECT h.*, l.reset, l."end", l.holder IS NOT NULL AS told,
+            coalesce(h.burst, h."limit") AS most,
+            CASE WHEN l.known THEN l.used
+                WHEN h.kind IN ('calendar', 'total') AND h.unit <> 'concurrent'
+                THEN (SELECT q.used FROM quota_used(h.holder, h.level, h.unit,
+                    h.service, h.model, greatest(h.made, l.since)) AS q)
+                ELSE 0 END AS used, l.remaining
+        FROM held h LEFT JOIN l ON l.level = h.level
+            AND l.holder = h.holder AND l.name = h.name
+        WHERE h.kind <> 'credits')
+    SELECT n.key, (SELECT o.external FROM owner o WHERE o.id = n.owner_id),
+        n.name, n.level, n.unit, n."limit", n.used,
+        coalesce(n.remaining, greatest(n.most - n.used, 0)),
+        CASE WHEN n.most = 0 THEN 100.0
+            ELSE trunc(n.used * 100 / n.most, 1) END,
+        n.window_text,
+        CASE WHEN n.kind = 'total' THEN NULL
+            WHEN n."end" IS NOT NULL THEN greatest(ceil((n."end"
+                - micros(now())) / 1000000.0), 0)::bigint
+            ELSE coalesce(n.reset, 0) END,
+        CASE WHEN n."end" IS NOT NULL THEN usage_time(n."end") END,
+        n.position
+    FROM now_ n
+    WHERE num_nonnulls(limits_now.key_id, limits_now.owner_id) > 0 OR n.told;
+END
+$$;
+
+COMMENT ON FUNCTION limits_now(uuid, uuid, jsonb) IS
+    'What is left of the limits of a key and an owner, or of everyone told of'
+    ' in live';
+
+
+CREATE OR REPLACE FUNCTION api_limits(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    s      record;
+    size   int;
+    least_ numeric;
+    after  jsonb;
+    page   jsonb;
+    more   boolean;
+BEGIN
+    PERFORM allow('operator', 'operator_read', 'owner', 'key');
+    PERFORM fail_if(check_limits_query(req) || check_cursor(req));
+    s := limits_subject(req);
+
+    size := coalesce(query_value(req, 'limit'), '50')::int;
+    least_ := coalesce(query_value(req, 'min_percent')::numeric,
+        CASE WHEN num_nonnulls(s.key_id, s.owner_id) = 0 THEN 100
+            ELSE 0 END);
+
+    IF query_value(req, 'cursor') IS NOT NULL THEN
+        after := read_cursor(req);
+    END IF;
+
+    -- counts change all the time: a page goes on by place, not by value
+
+    SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.place), '[]')
+    INTO page
+    FROM (SELECT l.*, row_number() OVER (ORDER BY
+                  CASE WHEN num_nonnulls(s.key_id, s.owner_id) = 0
+                      THEN -l.percent ELSE 0 END, l.level, l."position",
+                  l.owner, l.key, l.name) AS place
+          FROM limits_now(s.key_id, s.owner_id, coalesce(req -> 'live', '[]'))
+              AS l
+          WHERE l.percent >= least_) AS x
+    WHERE after IS NULL OR x.place > (after ->> 'k')::bigint;
+
+    more := jsonb_array_length(page) > size;
+
+    status := 200;
+    body := (SELECT row_to_json(y) FROM (SELECT time_text(now()) AS as_of,
+        currency() AS currency,
+        coalesce((SELECT array_to_json(array_agg(row_to_json(z) ORDER BY p.n))
+            FROM jsonb_array_elements(page) WITH ORDINALITY AS p (v, n),
+                LATERAL (SELECT v ->> 'key' AS key, v ->> 'owner' AS owner,
+                    v ->> 'name' AS name, v ->> 'level' AS level,
+                    v ->> 'unit' AS unit,
+                    amount_json((v ->> 'limit')::bigint, v ->> 'unit')
+                        AS "limit",
+                    amount_json((v ->> 'used')::numeric::bigint,
+                        v ->> 'unit') AS used,
+                    amount_json((v ->> 'remaining')::numeric::bigint,
+                        v ->> 'unit') AS remaining,
+                    (v ->> 'percent')::numeric AS percent,
+                    v ->> 'window' AS "window",
+                    (v ->> 'reset')::bigint AS reset,
+                    time_text((v ->> 'resets_at')::timestamptz)
+                        AS resets_at) AS z
+            WHERE p.n <= size), '[]') AS data,
+        more AS has_more,
+        CASE WHEN more THEN write_cursor(req, page -> (size - 1) ->> 'place',
+            '00000000-0000-0000-0000-000000000000') END AS next_cursor) AS y);
+END
+$$;
+
+COMMENT ON FUNCTION api_limits(jsonb, jsonb) IS 'GET limits';
+
+GRANT EXECUTE ON FUNCTION check_limits_query(jsonb), limits_subject(jsonb),
+    api_limit_holders(jsonb, jsonb), limits_now(uuid, uuid, jsonb),
+    api_limits(jsonb, jsonb) TO apikey_gateway;
