@@ -69,6 +69,49 @@ apikey_bytes_first(apikey_bytes_t match)
 }
 
 
+#ifdef __SSE2__
+
+/* Is one of 64 bytes a or b? */
+
+static inline bool
+apikey_bytes_any64(const char *p, char a, char b)
+{
+    unsigned        i;
+    apikey_bytes_t  v, any;
+
+    any = (apikey_bytes_t) { 0 };
+
+    for (i = 0; i < 4; i++) {
+        v = apikey_bytes_load(p + 16 * i);
+        any |= (apikey_bytes_t) ((v == (uint8_t) a) | (v == (uint8_t) b));
+    }
+
+    return _mm_movemask_epi8((__m128i) any) != 0;
+}
+
+
+/* A bit for each of 64 bytes that is ch. */
+
+static inline uint64_t
+apikey_bytes_mask64(const char *p, char ch)
+{
+    unsigned  i;
+    uint64_t  mask;
+
+    mask = 0;
+
+    for (i = 0; i < 4; i++) {
+        mask |= (uint64_t) (unsigned) _mm_movemask_epi8((__m128i)
+                    (apikey_bytes_load(p + 16 * i) == (uint8_t) ch))
+                << (16 * i);
+    }
+
+    return mask;
+}
+
+#endif
+
+
 /* One of two bytes, or end. */
 
 static inline const char *
@@ -121,6 +164,39 @@ apikey_bytes_bracket(const char *p, const char *end)
     }
 
     return p;
+}
+
+
+static inline size_t
+apikey_bytes_count(const char *p, const char *end, char ch)
+{
+    size_t          n;
+    unsigned        i, k;
+    uint8_t         lane[APIKEY_BYTES];
+    apikey_bytes_t  sum;
+
+    n = 0;
+
+    while (end - p >= APIKEY_BYTES) {
+        sum = (apikey_bytes_t) { 0 };
+
+        for (i = 0; i < 255 && end - p >= APIKEY_BYTES; i++) {
+            sum -= (apikey_bytes_t) (apikey_bytes_load(p) == (uint8_t) ch);
+            p += APIKEY_BYTES;
+        }
+
+        memcpy(lane, &sum, sizeof(lane));
+
+        for (k = 0; k < APIKEY_BYTES; k++) {
+            n += lane[k];
+        }
+    }
+
+    for ( /* void */ ; p < end; p++) {
+        n += (*p == ch);
+    }
+
+    return n;
 }
 
 

@@ -59,12 +59,84 @@ apikey_jp_scalar_begin(apikey_jsonpick_t *j, char ch)
 }
 
 
-/* Behind the opening quote: to the closing one, or to end. */
+/*
+ * Behind the opening quote, 64 bytes at a time while there are as many: the
+ * closing quote, or behind what was seen; phase is 1 where the next byte is
+ * escaped.
+ */
+
+#ifdef __SSE2__
+
+static const char *
+apikey_jp_string_wide(apikey_jsonpick_t *j, const char *p, const char *end)
+{
+    uint64_t  quote, slash, bit, next;
+
+    for ( /* void */ ; end - p >= 64; p += 64) {
+
+        if (!j->phase && !apikey_bytes_any64(p, '"', '\\')) {
+            continue;
+        }
+
+        quote = apikey_bytes_mask64(p, '"');
+        slash = apikey_bytes_mask64(p, '\\');
+
+        if (j->phase) {
+            j->phase = 0;
+            quote &= ~(uint64_t) 1;
+            slash &= ~(uint64_t) 1;
+        }
+
+        /* what is behind the closing quote does not matter any more */
+
+        while (slash) {
+            bit = slash & -slash;
+            next = bit << 1;
+            quote &= ~next;
+            slash &= ~(bit | next);
+            j->phase = (next == 0);
+        }
+
+        if (quote) {
+            j->phase = 0;
+            return p + __builtin_ctzll(quote);
+        }
+    }
+
+    return p;
+}
+
+#endif
+
+
+/* To the closing quote, or to end. */
 
 static const char *
 apikey_jp_string_end(apikey_jsonpick_t *j, const char *p, const char *end)
 {
-    if (j->phase) {
+#ifdef __SSE2__
+
+    const char  *q;
+
+    /* most strings are short */
+
+    if (end - p >= 64 && !j->phase) {
+        q = apikey_bytes_either(p, p + APIKEY_BYTES, '"', '\\');
+
+        if (q < p + APIKEY_BYTES && *q == '"') {
+            return q;
+        }
+
+        p = apikey_jp_string_wide(j, q, end);
+
+        if (p < end && *p == '"' && !j->phase) {
+            return p;
+        }
+    }
+
+#endif
+
+    if (j->phase && p < end) {
         j->phase = 0;
         p++;
     }

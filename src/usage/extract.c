@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/jsonpick.h"
 #include "usage/extract.h"
 
@@ -346,8 +347,15 @@ apikey_extract_e
 apikey_extract_tokens(const apikey_extract_t *x, apikey_tokens_t *t)
 {
     bool                    known;
+    apikey_extract_t        whole;
     apikey_tokens_t         tokens;
     apikey_extract_usage_t  u;
+
+    if (x->held) {
+        whole = *x;
+        apikey_extract_release(&whole);
+        return apikey_extract_tokens(&whole, t);
+    }
 
     u = x->kept;
     apikey_extract_merge(x, &u);
@@ -375,7 +383,7 @@ apikey_extract_tokens(const apikey_extract_t *x, apikey_tokens_t *t)
 uint64_t
 apikey_extract_estimate(const apikey_extract_t *x)
 {
-    uint64_t  frame, text;
+    uint64_t  frame, text, events, lines;
 
     if (!x->stream) {
         return x->bytes / 4;
@@ -384,7 +392,10 @@ apikey_extract_estimate(const apikey_extract_t *x)
     frame = x->api == APIKEY_API_ANTHROPIC ? APIKEY_EXTRACT_ANTHROPIC_EVENT
                                            : x->first;
 
-    text = x->bytes - apikey_extract_min(x->bytes, frame * x->events);
+    lines = x->lines + apikey_bytes_count(x->hold, x->hold + x->held, '\n');
+    events = x->first ? lines / x->first_lines : lines;
 
-    return text / 4 > x->events ? text / 4 : x->events;
+    text = x->bytes - apikey_extract_min(x->bytes, frame * events);
+
+    return text / 4 > events ? text / 4 : events;
 }

@@ -14,6 +14,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #include "base/bytes.h"
 #include "base/jsonpick.h"
 #include "usage/extract.h"
@@ -46,7 +50,7 @@ apikey_sse_suspect(const char *p, const char *end)
 {
     size_t  len;
 
-    /* escaped, it is \u00 and two digits */
+    /* escaped, a letter is \u00 and two digits */
 
     if (*p == '\\') {
         return end - p < 4 || (p[1] == 'u' && p[2] == '0' && p[3] == '0');
@@ -77,47 +81,94 @@ apikey_sse_suspect(const char *p, const char *end)
 
 
 /*
- * The first such thing, or end.  Adds to lines how many begin with a d, from
- * behind p up to there.
+ * Where it may be: what has the first and the fourth byte of either.  An
+ * answer comes as fast as it can be copied, so this has the widest registers
+ * there are.
  */
 
+#ifdef __x86_64__
+
+typedef uint8_t  apikey_sse_wide_t __attribute__((vector_size(32)));
+
+
+__attribute__((target("avx2")))
 static const char *
-apikey_sse_find(const char *p, const char *end, uint64_t *lines)
+apikey_sse_wide(const char *p, const char *end)
 {
-    const char      *q;
-    apikey_bytes_t   v, next, third;
+    unsigned           mask;
+    apikey_sse_wide_t  v, fourth, match;
 
-    while (p < end) {
+    while (end - p >= 32 + 3) {
+        memcpy(&v, p, sizeof(v));
+        memcpy(&fourth, p + 3, sizeof(fourth));
 
-        if (end - p >= APIKEY_BYTES + 3) {
-            v = apikey_bytes_load(p);
-            next = apikey_bytes_load(p + 1);
-            third = apikey_bytes_load(p + 3);
+        match = (apikey_sse_wide_t) (((v == 'u') & (fourth == 'g'))
+                                     | ((v == '\\') & (fourth == '0')));
+        mask = (unsigned) _mm256_movemask_epi8((__m256i) match);
 
-            q = p + apikey_bytes_first((apikey_bytes_t)
-                            (((next == 's') & (v == 'u') & (third == 'g'))
-                             | ((next == 'u') & (v == '\\'))
-                             | ((next == 'd') & (v == '\n'))));
-
-            if (q == p + APIKEY_BYTES) {
-                p = q;
-                continue;
-            }
-
-            p = q;
+        if (mask) {
+            return p + __builtin_ctz(mask);
         }
 
-        if (*p == '\n') {
-            *lines += (end - p > 1 && p[1] == 'd');
+        p += 32;
+    }
 
-        } else if ((*p == 'u' || *p == '\\') && apikey_sse_suspect(p, end)) {
-            break;
+    return p;
+}
+
+#endif
+
+
+static const char *
+apikey_sse_candidate(const char *p, const char *end)
+{
+    unsigned        i;
+    apikey_bytes_t  v, fourth;
+
+#ifdef __x86_64__
+
+    if (__builtin_cpu_supports("avx2")) {
+        p = apikey_sse_wide(p, end);
+    }
+
+#endif
+
+    while (end - p >= APIKEY_BYTES + 3) {
+        v = apikey_bytes_load(p);
+        fourth = apikey_bytes_load(p + 3);
+
+        i = apikey_bytes_first((apikey_bytes_t)
+                               (((v == 'u') & (fourth == 'g'))
+                                | ((v == '\\') & (fourth == '0'))));
+        p += i;
+
+        if (i < APIKEY_BYTES) {
+            return p;
         }
+    }
 
+    while (p < end && *p != 'u' && *p != '\\') {
         p++;
     }
 
     return p;
+}
+
+
+/* The first such thing, or end. */
+
+static const char *
+apikey_sse_find(const char *p, const char *end)
+{
+    for ( ;; ) {
+        p = apikey_sse_candidate(p, end);
+
+        if (p == end || apikey_sse_suspect(p, end)) {
+            return p;
+        }
+
+        p++;
+    }
 }
 
 
@@ -153,32 +204,13 @@ static const char *
 apikey_sse_pass(apikey_extract_t *x, const char *p, const char *border,
     const char **look)
 {
-    uint64_t     lines;
-    const char  *q, *to;
+    const char  *to;
 
-    lines = (*p == 'd');
-    q = apikey_sse_find(p, border, &lines);
+    *look = apikey_sse_find(p, border);
 
-    *look = q;
+    to = *look == border ? border : apikey_sse_border(p, *look);
 
-    if (q == border) {
-        x->events += lines;
-        return border;
-    }
-
-    to = apikey_sse_border(p, q);
-
-    if (to == p) {
-        return p;
-    }
-
-    /* lines of that event are counted when they are read */
-
-    for ( /* void */ ; q >= to; q--) {
-        lines -= (*q == 'd' && q[-1] == '\n');
-    }
-
-    x->events += lines;
+    x->lines += apikey_bytes_count(p, to, '\n');
 
     return to;
 }
@@ -193,6 +225,7 @@ apikey_sse_line(apikey_extract_t *x, char ch, uint64_t offset)
 
     cr = x->cr;
     x->cr = false;
+    x->lines += (cr || ch == '\n');
 
     if (ch == '\n' && cr) {
         return true;
@@ -207,13 +240,13 @@ apikey_sse_line(apikey_extract_t *x, char ch, uint64_t offset)
 
             if (x->first == 0) {
                 x->first = offset;
+                x->first_lines = x->lines + (ch == '\r');
             }
         }
 
         return true;
     }
 
-    x->events += (ch == 'd');
     x->matched = 0;
     x->line = APIKEY_SSE_FIELD;
 
@@ -302,6 +335,7 @@ apikey_sse_rest(apikey_extract_t *x, const char *p, const char *end)
 
     if (q < end) {
         x->cr = (*q == '\r');
+        x->lines += (*q == '\n');
         x->line = APIKEY_SSE_LINE;
         q++;
     }
@@ -310,15 +344,19 @@ apikey_sse_rest(apikey_extract_t *x, const char *p, const char *end)
 }
 
 
-void
-apikey_extract_sse(apikey_extract_t *x, const char *p, size_t len)
+/*
+ * border: where the last event that is seen to end does; offset: of p in all
+ * that was fed.  Ends at either.
+ */
+
+static const char *
+apikey_sse_run(apikey_extract_t *x, const char *p, const char *end,
+    const char *border, uint64_t offset)
 {
-    const char  *start, *end, *border, *look;
+    const char  *start, *look;
 
     start = p;
-    end = p + len;
     look = p;
-    border = apikey_sse_border(p, end);
 
     while (p < end) {
 
@@ -331,14 +369,13 @@ apikey_extract_sse(apikey_extract_t *x, const char *p, size_t len)
         case APIKEY_SSE_LINE:
             if (p >= look && p < border && x->first && !x->data && !x->cr) {
                 p = apikey_sse_pass(x, p, border, &look);
-
-                if (p == border) {
-                    break;
-                }
             }
 
-            p += apikey_sse_line(x, *p,
-                                 x->bytes + (uint64_t) (p + 1 - start));
+            if (p == border && border > start) {
+                return p;
+            }
+
+            p += apikey_sse_line(x, *p, offset + (uint64_t) (p + 1 - start));
             break;
 
         case APIKEY_SSE_FIELD:
@@ -349,4 +386,102 @@ apikey_extract_sse(apikey_extract_t *x, const char *p, size_t len)
             p = apikey_sse_rest(x, p, end);
         }
     }
+
+    return p;
+}
+
+
+/*
+ * What is held is the beginning of an event.  With its end from the next
+ * piece it can be left behind as others are; how much of that went with it.
+ */
+
+static size_t
+apikey_sse_held(apikey_extract_t *x, const char *p, size_t len)
+{
+    size_t       n, held;
+    const char  *at, *end, *border;
+
+    held = x->held;
+    n = sizeof(x->hold) - held;
+    n = n < len ? n : len;
+
+    memcpy(x->hold + held, p, n);
+
+    border = NULL;
+    end = x->hold + held + n;
+
+    for (at = x->hold + held - (held > 2 ? 2 : held); at < end; at++) {
+        at = memchr(at, '\n', (size_t) (end - at));
+
+        if (at == NULL) {
+            break;
+        }
+
+        if (end - at > 2 && at[1] == '\r' && at[2] == '\n') {
+            border = at + 3;
+            break;
+        }
+
+        if (end - at > 1 && at[1] == '\n') {
+            border = at + 2;
+            break;
+        }
+    }
+
+    if (border == NULL || border <= x->hold + held
+        || apikey_sse_find(x->hold, border) != border)
+    {
+        apikey_extract_release(x);
+        return 0;
+    }
+
+    x->lines += apikey_bytes_count(x->hold, border, '\n');
+    x->held = 0;
+
+    return (size_t) (border - x->hold) - held;
+}
+
+
+void
+apikey_extract_release(apikey_extract_t *x)
+{
+    size_t  held;
+
+    held = x->held;
+    x->held = 0;
+
+    (void) apikey_sse_run(x, x->hold, x->hold + held, x->hold,
+                          x->bytes - held);
+}
+
+
+void
+apikey_extract_sse(apikey_extract_t *x, const char *p, size_t len)
+{
+    const char  *start, *end;
+
+    start = p;
+    end = p + len;
+
+    if (x->held && len) {
+        p += apikey_sse_held(x, p, len);
+    }
+
+    p = apikey_sse_run(x, p, end, apikey_sse_border(p, end),
+                       x->bytes + (uint64_t) (p - start));
+
+    if (p == end) {
+        return;
+    }
+
+    /* at the border */
+
+    if (x->first && (size_t) (end - p) <= sizeof(x->hold)) {
+        x->held = (uint16_t) (end - p);
+        memcpy(x->hold, p, x->held);
+        return;
+    }
+
+    (void) apikey_sse_run(x, p, end, p, x->bytes + (uint64_t) (p - start));
 }
