@@ -20,19 +20,13 @@
 #define NGX_HTTP_APIKEY_LINK_PAUSE   400         /* ms, the longest one */
 #define NGX_HTTP_APIKEY_LINK_STABLE  1000        /* ms */
 #define NGX_HTTP_APIKEY_LINK_POOL    512
-#define NGX_HTTP_APIKEY_LINK_TEXT    200         /* of an error, in logs */
 
 
 static void ngx_http_apikey_link_pause(ngx_http_apikey_link_t *link);
-static void ngx_http_apikey_link_quiet(ngx_http_apikey_link_t *link);
-static void ngx_http_apikey_link_writer(ngx_log_t *log, ngx_uint_t level,
-    u_char *buf, size_t len);
 static ngx_int_t ngx_http_apikey_link_test_connect(ngx_connection_t *c);
 static ngx_int_t ngx_http_apikey_link_start(ngx_http_apikey_link_t *link);
 static ngx_int_t ngx_http_apikey_link_step(ngx_http_apikey_link_t *link,
     ngx_http_apikey_link_step_e step, ngx_uint_t argc, ngx_str_t *argv);
-static void ngx_http_apikey_link_complain(ngx_http_apikey_link_t *link,
-    char *why, ngx_str_t *text);
 
 
 void
@@ -136,62 +130,6 @@ ngx_http_apikey_link_open(ngx_http_apikey_link_t *link)
     }
 
     return NGX_OK;
-}
-
-
-/*
- * The core logs each refused connect(), we say it once an outage; what it
- * knows about TLS is kept for that.
- */
-
-static void
-ngx_http_apikey_link_quiet(ngx_http_apikey_link_t *link)
-{
-    link->quiet = *link->log;
-    link->quiet.next = NULL;
-    link->quiet.log_level = NGX_LOG_ALERT;
-
-    if (link->conf->ssl) {
-        link->quiet.log_level = NGX_LOG_INFO;
-        link->quiet.writer = ngx_http_apikey_link_writer;
-        link->quiet.wdata = link;
-    }
-}
-
-
-static void
-ngx_http_apikey_link_writer(ngx_log_t *log, ngx_uint_t level, u_char *buf,
-    size_t len)
-{
-    u_char                  *p, *last;
-    ngx_http_apikey_link_t  *link;
-
-    link = log->wdata;
-
-    /* DATE TIME [LEVEL] PID#TID: TEXT */
-
-    last = buf + len;
-    p = ngx_strlchr(buf, last, ']');
-    p = p ? ngx_strlchr(p, last, ':') : NULL;
-
-    buf = (p && last - p > 2) ? p + 2 : buf;
-
-    while (last > buf && (last[-1] == LF || last[-1] == CR)) {
-        last--;
-    }
-
-    if (level <= NGX_LOG_ALERT) {
-        ngx_log_error(level, link->log, 0, "%*s", (size_t) (last - buf), buf);
-        return;
-    }
-
-    /* the first one is the cause */
-
-    if (link->why[0] == '\0') {
-        len = ngx_min((size_t) (last - buf), NGX_HTTP_APIKEY_LINK_WHY - 1);
-        ngx_memcpy(link->why, buf, len);
-        link->why[len] = '\0';
-    }
 }
 
 
@@ -393,14 +331,8 @@ ngx_http_apikey_link_ready(ngx_http_apikey_link_t *link)
 
     ngx_del_timer(&link->retry);
 
-    if (link->complained) {
-        link->complained = 0;
-        ngx_log_error(NGX_LOG_NOTICE, link->log, 0,
-                      "apikey_redis: connected to %V again",
-                      &link->target.name);
-    }
-
     if (!link->control) {
+        ngx_http_apikey_link_good(link);
         ngx_http_apikey_link_check(link);
 
         ngx_str_set(&argv[0], "SCRIPT");
@@ -502,39 +434,6 @@ ngx_http_apikey_link_closed(ngx_http_apikey_link_t *link)
                        ? "it closed the connection right after TLS, it may "
                          "want a client's certificate"
                        : "it closed the connection", NULL);
-}
-
-
-/* Once an outage. */
-
-static void
-ngx_http_apikey_link_complain(ngx_http_apikey_link_t *link, char *why,
-    ngx_str_t *text)
-{
-    ngx_err_t   err;
-    ngx_str_t  *name, more;
-
-    if (link->complained) {
-        return;
-    }
-
-    link->complained = 1;
-
-    err = (link->state == NGX_HTTP_APIKEY_LINK_CONNECTING)
-          ? ngx_socket_errno : 0;
-
-    name = link->target.name.len ? &link->target.name : &link->conf->name;
-
-    ngx_str_null(&more);
-
-    if (text) {
-        more = *text;
-        more.len = ngx_min(more.len, NGX_HTTP_APIKEY_LINK_TEXT);
-    }
-
-    ngx_log_error(NGX_LOG_ERR, link->log, err,
-                  "apikey_redis: no connection to %V: %s%V%s%s", name, why,
-                  &more, link->why[0] ? ": " : "", link->why);
 }
 
 

@@ -428,7 +428,10 @@ ngx_http_apikey_link_dispatch(ngx_http_apikey_link_t *link,
     call = slot->call;
 
     link->progress = ngx_current_msec;
-    link->backoff = NGX_HTTP_APIKEY_LINK_BACKOFF;
+
+    if (!link->control) {
+        link->backoff = NGX_HTTP_APIKEY_LINK_BACKOFF;
+    }
 
     /* an array's elements are replies of their own, to the same call */
 

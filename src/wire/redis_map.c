@@ -83,6 +83,8 @@ ngx_http_apikey_map_read(ngx_http_apikey_redis_t *redis, ngx_str_t *text)
         return;
     }
 
+    ngx_http_apikey_link_good(redis->control);
+
     cluster->loaded = 1;
     cluster->covered = (covered >= APIKEY_SLOTS);
 

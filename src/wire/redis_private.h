@@ -7,6 +7,7 @@
  *     redis_link.c       a link: commands and replies
  *     redis_write.c      ... and what is to be written
  *     redis_connect.c    a link: making and losing the connection
+ *     redis_log.c        ... and what the log has of it
  *     redis_ssl.c        ... with TLS
  *     redis_resolve.c    names that servers have, in a thread
  *     redis_identity.c   which primary this is, and whether it is one
@@ -173,7 +174,8 @@ struct ngx_http_apikey_link_s {
                                                     since it was ready */
     unsigned                        owner:1;     /* has slots in the map */
     unsigned                        deferred:1;
-    unsigned                        complained:1;
+    unsigned                        complained:2;
+    char                           *reason;      /* the last that was logged */
 };
 
 
@@ -290,6 +292,13 @@ void ngx_http_apikey_link_lost(ngx_http_apikey_link_t *link, char *why,
 void ngx_http_apikey_link_closed(ngx_http_apikey_link_t *link);
 
 void ngx_http_apikey_link_disconnect(ngx_http_apikey_link_t *link);
+
+
+/* redis_log.c */
+void ngx_http_apikey_link_quiet(ngx_http_apikey_link_t *link);
+void ngx_http_apikey_link_complain(ngx_http_apikey_link_t *link, char *why,
+    ngx_str_t *text);
+void ngx_http_apikey_link_good(ngx_http_apikey_link_t *link);
 
 
 /* redis_ssl.c */

@@ -298,6 +298,8 @@ ngx_http_apikey_sentinel_told(ngx_http_apikey_redis_t *redis, ngx_str_t *port)
         return;
     }
 
+    ngx_http_apikey_link_good(redis->control);
+
     if (rc == NGX_OK) {
         ngx_http_apikey_sentinel_at(redis);
     }
