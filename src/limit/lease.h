@@ -77,6 +77,7 @@ typedef struct {
     int64_t   part_sent;
     int64_t   waiting;       /* since when a sum is not acknowledged; 0: all
                                 are */
+    int64_t   last;          /* when the last call was sent */
     uint64_t  doubt;         /* the last call that said what was not
                                 acknowledged then */
 } apikey_tally_t;

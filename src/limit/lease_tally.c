@@ -32,6 +32,7 @@ apikey_tally_send(apikey_tally_t *tally, uint64_t horizon, int64_t now,
         tally->waiting = 0;
     }
 
+    tally->last = now;
     tally->sent = tally->sum;
     tally->part_sent = tally->part;
 
@@ -66,7 +67,6 @@ apikey_tally_acked(apikey_tally_t *tally, const apikey_account_sums_t *sums,
 
     tally->acked_number = sums->number;
     tally->acked = sums->sum;
-    tally->waiting = 0;
 
     if (sums->era == tally->era) {
         tally->part_acked = sums->part;
@@ -78,6 +78,10 @@ apikey_tally_acked(apikey_tally_t *tally, const apikey_account_sums_t *sums,
         tally->part_sent = 0;
         tally->part_acked = 0;
     }
+
+    /* what was sent after that call still waits, may be for a stopped node */
+
+    tally->waiting = apikey_tally_clean(tally) ? 0 : tally->last;
 }
 
 

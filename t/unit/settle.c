@@ -82,6 +82,28 @@ test_back(void)
 }
 
 
+/* A node stands still for longer than Redis keeps its entry. */
+
+static void
+test_still(void)
+{
+    apikey_tally_t         tally;
+    apikey_account_sums_t  one, two, three;
+
+    memset(&tally, 0, sizeof(tally));
+
+    apikey_tally_add(&tally, 3, 7, 0, HORIZON);
+    apikey_tally_send(&tally, HORIZON, 1, &one);
+    apikey_tally_add(&tally, 9, 7, 0, HORIZON);
+    apikey_tally_send(&tally, HORIZON, 2, &two);
+    apikey_tally_acked(&tally, &one, 7);
+    is_uint(tally.acked, 3, "the first of two calls is acknowledged");
+
+    apikey_tally_send(&tally, HORIZON, 3 + HORIZON, &three);
+    is_uint(three.acked, 12, "the other one is not said twice, if forgotten");
+}
+
+
 /* The answer outlives the value of its account, which was full and went. */
 
 static void
@@ -125,6 +147,7 @@ main(void)
     setup();
 
     test_back();
+    test_still();
     test_outlived();
 
     return unit_done();
