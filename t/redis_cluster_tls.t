@@ -39,7 +39,8 @@ my $n = $t->nginx(name => 'n', workers => 2, server => <<'EOT',
 EOT
     base => { redis => 'apikey_redis rediss://gate:s3cret@localhost:'
                        . $first->tls_port . " cluster ca=$ca timeout=2s;\n"
-                       . '    apikey_redis_down deny;' })->start;
+                       . '    apikey_limit_mode direct;'
+                       . ' apikey_redis_down deny;' })->start;
 
 my @keys = map { $t->key(limits => [ { name => 'rate', limit => 1000,
                                        window => '1s' } ]) } 1 .. 20;

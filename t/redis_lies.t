@@ -26,7 +26,8 @@ sub node {
         }
 EOT
         redis => "apikey_redis $words timeout=200ms;"
-                 . ' apikey_redis_down deny;' })->start;
+                 . ' apikey_limit_mode direct; apikey_redis_down deny;'
+    })->start;
 }
 
 my $key = $t->key(limits => [ { name => 'hourly', limit => 100000,

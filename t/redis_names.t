@@ -60,7 +60,8 @@ sub node {
         }
 EOT
         base => { redis => "apikey_redis redis://$host:" . $a->port . ";\n"
-                           . '    apikey_redis_down deny;' })->start;
+                           . '    apikey_limit_mode direct;'
+                           . ' apikey_redis_down deny;' })->start;
 }
 
 hosts("127.0.0.1 redis.test\n");
