@@ -15,6 +15,8 @@ my $t = Apikey::Test->new;
 my $pg = $t->postgres;
 my $up = $t->upstream;
 my $key = $t->key(owner => 'ada');
+my $held = $t->key(limits => [ { name => 'none', unit => 'requests',
+    limit => 0, window => '1h', model => 'gpt-*' } ]);
 my $picky = $t->key(allowed_models => [ 'gpt-4o*', 'claude-*' ]);
 
 my $n = $t->nginx(workers => 1, http => <<'EOT', server => <<'EOS')->start;
@@ -348,6 +350,25 @@ subtest 'models of a key' => sub {
     is($status->('{"model":"o1"}', '/plain/'), 200, 'off: there are none');
     is($status->('{"model":"o1"}', '/redirect/'), 'model_denied',
        'behind an internal redirect');
+};
+
+
+subtest 'limits of a model' => sub {
+    my $status = sub {
+        my ($method, $path, $body) = @_;
+
+        return $n->request($method, $path, key => $held->{key},
+                           body => $body)->{status};
+    };
+
+    is($status->('POST', '/', '{"model":"o1"}'), 200, 'another model');
+    is($status->('POST', '/', '{"model":"gpt-4o"}'), 429, 'that model');
+    is($status->('POST', '/', '{"model":"gpt-4o"'), 429, 'half a body');
+    is($status->('POST', '/small/', '{"x":"' . 'y' x 300 . '","model":"o1"}'),
+       429, 'one that is too long to be looked into');
+    is($status->('GET', '/', undef), 200, 'nothing asked for');
+    is($status->('POST', '/plain/', '{"model":"gpt-4o"}'), 200,
+       'where there are no models');
 };
 
 

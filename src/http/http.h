@@ -338,6 +338,7 @@ typedef struct {
     unsigned                         dry:1;      /* would have been refused */
     unsigned                         metered:1;  /* apikey_usage headers */
     unsigned                         priced:1;
+    unsigned                         any_model:1;    /* nobody knows which */
     unsigned                         momentary:1;    /* is over at once: takes
                                                     no slot */
 

@@ -243,7 +243,11 @@ ngx_http_apikey_limits_cost(ngx_http_apikey_ctx_t *ctx,
 }
 
 
-/* A pattern that everything matches, matches where there is none, too. */
+/*
+ * A pattern that everything matches, matches where there is none, too.  What
+ * may be for any model is for this one: a body that cannot be read is no way
+ * around a limit.
+ */
 
 static ngx_int_t
 ngx_http_apikey_limit_applies(ngx_http_apikey_ctx_t *ctx,
@@ -262,7 +266,7 @@ ngx_http_apikey_limit_applies(ngx_http_apikey_ctx_t *ctx,
         return 0;
     }
 
-    return limit->model_len == 0
+    return limit->model_len == 0 || ctx->any_model
            || apikey_pattern_match(apikey_limit_model(limit),
                                    limit->model_len, (char *) model->data,
                                    model->len);

@@ -161,6 +161,7 @@ ngx_http_apikey_check_scopes(ngx_http_request_t *r, ngx_array_t *scopes,
 ngx_int_t
 ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 {
+    ngx_int_t                       rc;
     ngx_http_apikey_loc_conf_t     *alcf;
     ngx_http_apikey_usage_start_t  *start;
 
@@ -181,11 +182,18 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
         start->customer = ctx->key.customer;
     }
 
-    if (ngx_http_apikey_describe_labels(r, alcf, start) != NGX_OK
-        || ngx_http_apikey_request_model(r, ctx, &start->model) == NGX_ERROR)
+    rc = ngx_http_apikey_request_model(r, ctx, &start->model);
+
+    if (rc == NGX_ERROR
+        || ngx_http_apikey_describe_labels(r, alcf, start) != NGX_OK)
     {
         return NGX_ERROR;
     }
+
+    /* who sends nothing asks for no model */
+
+    ctx->any_model = (rc == NGX_OK && start->model.len == 0
+                      && (ctx->asked == NULL || ctx->asked->len != 0));
 
     if (ngx_http_apikey_weight(r, alcf, &ctx->weight) != NGX_OK) {
         return NGX_ERROR;
