@@ -223,3 +223,80 @@ COMMENT ON FUNCTION api_limits(jsonb, jsonb) IS 'GET limits';
 GRANT EXECUTE ON FUNCTION check_limits_query(jsonb), limits_subject(jsonb),
     api_limit_holders(jsonb, jsonb), limits_now(uuid, uuid, jsonb),
     api_limits(jsonb, jsonb) TO apikey_gateway;
+
+
+-- For dashboards: what usage tells, by quarters of an hour.  What refills all
+-- the time, and slots, only who counts knows: GET limits.
+
+CREATE OR REPLACE VIEW limit_status AS
+WITH held AS (
+    SELECT 'key'::text AS level, k.id AS key, k.owner_id AS whose, l.*
+    FROM key k JOIN limit_rule l ON l.key_id = k.id
+    WHERE k.revoked_at IS NULL
+    UNION ALL
+    SELECT 'key', k.id, k.owner_id, l.*
+    FROM key k JOIN plan p ON p.external = k.plan
+        JOIN limit_rule l ON l.plan_id = p.id
+    WHERE k.revoked_at IS NULL
+        AND NOT EXISTS (SELECT FROM limit_rule x
+                        WHERE x.key_id = k.id AND x.name = l.name)
+    UNION ALL
+    SELECT 'owner', NULL, o.id, l.*
+    FROM owner o JOIN limit_rule l ON l.owner_id = o.id
+    WHERE o.deleted_at IS NULL
+    UNION ALL
+    SELECT 'owner', NULL, o.id, l.*
+    FROM owner o JOIN plan p ON p.external = o.plan
+        JOIN limit_rule l ON l.plan_id = p.id
+    WHERE o.deleted_at IS NULL
+        AND NOT EXISTS (SELECT FROM limit_rule x
+                        WHERE x.owner_id = o.id AND x.name = l.name)),
+placed AS (
+    SELECT h.*, o.external AS owner, to_timestamp(p.start / 1000000) AS start,
+        to_timestamp(p."end" / 1000000) AS "end",
+        h.unit <> 'concurrent'
+            AND h.window_text IN ('day', 'week', 'month', 'total') AS told,
+        CASE h.unit WHEN 'cost' THEN 1000000000 ELSE 1 END AS scale
+    FROM held h LEFT JOIN owner o ON o.id = h.whose
+        LEFT JOIN calendar c ON c.unit = h.window_text
+            AND c.zone = coalesce(o.time_zone, 'UTC')
+            AND c.anchor_day = CASE h.window_text
+                WHEN 'month' THEN coalesce(o.anchor_day, 1) ELSE 1 END
+        LEFT JOIN LATERAL (
+            SELECT max(b) FILTER (WHERE b <= n.us) AS start,
+                min(b) FILTER (WHERE b > n.us) AS "end"
+            FROM unnest(c.bounds) AS b,
+                (SELECT (extract(epoch FROM now()) * 1000000)::bigint AS us)
+                    AS n) AS p ON true)
+SELECT l.key, l.owner, l.name, l.level, l.unit,
+    (l."limit"::numeric / l.scale)::numeric(38, 9) AS "limit",
+    (u.used / l.scale)::numeric(38, 9) AS used,
+    CASE WHEN l.told THEN (greatest(l."limit" - u.used, 0) / l.scale)
+        ::numeric(38, 9) END AS remaining,
+    CASE WHEN NOT l.told THEN NULL WHEN l."limit" = 0 THEN 100.0
+        ELSE trunc(u.used * 100 / l."limit", 1) END AS percent,
+    l.window_text AS "window",
+    ceil(extract(epoch FROM l."end" - now()))::bigint AS reset,
+    l."end" AS resets_at
+FROM placed l
+    LEFT JOIN LATERAL (
+        SELECT coalesce(sum(CASE l.unit WHEN 'requests' THEN q.units
+            WHEN 'tokens' THEN q.tokens_input + q.tokens_output
+            ELSE q.cost END), 0) AS used
+        FROM usage_quarter q
+        WHERE (l.level = 'key' AND q.key_id = l.key
+                OR l.level = 'owner' AND q.owner = l.owner)
+            AND q.verdict = 'ok'
+            AND q.start >= greatest(l.start, date_bin('15 minutes',
+                l.made, '2000-01-01 00:00:00+00'), '-infinity')
+            AND (l.service IS NULL OR pattern_covers(l.service, q.service))
+            AND (l.model IS NULL OR pattern_covers(l.model, q.model))
+    ) AS u ON l.told;
+
+COMMENT ON VIEW limit_status IS
+    'What is left of the limits of all keys and owners by the usage in'
+    ' Postgres; used is null for lengths of time and concurrent, which only'
+    ' GET limits knows';
+
+GRANT SELECT ON limit_status TO apikey_reader;
+GRANT EXECUTE ON FUNCTION pattern_covers(text, text) TO apikey_reader;

@@ -128,6 +128,18 @@ is("@seen", 'hourly budget all monthly hourly', 'in pages');
 
 wait_for('its usage', sub {
     $pg->value("SELECT sum(units) FROM apikey.usage_quarter") == 40 });
+is_deeply([ map { join ' ', map { $_ // 'null' } @$_ } $pg->rows(
+    "SELECT owner, name, level, \"limit\"::float8, used::float8,
+         remaining::float8, percent, \"window\",
+         apikey.time_text(resets_at) FROM apikey.limit_status
+     WHERE owner = 'ada' ORDER BY level, name", user => 'apikey_reader') ],
+    [ 'ada all key 40 30 10 75.0 total null',
+      "ada budget key 50 41.7 8.3 83.4 month $end",
+      'ada hourly key 1000 null null null 1h null',
+      'ada jobs key 8 null null null null null',
+      "ada monthly owner 400 30 370 7.5 month $end" ],
+    'what usage tells is in a view');
+
 $n->stop('KILL');
 $n->start;
 is_deeply([ map { "$_->{name} $_->{used}" } grep { $_->{name} =~ /^all|^mon/ }
