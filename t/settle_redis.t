@@ -17,7 +17,7 @@ my $up = $t->upstream;
 $t->redis;
 
 sub budget { return { name => 'budget', unit => 'cost', limit => $_[0],
-                      window => '31d', mode => $_[1] // 'strict' } }
+                      window => 'month', mode => $_[1] // 'strict' } }
 
 sub limited { return $t->key(limits => [ @_ ]) }
 
@@ -128,6 +128,15 @@ EOS
     wait_for('a refusal to have spent nothing', sub {
         $get->($both, price('0.7') . '?cost=0.7')->{status} == 200;
     }, 20);
+
+    # Redis loses all; Postgres knows
+
+    $t->redis->command('FLUSHALL');
+
+    wait_for('an answer', sub {
+        $get->($three, '/?cost=0.1', 1)->{status} != 503;
+    }, 20);
+    is($get->($three, '/?cost=0.1')->{status}, 402, 'nothing is granted anew');
 
     # every end
 

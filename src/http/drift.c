@@ -220,6 +220,7 @@ ngx_http_apikey_drift_look(ngx_http_apikey_drift_t *drift)
     while (drift->next < drift->nitems) {
         item = &drift->items[drift->next];
 
+        item->decision.pool = drift->pool;
         item->decision.handler = ngx_http_apikey_drift_decided;
         item->decision.data = drift;
         item->decision.decided_at = apikey_clock_real();

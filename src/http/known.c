@@ -344,6 +344,9 @@ ngx_http_apikey_known_take(ngx_http_apikey_known_t *known, PGresult *res)
                 used = APIKEY_BUCKET_MAX;
             }
 
+            b->known = (uint64_t) used;
+            b->asked = 1;
+
             ngx_http_apikey_limiter_known(known->amcf->limiter, account,
                                           b->limit, (uint64_t) used);
         }

@@ -22,6 +22,8 @@ static apikey_lease_decision_e ngx_http_apikey_claims_pay(
 static void ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i, ngx_uint_t first,
     int64_t now);
+static ngx_uint_t ngx_http_apikey_claims_lost(
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry);
 static ngx_uint_t ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 static ngx_uint_t ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
@@ -167,6 +169,13 @@ ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
 
     claim->lease = &entry->lease;
     claim->conf = &entry->conf;
+
+    if (ngx_http_apikey_claims_lost(leases, entry)) {
+        part->conf = entry->conf;
+        part->conf.direct = 1;
+        claim->conf = &part->conf;
+    }
+
     claim->cost = account->cost;
 
     /* more than any lease holds, and not more than there may be */
@@ -174,6 +183,29 @@ ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
     if (account->whole) {
         claim->cost = ngx_max(entry->conf.burst, 1);
     }
+}
+
+
+/* Of some quota nobody here knows the use: TAKE has to say. */
+
+static ngx_uint_t
+ngx_http_apikey_claims_lost(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry)
+{
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    for (limit = ngx_http_apikey_leases_limit(leases, entry->limits);
+         limit;
+         limit = ngx_http_apikey_leases_limit(leases, limit->next))
+    {
+        if (limit->terms.quota
+            && (entry->seen == 0 || limit->seen.used == APIKEY_ACCOUNT_MAX))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -397,6 +429,7 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         }
 
         out->refused = 0;
+        out->unknown = 0;
         out->used = b.used / rate->token;
 
         /* what Redis had left, and what is ours: others may have taken */
@@ -415,6 +448,8 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         b.used -= ngx_min(b.used, units);
 
         out->reset = apikey_bucket_reset(&b, rate, redis);
+
+        ngx_http_apikey_decide_period(out, account, redis);
 
         limit = limit ? ngx_http_apikey_leases_limit(leases, limit->next)
                       : NULL;

@@ -68,7 +68,48 @@ ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
         return limit->kind != APIKEY_KIND_ROLLING;
     }
 
-    return limit->kind == APIKEY_KIND_BUCKET;
+    return limit->kind == APIKEY_KIND_BUCKET || apikey_limit_quota(limit);
+}
+
+
+void
+ngx_http_apikey_decide_level(ngx_http_apikey_bucket_t *out,
+    const ngx_http_apikey_account_t *account, const apikey_bucket_t *level,
+    uint64_t now)
+{
+    const apikey_rate_t  *rate;
+
+    rate = &out->limit->rate;
+
+    out->unknown = (apikey_limit_quota(out->limit)
+                    && level->used == APIKEY_ACCOUNT_MAX);
+    out->used = level->used / rate->token;
+    out->remaining = apikey_bucket_remaining(level, rate);
+    out->reset = apikey_bucket_reset(level, rate, now);
+    out->wait = apikey_bucket_wait(level, rate,
+                             ngx_http_apikey_decide_need(out->limit, account),
+                             now);
+
+    ngx_http_apikey_decide_period(out, account, now);
+}
+
+
+void
+ngx_http_apikey_decide_period(ngx_http_apikey_bucket_t *out,
+    const ngx_http_apikey_account_t *account, uint64_t now)
+{
+    if (out->period.end == 0) {
+        return;
+    }
+
+    out->reset = out->period.end > now ? out->period.end - now : 0;
+
+    if (out->wait
+        && ngx_http_apikey_decide_need(out->limit, account)
+           <= out->limit->fill)
+    {
+        out->wait = ngx_max(out->reset, 1);
+    }
 }
 
 

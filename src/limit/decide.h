@@ -39,6 +39,9 @@ typedef struct ngx_http_apikey_part_s      ngx_http_apikey_part_t;
 typedef struct {
     const apikey_limit_t  *limit;
     apikey_period_t        period;       /* that holds now; zeros: none */
+    uint64_t               known;        /* tokens used by Postgres, where it
+                                            was asked */
+    unsigned               asked:1;
 
     /* out */
     uint64_t               used;         /* tokens, also beyond the limit */

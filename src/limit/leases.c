@@ -297,6 +297,15 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_limit_t  *l;
 
     if (ngx_http_apikey_leases_same(leases, entry, account)) {
+        l = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+        for (i = 0; l && i < account->nbuckets; i++) {
+            l->terms.end = account->buckets[i].period.end;
+            l->terms.next = account->buckets[i].period.next;
+
+            l = ngx_http_apikey_leases_limit(leases, l->next);
+        }
+
         return NGX_OK;
     }
 
@@ -316,6 +325,7 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
 
     for (i = 0; l && i < account->nbuckets; i++) {
         ngx_http_apikey_leases_terms(&l->terms, &account->buckets[i]);
+        l->terms.known = APIKEY_ACCOUNT_UNKNOWN;
         l->seen.used = 0;
         l->seen.at = 0;
 
@@ -353,7 +363,10 @@ ngx_http_apikey_leases_same(ngx_http_apikey_leases_t *leases,
             || l->terms.rate.refill != limit->rate.refill
             || l->terms.rate.capacity != limit->rate.capacity
             || l->terms.rate.tick != limit->rate.tick
-            || l->terms.mode != limit->mode)
+            || l->terms.mode != limit->mode
+            || l->terms.quota != apikey_limit_quota(limit)
+            || (l->terms.quota
+                && l->terms.fill != limit->fill * limit->rate.token))
         {
             return 0;
         }
@@ -376,6 +389,20 @@ ngx_http_apikey_leases_terms(apikey_account_limit_t *terms,
     terms->made = bucket->limit->made;
     terms->mode = bucket->limit->mode;
     terms->known = APIKEY_ACCOUNT_UNKNOWN;
+
+    if (!apikey_limit_quota(bucket->limit)) {
+        return;
+    }
+
+    terms->quota = true;
+    terms->end = bucket->period.end;
+    terms->next = bucket->period.next;
+    terms->fill = bucket->limit->fill * bucket->limit->rate.token;
+
+    if (bucket->asked) {
+        terms->known = bucket->known;
+        terms->touched = (bucket->known != 0);
+    }
 }
 
 
@@ -457,6 +484,10 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
         } else {
             loose = 1;
         }
+
+        /* a lost lease of what never refills would be lost for good */
+
+        loose |= apikey_limit_quota(account->buckets[i].limit);
 
         if (form->refill) {
             r = (double) form->refill * 1000000

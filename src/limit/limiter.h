@@ -45,6 +45,7 @@ struct ngx_http_apikey_part_s {
     uint32_t                       entry;
     uint32_t                       hold;
     apikey_account_sums_t          sums;         /* as TAKE took them along */
+    apikey_lease_conf_t            conf;         /* where it is not entry's */
     unsigned                       waits:1;
     unsigned                       ahead:1;      /* to be refilled */
     unsigned                       foreign:1;    /* another worker has asked */
@@ -132,6 +133,15 @@ void ngx_http_apikey_decide_failed(ngx_http_apikey_decision_t *d);
 /* What of the account's cost this limit must have left to let it pass. */
 uint64_t ngx_http_apikey_decide_need(const apikey_limit_t *limit,
     const ngx_http_apikey_account_t *account);
+
+/* Of a limit, out members by the level that Redis had at now. */
+void ngx_http_apikey_decide_level(ngx_http_apikey_bucket_t *out,
+    const ngx_http_apikey_account_t *account, const apikey_bucket_t *level,
+    uint64_t now);
+
+/* Of a limit with a period: reset and wait go by that. */
+void ngx_http_apikey_decide_period(ngx_http_apikey_bucket_t *out,
+    const ngx_http_apikey_account_t *account, uint64_t now);
 
 /* TAKE has decided. */
 void ngx_http_apikey_decide_taken(ngx_http_apikey_decision_t *d,

@@ -29,6 +29,10 @@ static ngx_int_t ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d,
     ngx_str_t *text);
 static ngx_int_t ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d,
     ngx_str_t *text);
+static void ngx_http_apikey_take_others(ngx_http_apikey_decision_t *d,
+    int64_t now);
+static ngx_uint_t ngx_http_apikey_take_unknown(
+    ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d,
     ngx_uint_t i, ngx_http_apikey_script_reply_t *reply, int64_t now);
 static uint64_t ngx_http_apikey_take_level(
@@ -292,7 +296,6 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
     apikey_lease_decision_e          rc;
     ngx_http_apikey_limiter_t       *l;
     ngx_http_apikey_limit_sh_t      *sh;
-    ngx_http_apikey_lease_entry_t   *entry;
     ngx_http_apikey_script_reply_t   reply;
 
     l = d->limiter;
@@ -323,7 +326,33 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 
     ngx_http_apikey_claims_settled(l, d, rc == APIKEY_LEASE_ADMITTED);
 
-    /* of the others, with what has been put back */
+    ngx_http_apikey_take_others(d, now);
+
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    if (rc == APIKEY_LEASE_ADMITTED) {
+        return NGX_OK;
+    }
+
+    d->unknown = rc != APIKEY_LEASE_UNAVAILABLE
+                 && ngx_http_apikey_take_unknown(d);
+
+    if (d->unknown || rc == APIKEY_LEASE_UNAVAILABLE) {
+        d->known = 0;
+        return NGX_ERROR;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+/* What TAKE was not asked about, with what has been put back. */
+
+static void
+ngx_http_apikey_take_others(ngx_http_apikey_decision_t *d, int64_t now)
+{
+    ngx_uint_t                      i;
+    ngx_http_apikey_lease_entry_t  *entry;
 
     for (i = 0; i < d->naccounts; i++) {
 
@@ -331,21 +360,33 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
             continue;
         }
 
-        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+        entry = ngx_http_apikey_claims_entry(d->limiter, &d->parts[i]);
 
         d->known &= (entry->seen != 0);
 
-        ngx_http_apikey_claims_out(l, &d->accounts[i], entry, now);
+        ngx_http_apikey_claims_out(d->limiter, &d->accounts[i], entry, now);
+    }
+}
+
+
+/* Redis knows no use of some quota: Postgres may. */
+
+static ngx_uint_t
+ngx_http_apikey_take_unknown(ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t  i, k;
+
+    for (i = 0; i < d->naccounts; i++) {
+
+        for (k = 0; k < d->accounts[i].nbuckets; k++) {
+
+            if (d->accounts[i].buckets[k].unknown) {
+                return 1;
+            }
+        }
     }
 
-    ngx_shmtx_unlock(&shpool->mutex);
-
-    if (rc == APIKEY_LEASE_UNAVAILABLE) {
-        d->known = 0;
-        return NGX_ERROR;
-    }
-
-    return rc == APIKEY_LEASE_ADMITTED ? NGX_OK : NGX_DECLINED;
+    return 0;
 }
 
 
@@ -354,7 +395,7 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     ngx_http_apikey_script_reply_t *reply, int64_t now)
 {
     uint64_t                        us, wait;
-    ngx_uint_t                      k;
+    ngx_uint_t                      k, unknown;
     apikey_bucket_t                 level;
     ngx_http_apikey_limiter_t      *l;
     ngx_http_apikey_leases_t       *leases;
@@ -366,6 +407,7 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     leases = l->conf.sh->leases;
     account = &d->accounts[i];
     us = 0;
+    unknown = 0;
 
     (void) ngx_http_apikey_script_account(reply, &d->claims[i].era,
                                           &account->cost);
@@ -378,6 +420,7 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
         wait = ngx_http_apikey_take_level(reply, account,
                                           &account->buckets[k], &level);
         us = ngx_max(us, wait);
+        unknown |= account->buckets[k].unknown;
 
         if (limit && limit->terms.id == account->buckets[k].limit->id) {
             limit->seen = level;
@@ -391,7 +434,9 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
         entry->seen = now;
         entry->quiet = 0;
 
-        if (us) {
+        /* what is not known may soon be */
+
+        if (us && !unknown) {
             us = ngx_min(us, entry->conf.time);
             entry->quiet = now + (int64_t) us;
             entry->quiet_cost = account->cost;
@@ -410,18 +455,10 @@ ngx_http_apikey_take_level(ngx_http_apikey_script_reply_t *reply,
     ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *out,
     apikey_bucket_t *level)
 {
-    const apikey_rate_t  *rate;
-
     (void) ngx_http_apikey_script_level(reply, level);
 
-    rate = &out->limit->rate;
+    ngx_http_apikey_decide_level(out, account, level, reply->now);
 
-    out->used = level->used / rate->token;
-    out->remaining = apikey_bucket_remaining(level, rate);
-    out->reset = apikey_bucket_reset(level, rate, reply->now);
-    out->wait = apikey_bucket_wait(level, rate,
-                             ngx_http_apikey_decide_need(out->limit, account),
-                             reply->now);
     out->refused = (!reply->taken && out->wait != 0);
 
     return out->refused ? out->wait : 0;
