@@ -127,6 +127,13 @@ sub under_load {
     return $count->(503);
 }
 
+sub maps {
+    my $n = 0;
+
+    $n += $_->calls->{'cluster|nodes'} // 0 for grep { $_->awake } @nodes;
+    return $n;
+}
+
 # slots move under load, there and back, and to a node nobody has heard of
 
 for my $case ([ 'one account', $keys[0] ], [ 'two accounts', $both ]) {
@@ -135,6 +142,7 @@ for my $case ([ 'one account', $keys[0] ], [ 'two accounts', $both ]) {
     my $home = $cluster->owner($slot);
     my ($next) = grep { $_ != $home } @nodes[0 .. 2];
     my $n = 0;
+    my $maps = maps();
 
     my $refused = under_load("resharding, $what", $key, sub {
         for my $to ($next, $home, $spare, $next, $home) {
@@ -145,6 +153,9 @@ for my $case ([ 'one account', $keys[0] ], [ 'two accounts', $both ]) {
 
     is($n, 5, "resharding, $what: five times");
     is($refused, 0, "resharding, $what: nobody was turned away");
+
+    # hundreds of requests were, and three workers, and five moves
+    cmp_ok(maps() - $maps, '<=', 60, "resharding, $what: no herd for maps");
 }
 
 # half of a request's keys have moved: it waits, and is decided once
