@@ -92,7 +92,7 @@ sub left {
     wait_for($name, sub {
         $left = $n->get('/look', key => $key->{key})->{headers}{'x-left'};
         return ($left // '') eq $want;
-    }, 5);
+    }, 20);
     is($left, $want, $name);
 }
 
