@@ -17,7 +17,8 @@
 #include "limit/script.h"
 
 
-#define NGX_HTTP_APIKEY_ASK_LATE  100000     /* us behind the deadline */
+#define NGX_HTTP_APIKEY_ASK_LATE   100000    /* us behind the deadline */
+#define NGX_HTTP_APIKEY_ASK_SLOTS  100000    /* us between two attempts */
 
 
 struct ngx_http_apikey_ask_s {
@@ -429,6 +430,13 @@ ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
 
     entry->conf.trip = leases->trip;
     entry->seen = now;
+
+    /* a slot does not refill with time: it is free when some request ends */
+
+    if (entry->conf.slots) {
+        entry->lease.hold = ngx_min(entry->lease.hold,
+                                    now + NGX_HTTP_APIKEY_ASK_SLOTS);
+    }
 
     limit = ngx_http_apikey_leases_limit(leases, entry->limits);
 

@@ -16,6 +16,10 @@
 #include "limit/limiter.h"
 
 
+/* us: a slot is free when some request ends, and nobody knows when */
+#define NGX_HTTP_APIKEY_CLAIMS_SLOT  1000000
+
+
 static apikey_lease_decision_e ngx_http_apikey_claims_pay(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d,
     int64_t *now);
@@ -52,6 +56,13 @@ ngx_http_apikey_claims_decide(ngx_http_apikey_limiter_t *l,
 
     for (i = 0; i < d->naccounts; i++) {
         ngx_http_apikey_claims_get(l, d, i, first, now);
+
+        /* who runs in a slot that nobody counts would run beyond them all */
+
+        if (d->parts[i].none && d->accounts[i].unit == APIKEY_UNIT_CONCURRENT)
+        {
+            return APIKEY_LEASE_UNAVAILABLE;
+        }
 
         /* never to be had, and nobody has to be asked why */
 
@@ -442,6 +453,12 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         out->wait = apikey_bucket_wait(&b, rate,
                           ngx_http_apikey_decide_need(out->limit, account),
                           redis);
+
+        if (out->limit->kind == APIKEY_KIND_CONCURRENT
+            && out->wait && account->cost <= out->limit->limit)
+        {
+            out->wait = NGX_HTTP_APIKEY_CLAIMS_SLOT;
+        }
 
         units = left > APIKEY_BUCKET_MAX / rate->token ? APIKEY_BUCKET_MAX
                                                        : left * rate->token;

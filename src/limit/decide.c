@@ -68,7 +68,9 @@ ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
         return limit->kind != APIKEY_KIND_ROLLING;
     }
 
-    return limit->kind == APIKEY_KIND_BUCKET || apikey_limit_quota(limit);
+    return limit->kind == APIKEY_KIND_BUCKET
+           || limit->kind == APIKEY_KIND_CONCURRENT
+           || apikey_limit_quota(limit);
 }
 
 
@@ -197,6 +199,9 @@ ngx_http_apikey_decide_run(ngx_http_apikey_decision_t *d, ngx_uint_t first)
     case APIKEY_LEASE_REFUSED:
         return ngx_http_apikey_decide_done(d, NGX_DECLINED,
                                            APIKEY_MODE_LEASED);
+
+    case APIKEY_LEASE_UNAVAILABLE:
+        return ngx_http_apikey_decide_done(d, NGX_ERROR, APIKEY_MODE_LEASED);
 
     default: /* APIKEY_LEASE_TAKE, APIKEY_LEASE_WAIT */
         return ngx_http_apikey_decide_wait(d, rc);

@@ -17,6 +17,9 @@
 
 #define NGX_HTTP_APIKEY_LEASES_SCAN    64     /* entries looked at for one */
 #define NGX_HTTP_APIKEY_LEASES_OLD     INT64_C(3600000000)
+#define NGX_HTTP_APIKEY_LEASES_MINUTE  UINT64_C(60000000)
+#define NGX_HTTP_APIKEY_LEASES_HOUR    UINT64_C(3600000000)
+#define NGX_HTTP_APIKEY_LEASES_SLOTS   1000000          /* us, of a lease */
 
 /* a burst of fewer tokens is not worth a lease, nor are fewer a second */
 #define NGX_HTTP_APIKEY_LEASES_SMALL   16
@@ -39,7 +42,8 @@ static ngx_uint_t ngx_http_apikey_leases_same(
 static ngx_int_t ngx_http_apikey_leases_resize(
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
     ngx_uint_t n);
-static uint64_t ngx_http_apikey_leases_lifetime(double rate);
+static uint64_t ngx_http_apikey_leases_lifetime(double rate,
+    uint64_t window);
 
 
 ngx_http_apikey_leases_t *
@@ -462,13 +466,14 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
     ngx_http_apikey_account_t *account)
 {
     double                rate, r;
-    uint64_t              tokens;
+    uint64_t              tokens, window;
     ngx_uint_t            i, loose;
     const apikey_rate_t  *form;
 
     ngx_memzero(conf, sizeof(apikey_lease_conf_t));
 
     conf->burst = APIKEY_ACCOUNT_MAX;
+    window = UINT64_MAX;
     loose = 0;
     rate = 0;
 
@@ -493,31 +498,40 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
             r = (double) form->refill * 1000000
                 / ((double) form->tick * (double) form->token);
             rate = (rate == 0 || r < rate) ? r : rate;
+            window = ngx_min(window, account->buckets[i].limit->window);
         }
     }
 
-    conf->time = ngx_http_apikey_leases_lifetime(rate);
+    conf->slots = (account->unit == APIKEY_UNIT_CONCURRENT);
+    conf->time = conf->slots ? NGX_HTTP_APIKEY_LEASES_SLOTS
+                             : ngx_http_apikey_leases_lifetime(rate, window);
     conf->trip = NGX_HTTP_APIKEY_LEASES_TRIP;
     conf->horizon = NGX_HTTP_APIKEY_LEASES_HORIZON;
     conf->few = NGX_HTTP_APIKEY_LEASES_DEMAND * conf->time / 1000000;
-    conf->slots = (account->unit == APIKEY_UNIT_CONCURRENT);
     conf->direct = !conf->slots
                    && (loose || conf->burst < NGX_HTTP_APIKEY_LEASES_SMALL);
 }
 
 
-/* Time for some twenty tokens, in few steps, that edits change it seldom. */
+/*
+ * Time for some twenty tokens, and longer where the limit is: in few steps,
+ * that edits change it seldom.
+ */
 
 static uint64_t
-ngx_http_apikey_leases_lifetime(double rate)
+ngx_http_apikey_leases_lifetime(double rate, uint64_t window)
 {
-    if (rate >= 20) {
-        return 1000000;
+    if (rate == 0) {
+        return 5000000;
     }
 
-    if (rate >= 10) {
-        return 2000000;
+    if (window >= NGX_HTTP_APIKEY_LEASES_HOUR) {
+        return 20000000;
     }
 
-    return rate >= 2 || rate == 0 ? 5000000 : 10000000;
+    if (window >= NGX_HTTP_APIKEY_LEASES_MINUTE || rate < 2) {
+        return rate < 2 ? 10000000 : 5000000;
+    }
+
+    return rate >= 20 ? 1000000 : rate >= 10 ? 2000000 : 5000000;
 }

@@ -152,7 +152,8 @@ ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
 
     then = entry->asked + half;
 
-    if (then > now + NGX_HTTP_APIKEY_LEASES_TICK) {
+    if (then > now + NGX_HTTP_APIKEY_LEASES_TICK && apikey_tally_clean(tally))
+    {
         ngx_http_apikey_leases_queue(leases, entry, now, then);
         return 0;
     }

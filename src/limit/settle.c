@@ -18,6 +18,8 @@
 
 static void ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i);
+static void ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now);
 static void ngx_http_apikey_settle_local(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_settle_account(ngx_http_apikey_table_t *table,
@@ -98,14 +100,22 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     claim = &d->claims[i];
     leases = l->conf.sh->leases;
 
-    if (account->actual == account->cost
-        || (account->unit != APIKEY_UNIT_TOKENS
-            && account->unit != APIKEY_UNIT_COST))
-    {
+    if (account->actual == account->cost) {
         return;
     }
 
     now = apikey_clock_boot();
+
+    if (account->unit == APIKEY_UNIT_CONCURRENT) {
+        ngx_http_apikey_settle_slot(l, d, i, now);
+        return;
+    }
+
+    if (account->unit != APIKEY_UNIT_TOKENS
+        && account->unit != APIKEY_UNIT_COST)
+    {
+        return;
+    }
 
     e = apikey_tallies_get(l->conf.tallies, account->root, account->holder,
                            account->level, account->unit, account->scope,
@@ -134,6 +144,26 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
         ngx_http_apikey_leases_queue(leases, entry, now,
                                    now + (int64_t) (entry->conf.time / 2));
     }
+}
+
+
+static void
+ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now)
+{
+    ngx_http_apikey_account_t      *account;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    account = &d->accounts[i];
+
+    entry = ngx_http_apikey_leases_find(l->conf.sh->leases, account);
+
+    if (entry) {
+        apikey_lease_leave(&entry->lease, account->cost, now);
+    }
+
+    ngx_http_apikey_holds_drop(l->conf.sh->holds, d->parts[i].hold);
+    d->parts[i].hold = 0;
 }
 
 

@@ -17,6 +17,7 @@
 
 #define NGX_HTTP_APIKEY_LEASES_DRIFT  1000       /* one in so many */
 #define NGX_HTTP_APIKEY_LEASES_STEP   10000000   /* us */
+#define NGX_HTTP_APIKEY_LEASES_LOOK   1000000    /* us */
 
 
 void
@@ -34,6 +35,9 @@ ngx_http_apikey_leases_queue(ngx_http_apikey_leases_t *leases,
         leases->wheel_at = now / NGX_HTTP_APIKEY_LEASES_TICK;
     }
 
+    /* looked at once a second: there may be something to settle */
+
+    when = ngx_min(when, now + NGX_HTTP_APIKEY_LEASES_LOOK);
     ticks = when / NGX_HTTP_APIKEY_LEASES_TICK + 1;
     most = leases->wheel_at + NGX_HTTP_APIKEY_LEASES_WHEEL - 1;
 

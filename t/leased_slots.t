@@ -1,0 +1,96 @@
+
+# concurrent over several nodes: a slot belongs to a request that runs,
+# whichever node it runs on, and is free when it ends, however it ends.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Apikey::Http;
+use Apikey::Test qw(wait_for json);
+
+my $t = Apikey::Test->new;
+
+$t->postgres;
+$t->upstream;
+$t->redis;
+$t->allow(qr/exited on signal 9/);
+
+my $server = <<'EOT';
+        location / {
+            apikey required;
+            proxy_pass http://%%UPSTREAM%%;
+            add_header X-Limit-Name $apikey_limit_name always;
+        }
+EOT
+
+for my $mode (qw(leased direct)) {
+    my ($a, $b) = map { $t->nginx(name => "$mode-$_", workers => 2,
+        server => $server,
+        base => { redis => "apikey_redis %%REDIS%% timeout=2s;\n"
+                           . "    apikey_limit_mode $mode;" })->start }
+        qw(a b);
+
+    my $key = $t->key(limits => [
+        { name => 'jobs', unit => 'concurrent', limit => 4 },
+        { name => 'hourly', limit => 100000, window => '1h' } ]);
+
+    $t->sync($a, $b);
+
+    my $run = sub {
+        my ($node) = @_;
+
+        my $conn = $node->conn;
+        my $hits = $t->upstream->hits;
+
+        $conn->send(Apikey::Http::build('GET', '/hang', key => $key->{key}));
+        eval { wait_for('it runs', sub { $t->upstream->hits > $hits }, 1) }
+            or return;
+
+        return $conn;
+    };
+
+    my $status = sub { $_[0]->get('/', key => $key->{key})->{status} };
+
+    # a node may hold what another one wants, until it gives it back
+
+    my $more = sub {
+        my ($node) = @_;
+        my $conn;
+
+        wait_for('a slot', sub { $conn = $run->($node) }, 20);
+        return $conn;
+    };
+
+    my @conns = map { $more->($_) } $a, $b, $a, $b;
+
+    my $r = $a->get('/', key => $key->{key});
+    is($r->{status}, 429, "$mode: a fifth one, here");
+    is($r->{headers}{'x-limit-name'}, 'jobs', "$mode: is told why");
+    like($r->{headers}{'retry-after'}, qr/^[1-5]$/, "$mode: and to come again");
+    is(json($r)->{code}, 'rate_limited', "$mode: rate_limited");
+    is($status->($b), 429, "$mode: a fifth one, there");
+
+    # slots of leases that nobody renews would come back by themselves
+
+    my $calls = $a->metric('apikey_lease_calls_total');
+    wait_for('renewals', sub {
+        $a->metric('apikey_lease_calls_total') > $calls + 4 }, 20);
+    is($status->($a), 429, "$mode: what runs long keeps its slot");
+
+    $conns[0]->abort;
+    ok(wait_for('another', sub { $status->($a) == 200 }, 20),
+       "$mode: one has left, another comes");
+    ok(wait_for('another', sub { $status->($b) == 200 }, 20),
+       "$mode: or there");
+
+    kill 'KILL', $b->workers;
+    push @conns, map { $more->($a) } 1 .. 3;
+    pass("$mode: who ran on a worker that was killed runs no more");
+    is($status->($a), 429, "$mode: and no more than before may run");
+
+    $_->abort for @conns;
+    $_->stop for $a, $b;
+}
+
+$t->done;
