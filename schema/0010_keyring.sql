@@ -709,6 +709,8 @@ RETURNS int
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
+DECLARE
+    seen  int;
 BEGIN
     INSERT INTO node AS n (id, name, version)
     VALUES ($1, $2, $3)
@@ -727,8 +729,14 @@ BEGIN
     PERFORM audit_drop();
     PERFORM calendars_due();
 
-    RETURN (SELECT count(*) FROM node n
-            WHERE n.seen_at > now() - interval '1 hour');
+    seen := (SELECT count(*) FROM node n
+             WHERE n.seen_at > now() - interval '1 hour');
+
+    -- last: its locks are held until the end
+
+    PERFORM usage_keep();
+
+    RETURN seen;
 END
 $$;
 

@@ -101,7 +101,8 @@ CREATE TABLE IF NOT EXISTS usage_quarter (
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE usage_quarter IS
-    'Usage by 15 minutes; dashboards read usage_hourly and usage_daily';
+    'Usage by 15 minutes; dashboards read usage_hourly, usage_daily and'
+    ' usage_monthly';
 COMMENT ON COLUMN usage_quarter.start IS 'UTC, a multiple of 15 minutes';
 COMMENT ON COLUMN usage_quarter.key_id IS
     'Zero: anonymous, or refused with no or an unknown key';
@@ -577,10 +578,19 @@ COMMENT ON VIEW usage_request IS
     'Raw events that the caller of this transaction may see';
 
 
--- tokens_cached and tokens_reasoning are parts of input and output.
+-- tokens_cached and tokens_reasoning are parts of input and output.  A view
+-- over another one would group twice.
 
-CREATE OR REPLACE VIEW usage_hourly AS
-SELECT date_trunc('hour', q.start, 'UTC') AS start,
+DO $do$
+DECLARE
+    v  record;
+BEGIN
+    FOR v IN SELECT * FROM (VALUES ('hourly', 'hour'), ('daily', 'day'),
+                 ('monthly', 'month')) AS x (name, unit)
+    LOOP
+        EXECUTE format($q$
+CREATE OR REPLACE VIEW usage_%s AS
+SELECT date_trunc(%L, q.start, 'UTC') AS start,
     nullif(q.owner, '') AS owner, nullif(q.customer, '') AS customer,
     nullif(q.key_id, '00000000-0000-0000-0000-000000000000') AS key,
     q.service, q.endpoint, nullif(q.model, '') AS model, q.outcome,
@@ -599,26 +609,15 @@ SELECT date_trunc('hour', q.start, 'UTC') AS start,
     round(sum(q.duration_us) / 1000)::bigint AS duration_ms
 FROM usage_quarter q
 LEFT JOIN usage_node n ON n.node = q.node
-GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12;
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+            $q$, v.name, v.unit);
+    END LOOP;
+END
+$do$;
 
 COMMENT ON VIEW usage_hourly IS 'Usage by UTC hour';
-
-CREATE OR REPLACE VIEW usage_daily AS
-SELECT date_trunc('day', start, 'UTC') AS start, owner, customer, key,
-    service, endpoint, model, outcome, status_code, verdict, limit_name,
-    node, sum(requests)::bigint AS requests, sum(refused)::bigint AS refused,
-    sum(errors)::bigint AS errors, sum(tokens)::bigint AS tokens,
-    sum(tokens_input)::bigint AS tokens_input,
-    sum(tokens_output)::bigint AS tokens_output,
-    sum(tokens_cached)::bigint AS tokens_cached,
-    sum(tokens_reasoning)::bigint AS tokens_reasoning,
-    sum(cost)::numeric(38, 9) AS cost, sum(unpriced)::bigint AS unpriced,
-    sum(bytes_in)::bigint AS bytes_in, sum(bytes_out)::bigint AS bytes_out,
-    sum(duration_ms)::bigint AS duration_ms
-FROM usage_hourly
-GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12;
-
 COMMENT ON VIEW usage_daily IS 'Usage by UTC day';
+COMMENT ON VIEW usage_monthly IS 'Usage by UTC month';
 
 
 GRANT SELECT, INSERT, UPDATE ON usage_node, usage_stream, usage_quarter,
@@ -629,5 +628,6 @@ GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
     usage_size(bigint),
     usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply,
     quota_used(uuid, text, text, text, text, bigint) TO apikey_gateway;
-GRANT SELECT ON usage_node, usage_hourly, usage_daily TO apikey_reader;
+GRANT SELECT ON usage_node, usage_hourly, usage_daily, usage_monthly
+    TO apikey_reader;
 GRANT EXECUTE ON FUNCTION usage_as_of() TO apikey_reader;

@@ -90,8 +90,8 @@ is_deeply([ sort $pg->column(q{
     SELECT p.proname FROM pg_proc p
     WHERE p.pronamespace = 'apikey'::regnamespace AND p.prosecdef}) ],
     [ qw(audit_drop key_item key_page key_unused keyring_find keyring_rows
-         secret_item) ],
-    'only what reads digests, and lists, runs as the owner');
+         requests_page secret_item usage_keep) ],
+    'only what reads digests, lists, and what drops old rows run as the owner');
 
 is_deeply([ $pg->column(q{
     SELECT p.oid::regprocedure::text FROM pg_proc p

@@ -103,6 +103,22 @@ sub as_ada {
     return $pg->column("$set $sql; COMMIT;", user => 'apikey_gateway');
 }
 
+# requests_page() runs as the owner of the tables
+
+sub pages {
+    my ($owner) = @_;
+    return as_ada("SELECT DISTINCT owner FROM apikey.requests_page("
+        . "'{\"query\": {}}', NULL, NULL, NULL, NULL, 100, $owner)");
+}
+
+is_deeply([ pages('NULL') ], [], 'no page without an owner');
+is_deeply([ pages("'$ada->{owner}'") ], [ 'ada' ], 'a page of its own');
+is_deeply([ pages("'$bob->{owner}'") ], [], 'none of another');
+eval { $pg->run("SELECT apikey.requests_page('{}', NULL, NULL, NULL, NULL, 9,"
+                . " NULL)", user => 'apikey_gateway') };
+like($@, qr/insufficient_privilege|42501/, 'nor of nobody');
+
+
 # what of the gateway's tables is not in here holds nothing of a tenant
 
 my %known = map { $_ => 1 } qw(plan calendar price price_list model change migration node setting

@@ -336,6 +336,33 @@ same('all at once', 'day', 'UTC', [ 'key' ], sub {
                status_code => 200 });
 
 
+# the views of dashboards, at once against all events
+
+for my $case ([ hourly => 'hour' ], [ daily => 'day' ],
+              [ monthly => 'month' ])
+{
+    my ($view, $bucket) = @$case;
+    my @dims = qw(owner customer key service endpoint model outcome
+                  status_code verdict limit_name node);
+    my ($total, $want) = expected($bucket, 'UTC', \@dims, sub { 1 });
+    my %have = map { $_->[0] => [ @$_[1 .. $#$_] ] } $pg->rows(
+        "SELECT concat_ws(E'\\t', " . ($bucket eq 'hour'
+            ? 'extract(epoch FROM start)::bigint'
+            : q{to_char(start AT TIME ZONE 'UTC', 'YYYY-MM-DD')})
+        . join('', map { ", coalesce($_\::text, '"
+                         . ($_ eq 'key' ? $none : '') . "')" } @dims)
+        . '), ' . join(', ', map { $_ eq 'cost'
+            ? 'apikey.money_text(cost * 1000000000)' : $_ } @numbers)
+        . " FROM apikey.usage_$view", user => 'apikey_reader');
+
+    is_deeply(\%have, { map { $_ => [ @{$want->{$_}}{@numbers} ] }
+                        keys %$want }, "usage_$view");
+    is($pg->value("SELECT string_agg(attname, ' ' ORDER BY attnum)
+        FROM pg_attribute WHERE attrelid = 'apikey.usage_$view'::regclass"),
+       "start @dims @numbers", "columns of usage_$view");
+}
+
+
 # order and pages
 
 for my $sort ('start', '-start', map { ($_, "-$_") } @numbers) {
