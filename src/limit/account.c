@@ -557,7 +557,7 @@ apikey_account_over(apikey_account_t *v, apikey_account_level_t *level,
     if (level->used != APIKEY_ACCOUNT_MAX || level->at > v->lost) {
         level->used = level->used < rest ? level->used : rest;
         level->used = level->used < floor ? floor : level->used;
-        level->born = level->at;
+        level->born = v->at;
     }
 
     level->at = end;

@@ -355,7 +355,7 @@
     "  if l.used ~= MAX or l.at > v.lost then\n"
     "    local rest = max(m.capacity - m.fill, 0)\n"
     "    l.used = max(min(l.used, rest), bottom(v, l))\n"
-    "    l.born = l.at\n"
+    "    l.born = v.at\n"
     "  end\n"
     "  l.at, l.refill = stop, mark(v)\n"
     "end\n"
