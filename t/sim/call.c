@@ -214,7 +214,8 @@ send_take(run_t *r, request_t *rq)
 
         m->accts[m->n] = rq->acct[i];
         m->version[m->n] = rq->version[i];
-        m->costs[m->n] = rq->claim[i].cost;
+        m->costs[m->n] = rq->whole[i] ? APIKEY_ACCOUNT_WHOLE
+                                      : rq->claim[i].cost;
         m->names[m->n] = s->tally.node;
         m->settled[m->n] = judge_sent(&r->w, rq->acct[i], s->tally.node);
         sums(r, s, t, &m->sums[m->n], false);

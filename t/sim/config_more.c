@@ -242,6 +242,59 @@ random_quotas(cfg_t *c, uint64_t *s, double rate, double secs, bool pure)
 }
 
 
+/* Tokens: reserves of many modes, or unknown; TAKE alone pays for them. */
+
+void
+config_modes(cfg_t *c, uint64_t seed, int n)
+{
+    int         i, a;
+    double      rate, mean, secs;
+    uint64_t    s;
+    acct_t     *ac;
+    pulse_t     pulse;
+    key_list_t  key;
+
+    s = begin(c, seed + 9000000);
+    random_shape(c, &s);
+    rate = OF(&s, 60, 200, 600);
+    secs = n / rate;
+
+    for (a = 1 + (int) rnd(&s, 2); a; a--) {
+        random_quotas(c, &s, rate, secs, false);
+        ac = &c->accts[c->naccts - 1];
+        ac->mode = 'D';
+        ac->lo = 1;
+        ac->hi = 10 + rnd(&s, 40);
+        ac->settle = true;
+        ac->above = rnd(&s, 2);
+        ac->whole = rnd(&s, 2);
+
+        if (rnd(&s, 2)) {
+            memset(&ac->versions[0].limits, 0, sizeof(ac->versions[0].limits));
+            ac->versions[0].limits[0] = some_bucket(&s, rate * 20, ac->hi,
+                                                    1000000);
+            ac->versions[0].limits[1] = some_bucket(&s, rate * 10, ac->hi,
+                                                    60000000);
+        }
+
+        for (i = 0; i < LIMITS; i++) {
+            ac->versions[0].limits[i].mode = rnd(&s, 3);
+        }
+    }
+
+    if (rnd(&s, 2)) {
+        ac = some_account(c, &s, "LA", &mean);
+        ac->versions[0].limits[0] = some_bucket(&s, rate * mean, ac->hi,
+                                                1000000);
+    }
+
+    same_key(&key, c);
+    random_pulse(&pulse, &s);
+    poisson(c, &s, rate, n, &key, 1, OF(&s, 0, 0, 1), &pulse, false);
+    some_faults(c, &s);
+}
+
+
 void
 config_periods(cfg_t *c, uint64_t seed, int n)
 {

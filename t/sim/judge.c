@@ -3,8 +3,9 @@
  * The judges of a run.  They are told what was admitted when, and what Redis
  * was told of settlements; they look at no protocol state.
  *
- * Buckets are replayed after the run, one for each limit, in 128 bits;
- * quotas and slots are counted as they come.
+ * Buckets and quotas are replayed after the run, one for each limit, in 128
+ * bits; slots, and quotas of a Redis that loses data, are counted as they
+ * come.
  */
 
 
@@ -15,6 +16,7 @@ typedef struct {
     int64_t   t;
     uint64_t  o;
     int64_t   tokens;        /* > 0: used */
+    int64_t   least;         /* that had to be left before */
     bool      admitted;
 } entry_t;
 
@@ -105,6 +107,13 @@ first(const acct_t *ac, unsigned i)
 }
 
 
+static int64_t
+period(const limit_t *l, int64_t t)
+{
+    return (t - l->offset) / l->length;
+}
+
+
 /* What is used of a quota in the period of t; it begins with what was left. */
 
 static int64_t *
@@ -112,12 +121,8 @@ period_sum(book_t *b, const limit_t *l, unsigned i, int64_t t)
 {
     int64_t  k, rest, *sum = b->sum[i];
 
-    k = 0;
-
-    if (l->kind == PERIOD) {
-        k = (t - l->offset) / l->length - (START - l->offset) / l->length;
-        k = k < PERIODS ? k : PERIODS - 1;
-    }
+    k = l->kind == PERIOD ? period(l, t) - period(l, START) : 0;
+    k = k < PERIODS ? k : PERIODS - 1;
 
     rest = (int64_t) (l->burst - l->fill);
 
@@ -127,6 +132,40 @@ period_sum(book_t *b, const limit_t *l, unsigned i, int64_t t)
     }
 
     return &sum[k];
+}
+
+
+/* Redis may lose what it had acknowledged. */
+
+static bool
+loses(const world_t *w)
+{
+    int  k;
+
+    for (k = 0; k < w->cfg->nfaults; k++) {
+
+        if (w->cfg->faults[k].kind >= F_SNAPSHOT) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
+/* What has to be left before an admission. */
+
+static int64_t
+least(const limit_t *l, uint64_t cost)
+{
+    switch (l->mode) {
+    case APIKEY_ACCOUNT_OBSERVE:
+        return INT64_MIN;
+    case APIKEY_ACCOUNT_TRIM:
+        return 1;
+    default:
+        return (int64_t) cost;
+    }
 }
 
 
@@ -163,26 +202,12 @@ judge_admitted(world_t *w, int a, const admission_t *adm)
 
         sum = period_sum(b, l, i, adm->t);
         *sum += (int64_t) adm->cost;
-        w->st.quota += *sum > (int64_t) form(w, ac, i, adm->t).burst;
+
+        /* what Postgres knows comes back in no order */
+
+        w->st.quota += loses(w)
+                       && *sum > (int64_t) form(w, ac, i, adm->t).burst;
     }
-}
-
-
-/* Redis may lose what it had acknowledged. */
-
-static bool
-loses(const world_t *w)
-{
-    int  k;
-
-    for (k = 0; k < w->cfg->nfaults; k++) {
-
-        if (w->cfg->faults[k].kind >= F_SNAPSHOT) {
-            return true;
-        }
-    }
-
-    return false;
 }
 
 
@@ -227,9 +252,7 @@ judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
     own->adm[own->n] = *adm;
     own->tokens[own->n++] = tokens;
 
-    /* Postgres knows it at once; Redis, when it hears of it */
-
-    for (i = 0; i < LIMITS && loses(w); i++) {
+    for (i = 0; i < LIMITS; i++) {
         l = &w->cfg->accts[a].versions[adm->version].limits[i];
 
         if (l->there && (l->kind == PERIOD || l->kind == TOTAL)
@@ -255,7 +278,7 @@ judge_sent(const world_t *w, int a, uint64_t node)
 void
 judge_heard(world_t *w, int a, uint64_t node, size_t n)
 {
-    bool            charge, known;
+    bool            charge;
     int64_t         tokens;
     unsigned        i;
     book_t         *b = &w->books[a];
@@ -279,7 +302,6 @@ judge_heard(world_t *w, int a, uint64_t node, size_t n)
     c->o = w->order;
 
     charge = charges(w, ac);
-    known = loses(w);
 
     for ( ; own->heard < n; own->heard++) {
         l = ac->versions[own->adm[own->heard].version].limits;
@@ -291,16 +313,14 @@ judge_heard(world_t *w, int a, uint64_t node, size_t n)
                 continue;
             }
 
-            c->tokens[i] += tokens;
-
-            /* a period that is over takes along what it had then */
-
-            if (!known && (l[i].kind == PERIOD || l[i].kind == TOTAL)
-                && (tokens > 0 || ac->mode == 'D'))
+            if (l[i].kind == PERIOD && period(&l[i], w->now)
+                                       != period(&l[i],
+                                                 own->adm[own->heard].t))
             {
-                period_sum(b, &l[i], i, w->now);
-                *period_sum(b, &l[i], i, own->adm[own->heard].t) -= tokens;
+                continue;
             }
+
+            c->tokens[i] += tokens;
         }
     }
 }
@@ -325,9 +345,18 @@ static void
 refill(const world_t *w, const acct_t *ac, unsigned i, __int128 *used,
     int64_t from, int64_t to)
 {
-    int64_t   then, at;
-    unsigned  v, k;
-    form_t    f;
+    int64_t         then, at;
+    __int128        rest;
+    unsigned        v, k;
+    form_t          f;
+    const limit_t  *l;
+
+    l = first(ac, i);
+    rest = (__int128) (l->burst - l->fill);
+
+    if (l->kind == PERIOD && period(l, from) < period(l, to)) {
+        *used = *used < rest ? *used : rest;
+    }
 
     while (from < to) {
         then = to;
@@ -353,7 +382,7 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
 {
     size_t              k, n;
     int64_t             t;
-    __int128            used, full;
+    __int128            used, full, over;
     const book_t       *b = &w->books[a];
     const acct_t       *ac = &w->cfg->accts[a];
     const limit_t      *l;
@@ -369,6 +398,8 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
             list[n].t = view == 0 ? adm->t : view == 1 ? adm->th : adm->tr;
             list[n].o = view == 0 ? adm->o : view == 1 ? adm->oh : adm->or;
             list[n].tokens = (int64_t) adm->cost;
+            list[n].least = least(&ac->versions[adm->version].limits[i],
+                                  adm->cost);
             list[n++].admitted = true;
         }
     }
@@ -379,7 +410,7 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
         /* tokens that were out before a charge are spent after it */
 
         if (t > 0 || (t < 0 && ac->mode == 'D')) {
-            list[n++] = (entry_t) { b->cred[k].t, b->cred[k].o, -t, 0 };
+            list[n++] = (entry_t) { b->cred[k].t, b->cred[k].o, -t, 0, 0 };
         }
     }
 
@@ -391,19 +422,22 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
     for (k = 0; k < n; k++) {
         refill(w, ac, i, &used, t, list[k].t);
         t = list[k].t;
-        used += (__int128) list[k].tokens * l->p;
-        used = used < 0 ? 0 : used;
         full = (__int128) form(w, ac, i, t).burst * l->p;
+        over = used + (__int128) list[k].least * l->p - full;
 
-        if (list[k].admitted && used > full) {
-            w->st.over += view == 0;
+        if (list[k].admitted && list[k].least >= 0 && over > 0) {
+            w->st.quota += l->kind != BUCKET;
+            w->st.over += l->kind == BUCKET && view == 0;
             w->st.over_hold += view == 1;
             w->st.over_take += view == 2;
 
-            if ((double) (used - full) / (double) l->p > w->st.debt) {
-                w->st.debt = (double) (used - full) / (double) l->p;
+            if ((double) over / (double) l->p > w->st.debt) {
+                w->st.debt = (double) over / (double) l->p;
             }
         }
+
+        used += (__int128) list[k].tokens * l->p;
+        used = used < 0 ? 0 : used;
     }
 }
 
@@ -425,6 +459,10 @@ judge_end(world_t *w)
 
             for (view = 0; l && l->kind == BUCKET && view < 3; view++) {
                 replay(w, a, i, view, list);
+            }
+
+            if (l && (l->kind == TOTAL || l->kind == PERIOD) && !loses(w)) {
+                replay(w, a, i, 0, list);
             }
         }
 

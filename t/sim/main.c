@@ -82,6 +82,7 @@ static const family_t  families[] = {
     { "failover", config_failover },
     { "lost",     lost },
     { "quotas",   config_quotas },
+    { "modes",    config_modes },
 };
 
 #define FAMILIES  (sizeof(families) / sizeof(families[0]))
@@ -115,6 +116,7 @@ static const char  *ablations[ABLATIONS] = {
     "failover: what is out is 0",
     "slots in use not told at renewal",
     "another lease time while tokens are out",
+    "trim admits where nothing is left",
 };
 
 
@@ -326,7 +328,7 @@ static const unsigned char  shown[ABLATIONS] = {
     [AB_SHORT_PX] = 3, [AB_TAKE_REFUND] = 3, [AB_LEAK_DEAD] = FAMILIES,
     [AB_EDIT_REFILLS] = 4, [AB_EDIT_KEEPS] = 4, [AB_STRADDLE] = 5,
     [AB_PART] = 5, [AB_SAME_EPOCH] = 7, [AB_EPOCH_FORGETS] = 8,
-    [AB_BUSY] = 6, [AB_TIME] = 4,
+    [AB_BUSY] = 6, [AB_TIME] = 4, [AB_TRIM] = 10,
 };
 
 

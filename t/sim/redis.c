@@ -41,6 +41,8 @@ redis_limits(world_t *w, int a, unsigned version,
         out->id = i + 1;
         out->rate = l->rate;
         out->made = l->made;
+        out->mode = w->ab == AB_TRIM && l->mode ? APIKEY_ACCOUNT_OBSERVE
+                                                : l->mode;
         out->known = APIKEY_ACCOUNT_UNKNOWN;
         out->quota = l->kind == PERIOD || l->kind == TOTAL;
 
@@ -388,12 +390,11 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
 
 bool
 redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
-    const uint64_t *costs, apikey_account_sums_t *sums, uint64_t *eras)
+    uint64_t *costs, apikey_account_sums_t *sums, uint64_t *eras)
 {
     int                     i;
     bool                    good;
     before_t                before;
-    uint64_t                cost;
     apikey_account_t       *v;
     apikey_account_call_t   call[ITEMS];
     apikey_account_limit_t  limits[ITEMS][LIMITS];
@@ -414,9 +415,8 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
         }
 
         redis_ablate(w, v, &call[i], v->born);
-        cost = costs[i];
 
-        if (!apikey_account_fits(v, &call[i], &cost, w->now)) {
+        if (!apikey_account_fits(v, &call[i], &costs[i], w->now)) {
             good = false;
         }
 

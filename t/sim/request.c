@@ -113,7 +113,7 @@ admit(run_t *r, request_t *rq)
         adm = &rq->adm[i];
         s = &nd->side[a];
 
-        if (rq->claim[i].cost == 0) {
+        if (rq->claim[i].cost == 0 && !rq->whole[i]) {
             continue;
         }
 
@@ -380,6 +380,7 @@ taken(run_t *r, request_t *rq, const message_t *m)
         }
 
         if (rq->paid[i]) {
+            rq->claim[i].cost = m->good ? m->costs[k] : rq->claim[i].cost;
             rq->claim[i].era = m->eras[k++];
         }
     }
@@ -491,6 +492,12 @@ on_arrival(run_t *r, event_t *e)
         rq->claim[i].lease = &nd->side[a].lease;
         rq->claim[i].cost = ac->lo == ac->hi ? ac->lo
                             : ac->lo + rnd(&r->rng, ac->hi - ac->lo + 1);
+
+        if (ac->whole && rnd(&r->rng, 3) == 0) {
+            rq->whole[i] = true;
+            rq->claim[i].cost = 1;
+        }
+
         apikey_lease_demand(&nd->side[a].lease, rq->claim[i].cost,
                             local(nd, r->w.now));
     }
@@ -551,7 +558,7 @@ on_end(run_t *r, event_t *e)
         ac = &r->w.cfg->accts[a];
         cost = rq->claim[i].cost;
 
-        if (!ac->settle || cost == 0) {
+        if (!ac->settle || (cost == 0 && !rq->whole[i])) {
             continue;
         }
 
@@ -560,6 +567,9 @@ on_end(run_t *r, event_t *e)
 
         if (x < .15) {
             used = cost;
+
+        } else if (rq->whole[i]) {
+            used = (int64_t) rnd(&r->rng, ac->hi + 1);
 
         } else if (x < .3 && ac->above) {
             used = (int64_t) ((double) cost * between(&r->rng, 1, 2)) + 1;

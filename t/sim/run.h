@@ -28,6 +28,7 @@ struct request_s {
     apikey_claim_t   claim[ITEMS];
     admission_t      adm[ITEMS];
     bool             paid[ITEMS];        /* by TAKE */
+    bool             whole[ITEMS];       /* TAKE says what */
     bool             waiting[ITEMS];
     bool             done, waited, ok, first, busy, running, lapsed;
     bool             stopped;            /* before its confirm() */

@@ -66,6 +66,7 @@ typedef enum {
     AB_EPOCH_FORGETS,    /* failover: O is 0 */
     AB_BUSY,             /* slots that are in use not told at renewal */
     AB_TIME,             /* another lease time while O > 0 */
+    AB_TRIM,             /* trim admits where nothing is left */
     ABLATIONS
 } ablation_e;
 
@@ -81,6 +82,7 @@ typedef struct {
     uint64_t         fill;           /* tokens, of a period */
     int64_t          length, offset; /* us, of a period */
     int64_t          made;
+    uint8_t          mode;           /* of TAKE */
     apikey_rate_t    rate;
 } limit_t;
 
@@ -99,6 +101,7 @@ typedef struct {
                                         node */
     uint64_t         lo, hi;         /* cost */
     bool             settle, above, slots;
+    bool             whole;          /* some costs are not known */
 } acct_t;
 
 
@@ -217,6 +220,7 @@ void config_late(cfg_t *c, uint64_t seed);
 void config_lost(cfg_t *c, uint64_t seed);
 void config_edits(cfg_t *c, uint64_t seed, int n);
 void config_quotas(cfg_t *c, uint64_t seed, int n);
+void config_modes(cfg_t *c, uint64_t seed, int n);
 void config_periods(cfg_t *c, uint64_t seed, int n);
 void config_slots(cfg_t *c, uint64_t seed, int n);
 void config_failover(cfg_t *c, uint64_t seed, int n);
@@ -245,7 +249,7 @@ void redis_lease(world_t *w, int a, unsigned version,
     apikey_account_ask_t *ask, apikey_account_sums_t *sums,
     apikey_account_grant_t *grant);
 bool redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
-    const uint64_t *costs, apikey_account_sums_t *sums, uint64_t *eras);
+    uint64_t *costs, apikey_account_sums_t *sums, uint64_t *eras);
 void redis_copy(world_t *w);
 void redis_failover(world_t *w);
 void redis_flush(world_t *w);
