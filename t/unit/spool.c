@@ -7,14 +7,12 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "usage/spool.h"
 
 #include "unit.h"
-
-
-#define NOW  INT64_C(1795256130123456)
 
 
 static char              test_dir[] = "/tmp/apikey-spool-XXXXXX";
@@ -24,6 +22,9 @@ static apikey_decoder_t  test_decoder;
 static uint8_t           test_buf[APIKEY_SPOOL_CHUNK];
 static uint8_t           test_frame[65536];
 static apikey_marks_t    test_none;
+
+/* the files' own times, which an opened spool goes by, are of today */
+static int64_t           test_now;
 
 
 /* A frame of n events of stream 1 from number first on. */
@@ -39,7 +40,7 @@ test_make(uint64_t first, unsigned n)
                        first);
 
     while (n-- > 0) {
-        record.count.time = NOW + (int64_t) n;
+        record.count.time = test_now + (int64_t) n;
         record.count.event[0] = (uint8_t) n;
         (void) apikey_frame_add(&test_encoder, &record);
     }
@@ -55,7 +56,7 @@ test_append(apikey_spool_t *spool, uint64_t first, unsigned n)
 
     len = test_make(first, n);
 
-    return apikey_spool_append(spool, test_frame, len, NOW, &test_none)
+    return apikey_spool_append(spool, test_frame, len, test_now, &test_none)
            == APIKEY_SPOOL_OK;
 }
 
@@ -218,7 +219,7 @@ test_full(void)
 
     for (n = 1001; ; n += 1000) {
         len = test_make(n, 1000);
-        rc = apikey_spool_append(&spool, test_frame, len, NOW, &test_none);
+        rc = apikey_spool_append(&spool, test_frame, len, test_now, &test_none);
 
         if (rc != APIKEY_SPOOL_OK || n > 10000000) {
             break;
@@ -231,14 +232,14 @@ test_full(void)
     ok(apikey_marks_raise(&marks, 1, 5, n - 1), "all of it is shipped");
     is_uint(test_count(&spool, &marks, &rising), 0, "nothing is left");
     len = test_make(n, 1000);
-    ok(apikey_spool_append(&spool, test_frame, len, NOW, &marks)
+    ok(apikey_spool_append(&spool, test_frame, len, test_now, &marks)
        == APIKEY_SPOOL_OK, "room is made of what was shipped");
     is_uint(test_count(&spool, &marks, &rising), 1000, "only the new is left");
 
     (void) apikey_marks_raise(&marks, 1, 5, n + 999);
-    apikey_spool_prune(&spool, NOW, &marks);
+    apikey_spool_prune(&spool, test_now, &marks);
     ok(spool.n > 1, "an hour of it is kept for a restored Postgres");
-    apikey_spool_prune(&spool, NOW + 2 * APIKEY_SPOOL_KEEP, &marks);
+    apikey_spool_prune(&spool, test_now + 2 * APIKEY_SPOOL_KEEP, &marks);
     is_uint(spool.n, 1, "and no longer");
 
     apikey_spool_close(&spool);
@@ -290,6 +291,8 @@ int
 main(void)
 {
     char  command[128];
+
+    test_now = (int64_t) time(NULL) * 1000000;
 
     if (mkdtemp(test_dir) == NULL) {
         return 1;
