@@ -219,7 +219,8 @@ test_full(void)
 
     for (n = 1001; ; n += 1000) {
         len = test_make(n, 1000);
-        rc = apikey_spool_append(&spool, test_frame, len, test_now, &test_none);
+        rc = apikey_spool_append(&spool, test_frame, len, test_now,
+                                 &test_none);
 
         if (rc != APIKEY_SPOOL_OK || n > 10000000) {
             break;
