@@ -43,42 +43,17 @@ COMMENT ON FUNCTION check_window(jsonb, text) IS
     'A length of time from 1s to 31d, a calendar window, or total';
 
 
--- What the data plane does not count yet.  Each kind leaves this function when
--- the last of leased, direct and local mode counts it.
+-- What the data plane does not count yet.
 
 CREATE OR REPLACE FUNCTION limit_gate(value jsonb, at text)
 RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE
+LANGUAGE sql IMMUTABLE
 SET search_path = apikey, pg_temp
-AS $$
-BEGIN
-    IF value ->> 'unit' IN ('tokens', 'cost', 'concurrent') THEN
-        RETURN wrong(at || '/unit', 'not_supported',
-            format('unit %s cannot be set yet', value ->> 'unit'));
-    END IF;
-
-    RETURN CASE WHEN value ->> 'window' IN ('day', 'week', 'month', 'total')
-            THEN wrong(at || '/window', 'not_supported', format(
-                'window %s cannot be set yet: write a length such as 1h',
-                value ->> 'window'))
-            ELSE '[]' END
-        || check_absent(value -> 'rolling', at || '/rolling', 'false',
-            'rolling');
-END
-$$;
+RETURN check_absent(value -> 'rolling', at || '/rolling', 'false',
+    'rolling');
 
 COMMENT ON FUNCTION limit_gate(jsonb, text) IS
     'Limits that this version does not enforce in every mode';
-
-
-CREATE OR REPLACE FUNCTION credit_gate(value jsonb, at text)
-RETURNS jsonb
-LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
-RETURN check_absent(value, at, 'null', 'credits');
-
-COMMENT ON FUNCTION credit_gate(jsonb, text) IS
-    'Credits that this version does not enforce in every mode';
 
 
 -- An amount of a unit: money is text, all else a number.
@@ -119,10 +94,6 @@ BEGIN
         || check_text(value -> 'name', at || '/name', 64,
             'give the limit a name');
 
-    IF limit_gate(value, at) <> '[]' THEN
-        RETURN errors || limit_gate(value, at);
-    END IF;
-
     errors := errors || CASE
             WHEN unit IS NULL THEN wrong(at || '/unit', 'required',
                 'requests, tokens, cost or concurrent')
@@ -140,16 +111,19 @@ BEGIN
         || check_window_of(value, at, unit)
         || check_mode(value -> 'mode', at || '/mode', unit);
 
-    IF errors = '[]'
-        AND limit_kind(unit, value ->> 'window',
-            coalesce((value ->> 'rolling')::boolean, false)) = 'bucket'
+    IF errors <> '[]' THEN
+        RETURN errors;
+    END IF;
+
+    IF limit_kind(unit, value ->> 'window',
+        coalesce((value ->> 'rolling')::boolean, false)) = 'bucket'
     THEN
         errors := check_rate(read_amount(value ->> 'limit', unit),
             read_duration(value ->> 'window')::bigint,
             read_amount(value ->> 'burst', unit), at);
     END IF;
 
-    RETURN errors;
+    RETURN errors || limit_gate(value, at);
 END
 $$;
 
@@ -234,8 +208,6 @@ DECLARE
 BEGIN
     IF coalesce(value, 'null') = 'null' THEN
         RETURN '[]';
-    ELSIF credit_gate(value, at) <> '[]' THEN
-        RETURN credit_gate(value, at);
     ELSIF jsonb_typeof(value) <> 'object' THEN
         RETURN wrong(at, 'bad_type', 'an object is needed');
     END IF;
@@ -372,7 +344,7 @@ COMMENT ON FUNCTION check_limits(jsonb, text) IS
     'At most 50 limits with unique names; null is none';
 
 GRANT EXECUTE ON FUNCTION check_window(jsonb, text), limit_gate(jsonb, text),
-    credit_gate(jsonb, text), check_amount(jsonb, text, text, text),
+    check_amount(jsonb, text, text, text),
     check_limit(jsonb, text), check_window_of(jsonb, text, text),
     check_mode(jsonb, text, text), check_rate(bigint, bigint, bigint, text),
     check_limits(jsonb, text), check_credits(jsonb, text),

@@ -306,7 +306,7 @@ subtest 'methods' => sub {
         for 'alerts', 'export/usage', 'webhooks/1';
     problem($n->admin('POST', "api-keys/$k->{id}/credits",
                       body => { add => '1.00' }),
-            400, 'not_supported', 'credits');
+            409, 'conflict', 'there are no credits');
 
     my $get = $n->admin('GET', "api-keys/$k->{id}");
     my $head = $n->admin('HEAD', "api-keys/$k->{id}");

@@ -167,6 +167,18 @@ subtest 'changes' => sub {
     is(limits(change($k, limits => undef, rate_limit => 1)), 'rate_limit 1/1h',
        'limits of null');
 
+    for my $cost (50, '50.00', 12.5) {
+        my $money = sprintf '%.2f', $cost;
+
+        is(limits(change($k, cost_limit => $cost)),
+           "rate_limit 1/1h, cost_limit $money/month", "cost_limit $cost");
+        is(json(old(GET => "api-keys/$k->{id}"))->{cost_limit}, $money,
+           'is told as money');
+    }
+
+    is(limits(change($k, cost_limit => undef)), 'rate_limit 1/1h',
+       'null clears that alone');
+
     $k = change($k, workflow_id => 'z');
     is_deeply([ @{$k}{qw(workflow_id scopes)} ],
               [ 'z', [ 'a:b', 'workflow:z' ] ], 'workflow_id replaces them');
@@ -243,10 +255,14 @@ subtest 'what is wrong, by the name that was written' => sub {
               rate_limit => 5, scopes => 'x', workflow_id => 'w' }),
           [ '/limits bad_type', '/scopes bad_type' ], 'ours are wrong');
 
-    for my $cost (50, '50.00', 12.5) {
-        my $r = old(POST => 'api-keys', { name => 'k', cost_limit => $cost });
-        is(json($r)->{code}, 'not_supported', "cost_limit $cost");
-        is(json($r)->{errors}[0]{location}, '/cost_limit', 'is named');
+    for my $case ([ -1, 'out_of_range' ], [ '5,00', 'bad_value' ],
+                  [ [], 'bad_type' ], [ 9000001, 'out_of_range' ],
+                  [ '0.0000000001', 'bad_value' ])
+    {
+        my ($cost, $code) = @$case;
+
+        wrong(old(POST => 'api-keys', { name => 'k', cost_limit => $cost }),
+              [ "/cost_limit $code" ], "cost_limit $cost");
     }
 
     my $k = create();

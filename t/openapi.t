@@ -199,18 +199,13 @@ status_is(200, 'PATCH', '/owners', { plan => 'pro', dry_run => 'true' },
 status_is(400, 'PATCH', '/owners/{id}', { id => 'user_42' },
           body => { limits => 1 });
 status_is(404, 'GET', '/owners/{id}', { id => 'none' });
-status_is(400, 'POST', '/owners/{id}/credits', { id => 'user_42' },
+status_is(409, 'POST', '/owners/{id}/credits', { id => 'user_42' },
           body => { set => 1 });
-
-# credits are not enforced in every mode yet: their shapes are shown all the
-# same
-
-$t->postgres->run(q{CREATE OR REPLACE FUNCTION apikey.credit_gate(value jsonb,
-    at text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT '[]'::jsonb $$});
-
 status_is(200, 'PATCH', '/owners/{id}', { id => 'user_42' }, body => {
     credits => { unit => 'cost', remaining => '5.00',
                  refill => { amount => '5.00', every => 'month' } } });
+status_is(400, 'POST', '/owners/{id}/credits', { id => 'user_42' },
+          body => { set => 1 });
 status_is(200, 'POST', '/owners/{id}/credits', { id => 'user_42' },
           body => { add => '1.00', note => 'invoice 881' },
           headers => [ 'Idempotency-Key' => 'credits' ]);

@@ -128,7 +128,8 @@ wrong($api->call('key_create', body => {
       '/scopes/0 bad_value', '/scopes/2 bad_length', '/scopes/3 bad_type',
       '/allowed_models/1 bad_length', '/allowed_ips/0 bad_value',
       '/limits/0/limit out_of_range', '/limits/0/window bad_value',
-      '/credits not_supported', '/metadata bad_type',
+      '/credits/unit required', '/credits/remaining required',
+      '/metadata bad_type',
       '/expires_at out_of_range', '/enabled bad_type', '/id read_only',
       '/whatever unknown', '/a~1b~0c unknown' ], 'everything wrong');
 
@@ -267,10 +268,9 @@ for my $case (
     [ '"window":"0s"', [ '/0/window out_of_range' ] ],
     [ '"window":"01h"', [ '/0/window bad_value' ] ],
     [ '"window":3600', [ '/0/window bad_type' ] ],
-    [ '"window":"month"', [ '/0/window not_supported' ] ],
-    [ '"window":"total"', [ '/0/window not_supported' ] ],
-    [ '"unit":"tokens"', [ '/0/unit not_supported' ] ],
-    [ '"unit":"cost","limit":"50.00"', [ '/0/unit not_supported' ] ],
+    [ '"window":"month"', [] ], [ '"window":"total"', [] ],
+    [ '"unit":"tokens"', [] ], [ '"unit":"cost","limit":"50.00"', [] ],
+    [ '"unit":"concurrent","window":null', [] ],
     [ '"unit":"bytes"', [ '/0/unit bad_value' ] ],
     [ '"unit":["requests"]', [ '/0/unit bad_type' ] ],
     [ '"rolling":true', [ '/0/rolling not_supported' ] ],
@@ -484,7 +484,8 @@ wrong($api->call('owner_put', id => 'x' x 256, body => {
     time_zone => 'Europe/Berlin', anchor_day => 15, plan => 'pro',
     credits => {}, id => 'x', name => 7 }),
     [ '/id bad_length', '/id read_only', '/plan not_found',
-      '/credits not_supported', '/name bad_type' ], 'a wrong owner');
+      '/credits/unit required', '/credits/remaining required',
+      '/name bad_type' ], 'a wrong owner');
 is($api->call('owner_list', query => { q => 'LTD' })->{json}{data}[0]{id},
    'Ada / Ltd é', 'found by what is in its id');
 

@@ -1,6 +1,6 @@
-# Limits of every kind and credits in Postgres, with the gate open: what is
-# refused by which field, what is stored and shown, what an edit keeps; and
-# calendars, held against the C library's.
+# Limits of every kind and credits in Postgres: what is refused by which field,
+# what is stored and shown, what an edit keeps; and calendars, held against the
+# C library's.
 
 use strict;
 use warnings;
@@ -18,14 +18,13 @@ sub wrong { $api->is_wrong(@_) }
 sub problem { $api->is_problem(@_) }
 
 problem($api->call('owner_put', id => 'early', body => { limits => [
-    { name => 'n', unit => 'requests', limit => 1, window => 'month' } ] }),
-    400, 'not_supported', 'the gate is closed');
+    { name => 'n', unit => 'requests', limit => 1, window => '1h',
+      rolling => JSON::PP::true } ] }),
+    400, 'not_supported', 'what rolls is not counted yet');
 
-for my $gate (qw(limit_gate credit_gate)) {
-    $pg->run("CREATE OR REPLACE FUNCTION apikey.$gate(value jsonb, at text)
-              RETURNS jsonb LANGUAGE sql IMMUTABLE AS \$\$ SELECT '[]'::jsonb
-              \$\$");
-}
+$pg->run("CREATE OR REPLACE FUNCTION apikey.limit_gate(value jsonb, at text)
+          RETURNS jsonb LANGUAGE sql IMMUTABLE AS \$\$ SELECT '[]'::jsonb
+          \$\$");
 
 
 # one limit, with these members besides or instead

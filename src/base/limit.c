@@ -319,9 +319,12 @@ apikey_limit_read_amount(apikey_limit_t *limit,
         limit->fill = limit->limit;
     }
 
-    limit->burst = limit->limit;
+    /* a use of MAX says unknown in Redis, so that none may fill it */
+
+    limit->burst = limit->limit < APIKEY_LIMIT_MAX ? limit->limit
+                                                   : APIKEY_LIMIT_MAX - 1;
     limit->rate.token = 1;
-    limit->rate.capacity = limit->limit;
+    limit->rate.capacity = limit->burst;
     limit->rate.tick = 1;
 
     return limit->limit <= APIKEY_LIMIT_MAX;

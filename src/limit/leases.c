@@ -405,7 +405,10 @@ ngx_http_apikey_leases_terms(apikey_account_limit_t *terms,
 
     if (bucket->asked) {
         terms->known = bucket->known;
-        terms->touched = (bucket->known != 0);
+
+        /* credits begin at their base, not at 0 */
+
+        terms->touched = (bucket->known != bucket->limit->base);
     }
 }
 
