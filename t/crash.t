@@ -130,6 +130,9 @@ is($pg->value('SELECT sum(lost) FROM apikey.usage_stream'), 0,
 is($pg->value('SELECT count(*) FROM apikey.usage_quarantine'), 0,
    'nothing was refused by Postgres');
 
+note 'the largest batch had '
+    . $pg->value('SELECT max(last - first + 1) FROM apikey.usage_batch')
+    . ' events';
 note scalar(@admitted) . ' admitted, ' . scalar(keys %went)
     . ' at the upstream, ' . scalar(keys %have) . ' in Postgres, '
     . scalar(grep { $_->{aborted} eq 'worker_lost' } values %have) . ' lost';

@@ -16,13 +16,11 @@
 
 
 #define NGX_HTTP_APIKEY_QUARTER  900000000LL
-#define NGX_HTTP_APIKEY_SLOTS    65536       /* at most */
 
 
 static ngx_int_t ngx_http_apikey_batch_fill(ngx_http_apikey_batch_t *batch,
     const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf);
-static void ngx_http_apikey_batch_table(ngx_http_apikey_batch_t *batch,
-    const u_char *frames, size_t len);
+static void ngx_http_apikey_batch_clear(ngx_http_apikey_batch_t *batch);
 static ngx_int_t ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     const u_char *frame, ngx_http_apikey_batch_conf_t *conf);
 static ngx_http_apikey_batch_stream_t *ngx_http_apikey_batch_stream(
@@ -74,37 +72,63 @@ ngx_http_apikey_batch_destroy(ngx_http_apikey_batch_t *batch)
 }
 
 
-/*
- * NGX_OK: count events (0: all were applied before).  more: others wait.
- */
-
-ngx_int_t
-ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
-    const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf)
+void
+ngx_http_apikey_batch_start(ngx_http_apikey_batch_t *batch, ngx_uint_t events)
 {
-    ngx_int_t  rc;
-
     if (batch->wide) {
         batch->wide--;
     }
+
+    batch->slots = 64;
+
+    while (batch->slots < 2 * events && batch->slots < NGX_HTTP_APIKEY_SLOTS) {
+        batch->slots *= 2;
+    }
+
+    ngx_http_apikey_batch_clear(batch);
+}
+
+
+/* Only as much of the table is used, and cleared, as the events need. */
+
+static void
+ngx_http_apikey_batch_clear(ngx_http_apikey_batch_t *batch)
+{
+    batch->sql.len = 0;
+    batch->copy.len = 0;
+    batch->rows.len = 0;
+    batch->used.len = 0;
+    batch->sql.failed = 0;
+    batch->copy.failed = 0;
+    batch->rows.failed = 0;
+    batch->used.failed = 0;
+    batch->taken = 0;
+    batch->nstreams = 0;
+    batch->count = 0;
+    batch->lost = 0;
+    batch->raw = 0;
+    batch->more = 0;
+
+    ngx_memzero(batch->table, 2 * batch->slots * sizeof(uint32_t));
+}
+
+
+ngx_int_t
+ngx_http_apikey_batch_take(ngx_http_apikey_batch_t *batch,
+    const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf)
+{
+    ngx_int_t  rc;
 
     rc = ngx_http_apikey_batch_fill(batch, frames, len, conf);
 
     if (rc == NGX_DECLINED) {
         batch->wide = 1;
+        ngx_http_apikey_batch_clear(batch);
+
         rc = ngx_http_apikey_batch_fill(batch, frames, len, conf);
     }
 
-    if (rc != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (batch->count) {
-        ngx_http_apikey_batch_sql(batch, conf);
-    }
-
-    return batch->sql.failed || batch->copy.failed || batch->rows.failed
-           || batch->used.failed ? NGX_ERROR : NGX_OK;
+    return rc == NGX_OK ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -118,48 +142,47 @@ ngx_http_apikey_batch_fill(ngx_http_apikey_batch_t *batch,
     ngx_int_t       rc;
     apikey_frame_t  frame;
 
-    batch->sql.len = 0;
-    batch->copy.len = 0;
-    batch->rows.len = 0;
-    batch->used.len = 0;
-    batch->sql.failed = 0;
-    batch->copy.failed = 0;
-    batch->rows.failed = 0;
-    batch->used.failed = 0;
-    batch->nstreams = 0;
-    batch->count = 0;
-    batch->lost = 0;
-    batch->raw = 0;
-    batch->more = 0;
-
-    ngx_http_apikey_batch_table(batch, frames, len);
-
-    for (pos = 0; pos < len; pos += sizeof(apikey_frame_t) + frame.size) {
+    for (pos = batch->taken; pos < len && !batch->more;
+         pos += sizeof(apikey_frame_t) + frame.size)
+    {
         ngx_memcpy(&frame, frames + pos, sizeof(apikey_frame_t));
 
         rc = ngx_http_apikey_batch_frame(batch, frames + pos, conf);
 
         if (rc == NGX_DONE) {
             batch->more = 1;
-            break;
-        }
 
-        if (rc != NGX_OK) {
+        } else if (rc != NGX_OK) {
             return rc;
         }
     }
+
+    batch->taken = len;
 
     return NGX_OK;
 }
 
 
-/* Only as much of it is used, and cleared, as the events need. */
-
-static void
-ngx_http_apikey_batch_table(ngx_http_apikey_batch_t *batch,
-    const u_char *frames, size_t len)
+ngx_int_t
+ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
+    ngx_http_apikey_batch_conf_t *conf)
 {
-    size_t          pos, count;
+    if (batch->count) {
+        ngx_http_apikey_batch_sql(batch, conf);
+    }
+
+    return batch->sql.failed || batch->copy.failed || batch->rows.failed
+           || batch->used.failed ? NGX_ERROR : NGX_OK;
+}
+
+
+/* Events in frames */
+
+ngx_uint_t
+ngx_http_apikey_batch_events(const u_char *frames, size_t len)
+{
+    size_t          pos;
+    ngx_uint_t      count;
     apikey_frame_t  frame;
 
     count = 0;
@@ -169,13 +192,7 @@ ngx_http_apikey_batch_table(ngx_http_apikey_batch_t *batch,
         count += frame.count;
     }
 
-    batch->slots = 64;
-
-    while (batch->slots < 2 * count && batch->slots < NGX_HTTP_APIKEY_SLOTS) {
-        batch->slots *= 2;
-    }
-
-    ngx_memzero(batch->table, 2 * batch->slots * sizeof(uint32_t));
+    return count;
 }
 
 

@@ -23,6 +23,7 @@
 #define NGX_HTTP_APIKEY_RINGS      256   /* files in a directory */
 #define NGX_HTTP_APIKEY_OWN_RINGS  8     /* of one worker */
 #define NGX_HTTP_APIKEY_SUMS       256
+#define NGX_HTTP_APIKEY_SLOTS      65536     /* of a batch's tables */
 
 #define NGX_HTTP_APIKEY_TICK_MIN   10    /* ms */
 #define NGX_HTTP_APIKEY_TICK_MAX   100
@@ -90,6 +91,7 @@ typedef struct {
     ngx_http_apikey_text_t           used;       /* of ..._used_t */
     uint32_t                        *table;      /* hash of rows, then used */
     uint32_t                         slots;      /* of each; a power of two */
+    size_t                           taken;      /* bytes of the frames */
     uint32_t                         entries;    /* of entry[] in use */
     ngx_http_apikey_entry_t          entry[APIKEY_FRAME_TABLE];
 
@@ -152,6 +154,7 @@ typedef struct {
     u_char                          *chunk;      /* being written */
     size_t                           chunk_len;
     int64_t                          chunk_as_of;
+    ngx_uint_t                       chunk_count;    /* events in it */
     ngx_msec_t                       chunk_at;   /* when it was gathered */
     ngx_msec_t                       gathered_at;    /* all up to then */
     ngx_msec_t                       gather_at;  /* the next time */
@@ -168,6 +171,7 @@ typedef struct {
     size_t                           read_len;   /* the thread's */
     int64_t                          frames_as_of;
     ngx_msec_t                       frames_at;  /* chunk_at; 0: unknown */
+    ngx_msec_t                       send_at;    /* while held */
     int64_t                          as_of;      /* told to Postgres */
     int64_t                          since;      /* the oldest segment's
                                                     time, at the start */
@@ -186,6 +190,8 @@ typedef struct {
     unsigned                         asking:1;   /* Postgres */
     unsigned                         known:1;    /* marks */
     unsigned                         seek:1;     /* the cursor is due */
+    unsigned                         held:1;     /* frames wait for others */
+    unsigned                         filled:1;   /* the batch has taken them */
     unsigned                         direct:1;   /* frames come from rings */
     unsigned                         rest:1;     /* a gather left some */
     unsigned                         sync:1;     /* this call of the disk */
@@ -269,12 +275,29 @@ ngx_msec_t ngx_http_apikey_ship_wait(ngx_http_apikey_ship_t *ship);
 
 /* ship_pg.c */
 void ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship);
+/* So many events were added to the frames, which nobody ships yet. */
+void ngx_http_apikey_ship_hold(ngx_http_apikey_ship_t *ship,
+    ngx_uint_t events);
 
 /* batch.c */
 ngx_http_apikey_batch_t *ngx_http_apikey_batch_create(void);
 void ngx_http_apikey_batch_destroy(ngx_http_apikey_batch_t *batch);
-ngx_int_t ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
+ngx_uint_t ngx_http_apikey_batch_events(const u_char *frames, size_t len);
+
+/* For so many events, NGX_HTTP_APIKEY_SLOTS at most. */
+void ngx_http_apikey_batch_start(ngx_http_apikey_batch_t *batch,
+    ngx_uint_t events);
+
+/*
+ * Takes what of the frames was not taken yet: they may grow at their end, but
+ * not move.  more: others wait for the next batch.
+ */
+ngx_int_t ngx_http_apikey_batch_take(ngx_http_apikey_batch_t *batch,
     const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf);
+
+/* count events (0: all were applied before). */
+ngx_int_t ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
+    ngx_http_apikey_batch_conf_t *conf);
 
 /* batch_sql.c */
 void ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,

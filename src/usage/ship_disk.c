@@ -22,6 +22,7 @@ static void ngx_http_apikey_ship_thread(void *data, ngx_log_t *log);
 static void ngx_http_apikey_ship_thread_done(ngx_event_t *ev);
 static void ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship);
+static ngx_uint_t ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship);
 
 
@@ -163,13 +164,19 @@ ngx_http_apikey_ship_wait(ngx_http_apikey_ship_t *ship)
 {
     ngx_msec_t  wait, due;
 
-    if (ship->bad || (!ship->busy && !ship->asking
+    if (ship->bad || (!ship->busy && !ship->asking && !ship->held
                       && !ngx_http_apikey_ship_unsafe(ship)))
     {
         return ship->usage->period;
     }
 
     wait = ngx_http_apikey_ship_pace(ship);
+
+    if (ship->held) {
+        due = ship->send_at - ngx_current_msec;
+        wait = ngx_max(1, ngx_min((ngx_msec_int_t) wait,
+                                  (ngx_msec_int_t) due));
+    }
 
     if (!ship->busy && ngx_http_apikey_ship_unsafe(ship)) {
         due = ngx_http_apikey_ship_due(ship);
@@ -368,8 +375,7 @@ ngx_http_apikey_ship_settle(ngx_http_apikey_ship_t *ship)
 static void
 ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
 {
-    u_char    *buf;
-    uint64_t   left;
+    uint64_t  left;
 
     if (!ngx_http_apikey_ship_settle(ship)) {
         ngx_http_apikey_ship_trouble(ship);
@@ -389,22 +395,47 @@ ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
 
     left = apikey_spool_left(&ship->spool, &ship->cursor);
 
-    if (ship->chunk_len && ship->known && !ship->seek && ship->frames_len == 0
-        && left == ship->chunk_len)
+    if (ship->chunk_len && ship->known && !ship->seek
+        && left == ship->chunk_len && ngx_http_apikey_ship_keep(ship))
     {
-        buf = ship->frames;
-        ship->frames = ship->chunk;
-        ship->chunk = buf;
-
-        ship->frames_len = ship->chunk_len;
-        ship->frames_as_of = ship->chunk_as_of;
-        ship->frames_at = ship->chunk_at;
-
         ship->cursor.seq = ship->spool.segment[ship->spool.n - 1].seq;
         ship->cursor.offset = ship->spool.segment[ship->spool.n - 1].end;
     }
 
     ship->chunk_len = 0;
+}
+
+
+/* What was written is shipped without being read again. */
+
+static ngx_uint_t
+ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship)
+{
+    u_char  *buf;
+
+    if (ship->frames_len == 0) {
+        buf = ship->frames;
+        ship->frames = ship->chunk;
+        ship->chunk = buf;
+
+    } else if (ship->held
+               && ship->frames_len + ship->chunk_len <= APIKEY_SPOOL_CHUNK)
+    {
+        ngx_memcpy(ship->frames + ship->frames_len, ship->chunk,
+                   ship->chunk_len);
+
+    } else {
+        ship->held = 0;
+        return 0;
+    }
+
+    ship->frames_len += ship->chunk_len;
+    ship->frames_as_of = ngx_max(ship->frames_as_of, ship->chunk_as_of);
+    ship->frames_at = ship->chunk_at;
+
+    ngx_http_apikey_ship_hold(ship, ship->chunk_count);
+
+    return 1;
 }
 
 

@@ -21,10 +21,17 @@
 #define NGX_HTTP_APIKEY_BACKOFF  2000        /* ms at most */
 #define NGX_HTTP_APIKEY_TIMEOUT  30000       /* ms, of one batch */
 
+/* events from which on a batch waits for others; ms it waits at most */
+#define NGX_HTTP_APIKEY_HOLD_MIN    64
+#define NGX_HTTP_APIKEY_HOLD_MAX    400
+#define NGX_HTTP_APIKEY_HOLD_TIMES  12       /* of its first events */
+
 
 static void ngx_http_apikey_ship_ask(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
+static void ngx_http_apikey_ship_conf(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_batch_conf_t *conf);
 static void ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship);
 static ngx_int_t ngx_http_apikey_ship_copy(ngx_http_apikey_pg_op_t *op,
     PGconn *conn);
@@ -72,6 +79,14 @@ ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship)
                                                        &ship->frames_as_of);
         ship->direct = ship->frames_len != 0;
     }
+
+    if (ship->held && !ngx_exiting && !ship->bad
+        && (ngx_msec_int_t) (ship->send_at - ngx_current_msec) > 0)
+    {
+        return;
+    }
+
+    ship->held = 0;
 
     if (ship->frames_len) {
         ngx_http_apikey_ship_send(ship);
@@ -143,24 +158,93 @@ ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
 
 static void
+ngx_http_apikey_ship_conf(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_batch_conf_t *conf)
+{
+    ngx_memzero(conf, sizeof(ngx_http_apikey_batch_conf_t));
+
+    conf->node = ship->usage->conf.node;
+    conf->name = &ship->usage->conf.node_name;
+    conf->before = ship->as_of;
+    conf->as_of = ship->frames_as_of ? ship->frames_as_of : ship->as_of;
+    conf->marks = &ship->marks;
+    conf->max = ship->max;
+    conf->no_gap = ship->direct;
+    conf->poison = ship->poison[0] ? ship->poison : NULL;
+}
+
+
+/*
+ * A batch has a row of roll-ups for a key, not for an event, and costs
+ * Postgres mostly those: where many events come, it waits until it has more
+ * of them.  It is filled as they come, which leaves no long work for its end.
+ */
+
+void
+ngx_http_apikey_ship_hold(ngx_http_apikey_ship_t *ship, ngx_uint_t events)
+{
+    ngx_http_apikey_batch_conf_t  conf;
+
+    if (!ship->held) {
+
+        if (events < NGX_HTTP_APIKEY_HOLD_MIN || ngx_exiting || ship->asking
+            || ship->poison[0] || ship->max < NGX_HTTP_APIKEY_SLOTS)
+        {
+            return;
+        }
+
+        ship->held = 1;
+        ship->filled = 1;
+        ship->send_at = ship->frames_at + ngx_min(events,
+                                                  NGX_HTTP_APIKEY_HOLD_MAX);
+
+        ngx_http_apikey_batch_start(ship->batch,
+                                    events * NGX_HTTP_APIKEY_HOLD_TIMES);
+    }
+
+    ngx_http_apikey_ship_conf(ship, &conf);
+
+    if (ngx_http_apikey_batch_take(ship->batch, ship->frames,
+                                   ship->frames_len, &conf)
+        != NGX_OK)
+    {
+        ship->filled = 0;
+        ship->held = 0;
+        return;
+    }
+
+    if (ship->batch->more
+        || 2 * (ship->batch->count + events) > ship->batch->slots)
+    {
+        ship->held = 0;
+    }
+}
+
+
+static void
 ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship)
 {
-    ngx_int_t                      rc;
-    ngx_http_apikey_batch_conf_t   conf;
+    ngx_int_t                     rc;
+    ngx_http_apikey_batch_conf_t  conf;
 
-    ngx_memzero(&conf, sizeof(ngx_http_apikey_batch_conf_t));
+    ngx_http_apikey_ship_conf(ship, &conf);
 
-    conf.node = ship->usage->conf.node;
-    conf.name = &ship->usage->conf.node_name;
-    conf.before = ship->as_of;
-    conf.as_of = ship->frames_as_of ? ship->frames_as_of : ship->as_of;
-    conf.marks = &ship->marks;
-    conf.max = ship->max;
-    conf.no_gap = ship->direct;
-    conf.poison = ship->poison[0] ? ship->poison : NULL;
+    rc = NGX_OK;
 
-    rc = ngx_http_apikey_batch_build(ship->batch, ship->frames,
-                                     ship->frames_len, &conf);
+    if (!ship->filled) {
+        ngx_http_apikey_batch_start(ship->batch,
+                   ngx_http_apikey_batch_events(ship->frames,
+                                                ship->frames_len));
+
+        rc = ngx_http_apikey_batch_take(ship->batch, ship->frames,
+                                        ship->frames_len, &conf);
+    }
+
+    ship->filled = 0;
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_apikey_batch_build(ship->batch, &conf);
+    }
 
     if (rc != NGX_OK) {
         ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
@@ -313,6 +397,8 @@ ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship)
     }
 
     ship->direct = 0;
+    ship->held = 0;
+    ship->filled = 0;
     ship->frames_len = 0;
     ship->frames_as_of = 0;
     ship->frames_at = 0;
@@ -473,6 +559,8 @@ ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship)
     }
 
     ship->direct = 0;
+    ship->held = 0;
+    ship->filled = 0;
     ship->frames_len = 0;
     ship->frames_as_of = 0;
     ship->frames_at = 0;

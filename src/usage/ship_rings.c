@@ -167,6 +167,7 @@ ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
              - 2 * 1000 * (int64_t) ship->usage->period;
     len = 0;
     ship->rest = 0;
+    ship->chunk_count = 0;
 
     for (i = 0; i < ship->nrings; i++) {
         r = &ship->rings[i];
@@ -189,6 +190,8 @@ ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
 
             len += n;
         }
+
+        ship->chunk_count += r->taken - r->ring.read;
     }
 
     return len;
