@@ -32,8 +32,6 @@ static void apikey_account_limit(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_limit_t *limit);
 static apikey_account_level_t *apikey_account_add(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_limit_t *limit);
-static void apikey_account_edit(apikey_account_t *v,
-    apikey_account_level_t *level, const apikey_account_limit_t *limit);
 static void apikey_account_over(apikey_account_t *v,
     apikey_account_level_t *level, const apikey_account_limit_t *limit);
 
@@ -103,6 +101,8 @@ apikey_account_advance(apikey_account_t *v, uint64_t now)
         }
 
         if (then == (v->generation + 1) * v->lease) {
+            apikey_account_spent(v, v->out[1], then);
+
             v->out[1] = v->out[0];
             v->out[0] = 0;
             v->generation++;
@@ -116,6 +116,8 @@ apikey_account_advance(apikey_account_t *v, uint64_t now)
                 v->era = then;
 
                 if (!young) {
+                    apikey_account_spent(v, apikey_account_out(v), then);
+
                     v->out[0] = 0;
                     v->out[1] = 0;
                     v->born = then;
@@ -160,6 +162,9 @@ apikey_account_back(apikey_account_t *v, uint64_t now)
 
         if (level->tick == 0) {
             level->refill = v->generation;
+
+        } else if (apikey_account_rolls(level->tick)) {
+            apikey_rolling_back(&level->log, now);
 
         } else if (level->at > now + APIKEY_ACCOUNT_SKEW) {
             level->at = now;
@@ -215,6 +220,12 @@ apikey_account_refill(apikey_account_t *v, apikey_account_level_t *level,
     apikey_bucket_t  b;
 
     if (level->tick == 0) {
+        return;
+    }
+
+    if (apikey_account_rolls(level->tick)) {
+        apikey_rolling_pass(&level->log, level->refill, now);
+        apikey_account_roll(v, level);
         return;
     }
 
@@ -333,7 +344,9 @@ apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
         return;
     }
 
-    if (level->tick && level->at < v->at) {
+    if (level->tick && !apikey_account_rolls(level->tick)
+        && level->at < v->at)
+    {
         level->at = v->at;
     }
 
@@ -343,6 +356,11 @@ apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
 
     if (limit->quota) {
         level->used = APIKEY_ACCOUNT_MAX;
+
+    } else if (apikey_account_rolls(level->tick)) {
+        apikey_account_roll_set(v, level, v->at,
+                                level->log.sum > limit->rate.capacity
+                                ? level->log.sum : limit->rate.capacity);
 
     } else if (level->used < limit->rate.capacity) {
         level->used = limit->rate.capacity;
@@ -402,6 +420,11 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
 
     apikey_account_over(v, level, limit);
 
+    if (apikey_account_rolls(level->tick)) {
+        apikey_account_roll_settle(v, level, limit);
+        return;
+    }
+
     if (!limit->quota || level->used != APIKEY_ACCOUNT_MAX
         || limit->known == APIKEY_ACCOUNT_UNKNOWN
         || (v->lost && v->generation < v->lost / v->lease + 2))
@@ -444,6 +467,8 @@ apikey_account_add(apikey_account_t *v, const apikey_account_call_t *call,
     level->tick = limit->rate.tick;
     level->born = v->at > v->era ? v->at : v->era;
     level->used = apikey_account_floor(v, level);
+    level->log.sum = 0;
+    level->log.n = 0;
 
     if (limit->quota) {
         level->used = APIKEY_ACCOUNT_MAX;
@@ -459,6 +484,18 @@ apikey_account_add(apikey_account_t *v, const apikey_account_call_t *call,
     from = v->lost > call->since ? v->lost : call->since;
     from = from > v->at ? v->at : from;
 
+    if (apikey_account_rolls(level->tick)) {
+        level->at = apikey_rolling_width(limit->rate.refill,
+                                         limit->rate.capacity);
+
+        if (limit->made < from) {
+            apikey_account_roll_set(v, level, from, limit->rate.capacity);
+            apikey_account_refill(v, level, v->at);
+        }
+
+        return level;
+    }
+
     if (!limit->quota && limit->made < from) {
 
         if (level->used < limit->rate.capacity) {
@@ -470,65 +507,6 @@ apikey_account_add(apikey_account_t *v, const apikey_account_call_t *call,
     }
 
     return level;
-}
-
-
-static void
-apikey_account_edit(apikey_account_t *v, apikey_account_level_t *level,
-    const apikey_account_limit_t *limit)
-{
-    uint64_t         end, tick;
-    apikey_rate_t    old, rate;
-    apikey_bucket_t  b;
-
-    rate = limit->rate;
-    tick = limit->end ? 0 : rate.tick;
-
-    if (level->token != rate.token || level->tick != tick
-        || (tick && level->refill != rate.refill))
-    {
-        old.token = level->token;
-        old.refill = level->tick ? level->refill : 0;
-        old.tick = level->tick ? level->tick : 1;
-        old.capacity = 0;
-
-        b.used = level->used;
-        b.at = level->tick ? level->at : v->at;
-
-        if (b.used == APIKEY_ACCOUNT_MAX) {
-            b.used = limit->quota ? APIKEY_ACCOUNT_MAX : rate.capacity;
-
-        } else {
-            apikey_bucket_rescale(&b, &old, &rate, v->at);
-        }
-
-        level->used = b.used;
-        level->token = rate.token;
-        v->dirty = true;
-
-        if (tick) {
-            level->at = b.at;
-            level->refill = rate.refill;
-
-        } else if (level->tick) {
-            level->at = apikey_account_end(v, limit);
-            level->refill = apikey_account_out(v) ? v->generation : 0;
-        }
-
-        level->tick = tick;
-    }
-
-    if (tick == 0 && level->at > v->at) {
-        end = apikey_account_end(v, limit);
-
-        /* not back over an end that has been: it would restore twice */
-
-        if (end != level->at && end > v->at && end > v->era) {
-            level->at = end;
-            level->refill = apikey_account_out(v) ? v->generation : 0;
-            v->dirty = true;
-        }
-    }
 }
 
 

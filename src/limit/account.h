@@ -22,6 +22,7 @@
 
 #include "base/rate.h"
 #include "limit/bucket.h"
+#include "limit/rolling.h"
 
 
 /*
@@ -80,6 +81,22 @@
  * pay(cost): used += cost, at most MAX - 1; unknown stays so
  * expire: 2 leases and the time to full; the horizon with counters; a period
  *     and PERIOD more; never with a level that has neither
+ *
+ * A rolling level (tick ROLLING) is a log as in rolling.h instead, with
+ * used = min(its sum + O, MAX - 1): what is out may be spent at any moment
+ * until it is written off, so it counts now, and is in the log as of the
+ * moment when it is known to be spent, or could have been.
+ *     refill:  pass
+ *     spent (settle), written off (advance):  add, then O is lowered
+ *     returned:  O alone
+ *     pay:     add
+ *     counter: nothing; back and more of the limit are given and added, in
+ *              open(): once at most, and once at least, so that what is lost
+ *              on the way is not admitted.  Back is nothing when the oldest
+ *              of what it is about has left the window
+ *     lost, older than the epoch:  all that is there, or the limit, is as of
+ *              then; edited to another kind or back: what is used as of now
+ *     wait:    apikey_account_when()
  */
 
 
@@ -92,6 +109,7 @@
 #define APIKEY_ACCOUNT_WHOLE     UINT64_MAX                   /* a cost */
 #define APIKEY_ACCOUNT_PERIOD    UINT64_C(2764800000000)      /* 32 days */
 #define APIKEY_ACCOUNT_ROUND     50000                        /* us */
+#define APIKEY_ACCOUNT_ROLLING   2                            /* a tick */
 
 
 /* What a TAKE may do to a limit; as in base/limit.h. */
@@ -101,18 +119,25 @@
 #define APIKEY_ACCOUNT_OBSERVE   2           /* anything */
 
 
-/* One limit, as the node that calls knows it. */
+/*
+ * One limit, as the node that calls knows it.  Of a rolling one: rate.token 1,
+ * rate.tick ROLLING, rate.refill the window (us); what fill, next and known
+ * are there is said last.
+ */
 
 typedef struct {
     uint64_t       id;
     apikey_rate_t  rate;         /* of a quota: refill 0 */
     uint64_t       end;          /* us: of the period; 0: it has none */
-    uint64_t       next;         /* ... and of the one after it */
+    uint64_t       next;         /* ... and of the one after it; rolling:
+                                    not before it was admitted what is given
+                                    back */
     uint64_t       fill;         /* units restored when a period ends: the
-                                    capacity, or credits to be refilled */
+                                    capacity, or credits to be refilled;
+                                    rolling: tokens given back */
     uint64_t       made;         /* us: the limit exists since */
     uint64_t       known;        /* tokens of a quota used, by Postgres, or
-                                    UNKNOWN */
+                                    UNKNOWN; rolling: tokens more */
     bool           quota;        /* absent is unknown, not full */
     bool           touched;      /* a quota of which Postgres has any usage */
     uint8_t        mode;         /* of TAKE: leases are of strict limits */
@@ -120,14 +145,17 @@ typedef struct {
 
 
 typedef struct {
-    uint64_t       id;
-    uint64_t       used;         /* units; MAX in a quota: unknown */
-    uint64_t       at;           /* us: last refill; the end of a period */
-    uint64_t       token;
-    uint64_t       refill;       /* mark of a period: the generation from
-                                    which on grants end with it */
-    uint64_t       tick;         /* 0: a period */
-    uint64_t       born;         /* us: has counted all since; MAX: is gone */
+    uint64_t          id;
+    uint64_t          used;      /* units; MAX in a quota: unknown */
+    uint64_t          at;        /* us: last refill; the end of a period;
+                                    rolling: the width of a place */
+    uint64_t          token;
+    uint64_t          refill;    /* mark of a period: the generation from
+                                    which on grants end with it; rolling: the
+                                    window */
+    uint64_t          tick;      /* 0: a period */
+    uint64_t          born;      /* us: has counted all since; MAX: is gone */
+    apikey_rolling_t  log;       /* of a rolling one */
 } apikey_account_level_t;
 
 
@@ -247,6 +275,14 @@ bool apikey_account_fits(apikey_account_t *v,
     const apikey_account_call_t *call, uint64_t *cost, uint64_t now);
 void apikey_account_pay(apikey_account_t *v,
     const apikey_account_call_t *call, uint64_t cost);
+
+/*
+ * The second number that is told of a level: at; of a rolling one when this
+ * cost fits, if it does not, else when nothing is used any more.
+ */
+uint64_t apikey_account_when(const apikey_account_t *v,
+    const apikey_account_level_t *level, const apikey_account_limit_t *limit,
+    uint64_t cost);
 
 /* Microseconds until the value may go, or BUCKET_NEVER; after a write. */
 uint64_t apikey_account_expire(const apikey_account_t *v, uint64_t horizon,

@@ -62,6 +62,8 @@ apikey_account_lease(apikey_account_t *v, const apikey_account_call_t *call,
 
     v->out[0] += grant->granted;
 
+    apikey_account_slots(v, call);
+
     grant->generation = v->generation;
     grant->born = v->born;
     grant->era = v->era;
@@ -154,58 +156,6 @@ apikey_account_pay(apikey_account_t *v, const apikey_account_call_t *call,
 
 
 uint64_t
-apikey_account_expire(const apikey_account_t *v, uint64_t horizon,
-    uint64_t now)
-{
-    uint64_t                       us, least;
-    unsigned                       i;
-    apikey_rate_t                  rate;
-    apikey_bucket_t                b;
-    const apikey_account_level_t  *level;
-
-    least = 0;
-
-    for (i = 0; i < v->nlevels; i++) {
-        level = &v->levels[i];
-
-        if (level->tick == 0) {
-            us = (level->at > now ? level->at - now : 0)
-                 + APIKEY_ACCOUNT_PERIOD;
-
-        } else {
-            rate.token = level->token;
-            rate.refill = level->refill;
-            rate.tick = level->tick;
-
-            b.used = level->used;
-            b.at = level->at;
-
-            us = apikey_bucket_reset(&b, &rate, now);
-
-            if (us == APIKEY_BUCKET_NEVER
-                || us >= APIKEY_ACCOUNT_MAX - now - 2 * v->lease)
-            {
-                return APIKEY_BUCKET_NEVER;
-            }
-        }
-
-        least = us > least ? us : least;
-    }
-
-    least += 2 * v->lease;
-
-    return v->ncounters && least < horizon ? horizon : least;
-}
-
-
-const apikey_account_level_t *
-apikey_account_level(const apikey_account_t *v, uint64_t id)
-{
-    return apikey_account_find((apikey_account_t *) v, id);
-}
-
-
-uint64_t
 apikey_account_ceiling(const apikey_account_call_t *call)
 {
     uint64_t  tokens, least;
@@ -227,8 +177,14 @@ apikey_account_slots(apikey_account_t *v, const apikey_account_call_t *call)
 {
     unsigned  i;
 
-    for (i = 0; call->slots && i < v->nlevels; i++) {
-        v->levels[i].used = apikey_account_floor(v, &v->levels[i]);
+    for (i = 0; i < v->nlevels; i++) {
+
+        if (call->slots) {
+            v->levels[i].used = apikey_account_floor(v, &v->levels[i]);
+
+        } else if (apikey_account_rolls(v->levels[i].tick)) {
+            apikey_account_roll(v, &v->levels[i]);
+        }
     }
 }
 
@@ -256,6 +212,8 @@ apikey_account_settle(apikey_account_t *v, const apikey_account_call_t *call,
         v->out[0] += ask->busy;
         return false;
     }
+
+    apikey_account_spent(v, ask->spent, v->at);
 
     *out -= tokens;
     v->out[0] += ask->kept;
@@ -306,7 +264,9 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
     for (i = 0; i < v->nlevels; i++) {
         level = &v->levels[i];
 
-        if (level->born != APIKEY_ACCOUNT_MAX) {
+        if (level->born != APIKEY_ACCOUNT_MAX
+            && !apikey_account_rolls(level->tick))
+        {
             apikey_account_credit(v, level,
                                   apikey_account_owes(v, call, level,
                                                       all < part) ? all
@@ -393,6 +353,16 @@ apikey_account_credit(apikey_account_t *v, apikey_account_level_t *level,
     uint64_t  units, floor;
 
     if (tokens == 0 || level->used == APIKEY_ACCOUNT_MAX) {
+        return;
+    }
+
+    if (apikey_account_rolls(level->tick)) {
+
+        if (tokens < 0) {
+            apikey_rolling_add(&level->log, level->at, v->at, -tokens);
+            apikey_account_roll(v, level);
+        }
+
         return;
     }
 
@@ -518,8 +488,12 @@ apikey_account_share(const apikey_account_call_t *call, uint64_t active)
         tokens = rate->capacity / rate->token / (4 * active);
         some = tokens < some ? tokens : some;
 
-        tokens = apikey_account_times(rate->refill, APIKEY_ACCOUNT_ROUND)
-                 / rate->tick / rate->token / active;
+        tokens = apikey_account_rolls(rate->tick)
+                 ? apikey_account_times(rate->capacity, APIKEY_ACCOUNT_ROUND)
+                   / rate->refill
+                 : apikey_account_times(rate->refill, APIKEY_ACCOUNT_ROUND)
+                   / rate->tick / rate->token;
+        tokens /= active;
 
         if (!call->limits[i].quota) {
             some = tokens < some ? tokens : some;
@@ -545,7 +519,7 @@ apikey_account_round(apikey_account_t *v, const apikey_account_call_t *call,
         rate = &call->limits[i].rate;
         us = v->lease;
 
-        if (rate->refill) {
+        if (rate->refill && !apikey_account_rolls(rate->tick)) {
             us = apikey_account_times(need, rate->token) / rate->refill;
             us = apikey_account_times(us, rate->tick);
             us = us < 4 * v->lease ? us : 4 * v->lease;

@@ -78,12 +78,43 @@ apikey_account_end(const apikey_account_t *v,
 }
 
 
+static inline bool
+apikey_account_rolls(uint64_t tick)
+{
+    return tick == APIKEY_ACCOUNT_ROLLING;
+}
+
+
+/* account_edit.c */
+
+void apikey_account_edit(apikey_account_t *v, apikey_account_level_t *level,
+    const apikey_account_limit_t *limit);
+
+
+/* account_rolling.c: of a rolling level */
+
+/* After its log or O has changed. */
+void apikey_account_roll(const apikey_account_t *v,
+    apikey_account_level_t *level);
+
+/* Its log is: so much of units, as of at. */
+void apikey_account_roll_set(const apikey_account_t *v,
+    apikey_account_level_t *level, uint64_t at, uint64_t units);
+
+/* What requests have really cost. */
+void apikey_account_roll_settle(apikey_account_t *v,
+    apikey_account_level_t *level, const apikey_account_limit_t *limit);
+
+/* All of them: tokens leave O as spent, at that time. */
+void apikey_account_spent(apikey_account_t *v, uint64_t tokens, uint64_t at);
+
+
 /* account_lease.c */
 
 /* Tokens that may be out at once. */
 uint64_t apikey_account_ceiling(const apikey_account_call_t *call);
 
-/* What slots have used is what is out. */
+/* What slots have used is what is out; what a rolling window, too. */
 void apikey_account_slots(apikey_account_t *v,
     const apikey_account_call_t *call);
 

@@ -38,6 +38,7 @@ typedef struct {
 
 static account_t  accounts[ACCOUNTS];
 static uint64_t   now, epoch, since;
+static bool       hoards;            /* little is given back */
 
 
 static uint64_t
@@ -54,6 +55,37 @@ rnd(uint64_t below)
     state ^= state << 17;
 
     return (state * 0x2545f4914f6cdd1dULL >> 11) % below;
+}
+
+
+static void
+random_rolling(apikey_account_limit_t *l, uint64_t limit, uint64_t window)
+{
+    l->rate.token = 1;
+    l->rate.refill = window;
+    l->rate.capacity = limit;
+    l->rate.tick = APIKEY_ACCOUNT_ROLLING;
+}
+
+
+/* What is given back to a rolling window, and what is charged to it. */
+
+static void
+random_settled(account_t *a, apikey_account_limit_t *l)
+{
+    const apikey_account_level_t  *level;
+
+    level = apikey_account_level(&a->value, l->id);
+
+    l->fill = rnd(hoards ? 100 : 4) ? 0 : rnd(rnd(2) ? 10 : 1000);
+    l->next = now - rnd(rnd(2) ? 100000 : 2 * l->rate.refill);
+    l->known = rnd(4) ? rnd(2) : APIKEY_ACCOUNT_UNKNOWN;
+
+    if (rnd(2) && level && level->log.n
+        && level->tick == APIKEY_ACCOUNT_ROLLING)
+    {
+        l->next = level->log.places[rnd(level->log.n)].at;
+    }
 }
 
 
@@ -99,6 +131,11 @@ random_limit(apikey_account_limit_t *l, bool slots)
                              : rnd(l->rate.capacity + 2);
         }
 
+        return;
+    }
+
+    if (rnd(3) == 0) {
+        random_rolling(l, limits[rnd(13)], windows[rnd(7)]);
         return;
     }
 
@@ -190,7 +227,16 @@ random_sums(account_t *a, apikey_account_sums_t *s)
 static void
 random_call(account_t *a, apikey_account_call_t *c)
 {
+    unsigned  i;
+
     memset(c, 0, sizeof(*c));
+
+    for (i = 0; i < a->nlimits; i++) {
+
+        if (a->limits[i].rate.tick == APIKEY_ACCOUNT_ROLLING) {
+            random_settled(a, &a->limits[i]);
+        }
+    }
 
     c->limits = a->limits;
     c->nlimits = a->nlimits;

@@ -17,6 +17,7 @@
 #include "limit/account_lua.h"
 #include "redis.h"
 #include "account_random.h"
+#include "account_pack.h"
 
 
 #define ROUNDS  12000
@@ -47,167 +48,6 @@ load(char *sha)
     if (run(sha, 3, "SCRIPT", "LOAD", text) != 40) {
         fail("SCRIPT LOAD: %s", sha);
     }
-}
-
-
-static char *
-put_double(char *p, double d)
-{
-    memcpy(p, &d, 8);
-
-    return p + 8;
-}
-
-
-static char *
-put(char *p, uint64_t n)
-{
-    return put_double(p, (double) n);
-}
-
-
-static char *
-put_signed(char *p, int64_t n)
-{
-    return put_double(p, (double) n);
-}
-
-
-static char *
-put_id(char *p, uint64_t n)
-{
-    memcpy(p, &n, 8);
-
-    return p + 8;
-}
-
-
-static uint64_t
-get(const char **p)
-{
-    double  d;
-
-    memcpy(&d, *p, 8);
-    *p += 8;
-
-    if (!(d >= 0 && d <= 0x1p53) || d != (double) (uint64_t) d) {
-        fail("%f is no integer", d);
-    }
-
-    return (uint64_t) d;
-}
-
-
-static void
-same(const char *what, uint64_t is, uint64_t should)
-{
-    if (is != should) {
-        fail("%s is %llu, not %llu", what, (unsigned long long) is,
-             (unsigned long long) should);
-    }
-}
-
-
-static size_t
-pack_call(char *arg, const account_t *a, const apikey_account_call_t *c,
-    const apikey_account_ask_t *ask)
-{
-    char                          *p;
-    unsigned                       i;
-    const apikey_account_limit_t  *l;
-    const apikey_account_sums_t   *s = &c->sums;
-
-    p = put(arg, c->slots);
-    p = put(p, c->lease);
-    p = put(p, c->horizon);
-    p = put_id(p, s->node);
-    p = put(p, s->number);
-    p = put_signed(p, s->sum);
-    p = put_signed(p, s->acked);
-    p = put(p, s->era);
-    p = put_signed(p, s->part);
-    p = put_signed(p, s->part_acked);
-
-    if (ask) {
-        p = put(p, ask->born);
-        p = put(p, ask->generation);
-        p = put(p, ask->spent);
-        p = put(p, ask->returned);
-        p = put(p, ask->kept);
-        p = put(p, ask->busy);
-        p = put(p, ask->want);
-        p = put(p, ask->least);
-
-    } else {
-        p = a->cost == APIKEY_ACCOUNT_WHOLE ? put_signed(p, -1)
-                                            : put(p, a->cost);
-    }
-
-    for (i = 0; i < c->nlimits; i++) {
-        l = &c->limits[i];
-        p = put_id(p, l->id);
-        p = put(p, l->rate.token);
-        p = put(p, l->rate.refill);
-        p = put(p, l->rate.capacity);
-        p = put(p, l->rate.tick);
-        p = put(p, l->end);
-        p = put(p, l->next);
-        p = put(p, l->fill);
-        p = put(p, l->made);
-        p = l->known == APIKEY_ACCOUNT_UNKNOWN ? put_signed(p, -1)
-                                               : put(p, l->known);
-        p = put(p, l->quota + (l->quota && l->touched) + 4 * l->mode);
-    }
-
-    return p - arg;
-}
-
-
-static size_t
-pack_value(char *raw, const apikey_account_t *v)
-{
-    char      *p;
-    unsigned   i;
-
-    memcpy(raw, "apikey\2\0", 8);
-
-    p = put(raw + 8, v->at);
-    p = put(p, v->lease);
-    p = put(p, v->out[0]);
-    p = put(p, v->out[1]);
-    p = put(p, v->born);
-    p = put(p, v->era);
-    p = put(p, v->epoch);
-    p = put(p, v->lost);
-    p = put(p, v->nlevels);
-    p = put(p, v->nnodes);
-    p = put(p, v->ncounters);
-
-    for (i = 0; i < v->nlevels; i++) {
-        p = put_id(p, v->levels[i].id);
-        p = put(p, v->levels[i].used);
-        p = put(p, v->levels[i].at);
-        p = put(p, v->levels[i].token);
-        p = put(p, v->levels[i].refill);
-        p = put(p, v->levels[i].tick);
-        p = put(p, v->levels[i].born);
-    }
-
-    for (i = 0; i < v->nnodes; i++) {
-        p = put_id(p, v->nodes[i].id);
-        p = put(p, v->nodes[i].seen);
-    }
-
-    for (i = 0; i < v->ncounters; i++) {
-        p = put_id(p, v->counters[i].id);
-        p = put(p, v->counters[i].number);
-        p = put_signed(p, v->counters[i].sum);
-        p = put(p, v->counters[i].era);
-        p = put_signed(p, v->counters[i].part);
-        p = put(p, v->counters[i].at);
-    }
-
-    return p - raw;
 }
 
 
@@ -291,7 +131,7 @@ evalsha(const char *sha, unsigned op, unsigned n, const unsigned *which,
 
 
 static void
-check_levels(const char **p, const account_t *a)
+check_levels(const char **p, const account_t *a, uint64_t need)
 {
     unsigned                       i;
     const apikey_account_level_t  *l;
@@ -300,7 +140,9 @@ check_levels(const char **p, const account_t *a)
         l = apikey_account_level(&a->value, a->limits[i].id);
 
         same("used", get(p), l ? l->used : APIKEY_ACCOUNT_MAX);
-        same("at", get(p), l ? l->at : now);
+        same("at", get(p), l ? apikey_account_when(&a->value, l,
+                                                   &a->limits[i], need)
+                             : now);
     }
 }
 
@@ -344,7 +186,7 @@ lease(const char *sha, unsigned which)
     same("life", get(&p), g.life);
     same("kept", get(&p), g.kept);
     same("out", get(&p), a->value.out[0] + a->value.out[1]);
-    check_levels(&p, a);
+    check_levels(&p, a, 0);
     same("size of the reply", n, p - reply);
 
     check_value(which, true);
@@ -355,7 +197,7 @@ static void
 take(const char *sha)
 {
     char                    arg[ACCOUNTS][1024], reply[2048];
-    bool                    yes, write[ACCOUNTS];
+    bool                    yes, write[ACCOUNTS], whole[ACCOUNTS];
     long                    n;
     size_t                  size[ACCOUNTS];
     unsigned                i, which[ACCOUNTS];
@@ -375,6 +217,8 @@ take(const char *sha)
             accounts[i].cost = rnd(3) ? APIKEY_ACCOUNT_WHOLE
                                       : APIKEY_ACCOUNT_MAX;
         }
+
+        whole[i] = accounts[i].cost == APIKEY_ACCOUNT_WHOLE;
 
         random_call(&accounts[i], &call[i]);
         size[i] = pack_call(arg[i], &accounts[i], &call[i], NULL);
@@ -405,7 +249,8 @@ take(const char *sha)
         same("era", get(&p), v->era);
         same("out", get(&p), v->out[0] + v->out[1]);
         same("cost", get(&p), accounts[i].cost);
-        check_levels(&p, &accounts[i]);
+        check_levels(&p, &accounts[i], whole[i] && accounts[i].cost == 0
+                                       ? 1 : accounts[i].cost);
 
         write[i] = v->dirty || (yes && accounts[i].cost);
         v->dirty = false;
@@ -428,7 +273,7 @@ spoil(unsigned i)
 {
     char               raw[16384], key[2] = { 'a' + i, 0 };
     long               n;
-    size_t             len[3] = { 3, 1 };
+    size_t             k, len[3] = { 3, 1 };
     const char        *argv[3] = { "SET", key, raw };
     apikey_account_t  *v = &accounts[i].value;
 
@@ -438,6 +283,16 @@ spoil(unsigned i)
         run(raw, 2, "DEL", key);
         memset(v, 0, sizeof(*v));
         return;
+    }
+
+    if (v->nlevels && v->levels[0].tick == APIKEY_ACCOUNT_ROLLING
+        && rnd(2))
+    {
+        /* its log: how many, when, how much */
+
+        k = v->levels[0].log.n ? rnd(3) : 0;
+        memset(raw + 96 + 56 + 8 * k, rnd(2) ? 0xff : 0x01, 8);
+        goto spoilt;
     }
 
     switch (rnd(6)) {
@@ -461,6 +316,8 @@ spoil(unsigned i)
     default:
         memset(raw + 8 + 8 * rnd(11), 0xff, 8);
     }
+
+spoilt:
 
     len[2] = n;
     command(3, argv, len);
@@ -497,6 +354,40 @@ epochs(const char *sha)
 
         p = reply;
         same("since", get(&p), should);
+    }
+}
+
+
+/* Undisturbed, until the log of a rolling window has no place left. */
+
+static void
+rolling(const char *sha)
+{
+    unsigned  i, k, round;
+
+    hoards = true;
+
+    for (i = 0; i < 2; i++) {
+        edit(&accounts[i]);
+        accounts[i].nlimits = 2;
+
+        for (k = 0; k < 2; k++) {
+            memset(&accounts[i].limits[k], 0, sizeof(accounts[i].limits[k]));
+            accounts[i].limits[k].id = i + 7 * k + rnd(1000);
+            random_rolling(&accounts[i].limits[k], k ? 65537 : 60,
+                           rnd(2) ? 3600000000 : 60000000);
+        }
+    }
+
+    for (round = 0; round < 300; round++) {
+        now += rnd(rnd(5) ? 1000000 : 50000000);
+
+        if (rnd(4)) {
+            take(sha);
+
+        } else {
+            lease(sha, rnd(2));
+        }
     }
 }
 
@@ -560,9 +451,15 @@ main(int argc, char **argv)
         }
     }
 
-    if (granted < 400 || taken < 200 || refused < 200 || lost < 10) {
-        fail("granted %u, taken %u, refused %u, lost %u", granted, taken,
-             refused, lost);
+    for (i = 0; i < 5; i++) {
+        rolling(sha);
+    }
+
+    if (granted < 400 || taken < 200 || refused < 200 || lost < 10
+        || logs < 400 || full < 20)
+    {
+        fail("granted %u, taken %u, refused %u, lost %u, logs %u, full %u",
+             granted, taken, refused, lost, logs, full);
     }
 
     printf("%u rounds, seed %llu\n", round, (unsigned long long) seed);
