@@ -568,7 +568,8 @@ COMMENT ON COLUMN audit.actor_kind IS
 COMMENT ON COLUMN audit.address IS 'Client address of the admin request';
 COMMENT ON COLUMN audit.action IS
     'create, update, revoke, rotate, end_secret, delete';
-COMMENT ON COLUMN audit.object_kind IS 'key, owner or plan';
+COMMENT ON COLUMN audit.object_kind IS
+    'key, owner, plan, price, model, alert or webhook';
 COMMENT ON COLUMN audit.before IS
     'The object as the API shows it before the change; holds no secret';
 COMMENT ON COLUMN audit.after IS 'The same after the change';

@@ -562,6 +562,17 @@ COMMENT ON FUNCTION put_limits(uuid, uuid, jsonb, uuid) IS
     ' before';
 
 
+CREATE OR REPLACE FUNCTION audit_owner(before json, after json)
+RETURNS uuid
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT o.id FROM owner o
+    WHERE o.external = coalesce(after, before) ->> 'owner');
+
+COMMENT ON FUNCTION audit_owner(json, json) IS
+    'Whose an object is that says its owner';
+
+
 -- api() knows an error in here by the function's name: no entry, no change.
 
 CREATE OR REPLACE FUNCTION write_audit(who jsonb, req jsonb, action text,
@@ -579,7 +590,9 @@ BEGIN
         who ->> 'kind', who ->> 'address', action, object_kind, object_id,
         CASE object_kind WHEN 'owner' THEN object_id
             WHEN 'key' THEN (SELECT k.owner_id FROM key k
-                             WHERE k.id = object_id) END,
+                             WHERE k.id = object_id)
+            WHEN 'alert' THEN audit_owner(before, after)
+            WHEN 'webhook' THEN audit_owner(before, after) END,
         before::jsonb, after::jsonb, read_uuid(req ->> 'request_id'));
 END
 $$;
@@ -596,6 +609,6 @@ GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
     key_status(key), masked_text(text, text), secrets_json(uuid),
     key_json(key), with_secret(json),
     owner_json(owner), put_limits(uuid, uuid, jsonb, uuid),
-    amount_json(bigint, text), read_limits(jsonb),
+    amount_json(bigint, text), read_limits(jsonb), audit_owner(json, json),
     write_audit(jsonb, jsonb, text, text, uuid, json, json)
     TO apikey_gateway;

@@ -727,6 +727,7 @@ BEGIN
 
     PERFORM idempotency_drop();
     PERFORM audit_drop();
+    PERFORM webhook_drop();
     PERFORM calendars_due();
 
     seen := (SELECT count(*) FROM node n

@@ -79,7 +79,8 @@ COMMENT ON FUNCTION idempotency_find(text, text, jsonb) IS
     ' verify with it is under way; waits for other requests with it';
 
 
--- A new key's plaintext never came here: null stands in its place.
+-- A new key's plaintext never came here: null stands in its place, and in that
+-- of a webhook's secret.
 
 CREATE OR REPLACE FUNCTION idempotency_keep(once text, fn text, req jsonb,
     status int, headers text, body text, refresh text)
@@ -90,7 +91,9 @@ BEGIN ATOMIC
         refresh)
     VALUES (caller_actor(), once, idempotency_digest(fn, req),
         CASE status WHEN 201 THEN 200 ELSE status END, headers,
-        regexp_replace(body, '"key":"@SECRET@"', '"key":null'), refresh)
+        regexp_replace(regexp_replace(body, '"key":"@SECRET@"',
+            '"key":null'), '"secret":"whsec_[^"]*"', '"secret":null'),
+        refresh)
     ON CONFLICT (actor, key) DO UPDATE SET digest = excluded.digest,
         status = excluded.status, headers = excluded.headers,
         body = excluded.body, refresh = excluded.refresh, at = now(),

@@ -372,6 +372,40 @@ status_is(200, 'GET', '/analytics', { key => $id, status => 'all' });
 status_is(200, 'GET', '/analytics', { owner => 'user_42' });
 status_is(403, 'GET', '/analytics', {}, as => $own);
 
+# webhooks
+
+{
+    my %url = (url => 'https://hooks.example/in');
+
+    for my $time (1, 2) {
+        $r = status_is($time == 1 ? 201 : 200, 'POST', '/webhooks', {},
+            headers => [ 'Idempotency-Key' => 'a-webhook' ], body => {
+                %url, description => 'x', events => [ 'alert.*' ],
+                owner => 'user_42', enabled => $true });
+    }
+
+    my $hook = json($r)->{id};
+
+    status_is(400, 'POST', '/webhooks', {}, body => { url => 'x' });
+    status_is(200, 'GET', '/webhooks', { owner => 'user_42', limit => 1 });
+    status_is(200, 'GET', '/webhooks/{id}', { id => $hook });
+    status_is(404, 'GET', '/webhooks/{id}', { id => 'x' });
+    status_is(200, $_, '/webhooks/{id}', { id => $hook },
+              body => { events => undef, description => undef })
+        for 'PATCH', 'PUT';
+    status_is(200, 'POST', '/webhooks/{id}/rotate', { id => $hook },
+              body => { grace => '1h' });
+    status_is(202, 'POST', '/webhooks/{id}/test', { id => $hook });
+    status_is(200, 'GET', '/webhooks/{id}/deliveries', { id => $hook,
+                                                         limit => 1 });
+    status_is(400, 'GET', '/webhooks/{id}/deliveries', { id => $hook,
+                                                         state => 'x' });
+    status_is(200, 'PATCH', '/webhooks/{id}', { id => $hook },
+              body => { enabled => $false });
+    status_is(409, 'POST', '/webhooks/{id}/test', { id => $hook });
+    status_is(204, 'DELETE', '/webhooks/{id}', { id => $hook });
+}
+
 # what came of a request to the gateway
 
 {

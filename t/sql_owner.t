@@ -131,12 +131,22 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
         AND has_any_column_privilege('apikey_gateway', c.oid, 'SELECT')
     ORDER BY 1}) ],
     [ qw(audit credit idempotency key key_usage leak limit_rule owner secret
-         secret_usage usage_quarter usage_request) ], 'all tables are tried');
+         secret_usage usage_quarter usage_request webhook webhook_attempt
+         webhook_delivery webhook_event webhook_secret) ],
+    'all tables are tried');
 
 $pg->run(qq{SELECT apikey.put_credits(NULL, id, '{"unit": "tokens",
     "remaining": 5}') FROM apikey.owner;
     SELECT apikey.put_credits(id, NULL, '{"unit": "requests",
     "remaining": 5}') FROM apikey.key});
+
+$pg->run(q{INSERT INTO apikey.webhook (owner_id, url)
+    SELECT id, 'http://x.example/' FROM apikey.owner UNION ALL
+    SELECT NULL, 'http://x.example/';
+    SELECT apikey.webhook_secret_new(id) FROM apikey.webhook;
+    SELECT apikey.event_emit('alert.firing', '{}', id)
+    FROM (SELECT id FROM apikey.owner UNION ALL SELECT NULL) AS o;
+    SELECT * FROM apikey.webhook_claim(gen_random_uuid(), 100)});
 
 my $bobs = "(SELECT '$bob->{owner}'::uuid)";
 my %whose = (
@@ -157,10 +167,21 @@ my %whose = (
         . " WHERE s.id = x.secret_id)",
     usage_quarter => 'owner',
     usage_request => 'owner',
+    (map { ($_ => '(SELECT o.external FROM apikey.owner o'
+                  . ' WHERE o.id = x.owner_id)') }
+     qw(webhook webhook_event)),
+    (map { ($_ => '(SELECT o.external FROM apikey.owner o, apikey.webhook w'
+                  . ' WHERE o.id = w.owner_id AND w.id = x.webhook_id)') }
+     qw(webhook_delivery webhook_secret)),
+    webhook_attempt => '(SELECT o.external FROM apikey.owner o,'
+        . ' apikey.webhook w, apikey.webhook_delivery d WHERE o.id ='
+        . ' w.owner_id AND w.id = d.webhook_id AND d.id = x.delivery_id)',
 );
 my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, credit => 4, audit => 5,
             idempotency => 1, key_usage => 3, leak => 0, secret_usage => 3,
-            usage_quarter => 3, usage_request => 3);
+            usage_quarter => 3, usage_request => 3, webhook => 1,
+            webhook_event => 1, webhook_delivery => 1, webhook_secret => 1,
+            webhook_attempt => 1);
 
 for my $table (sort keys %whose) {
     is_deeply([ as_ada("SELECT coalesce($whose{$table}, 'nobody''s')"
@@ -173,6 +194,7 @@ my $before = $pg->value(q{SELECT md5(string_agg(x, ',' ORDER BY x)) FROM (
     SELECT o::text FROM apikey.owner o UNION ALL
     SELECT l::text FROM apikey.limit_rule l UNION ALL
     SELECT s::text FROM apikey.secret s UNION ALL
+    SELECT w::text FROM apikey.webhook w UNION ALL
     SELECT i::text FROM apikey.idempotency i) AS y (x)});
 
 for my $case (
@@ -190,6 +212,8 @@ for my $case (
           "DELETE FROM apikey.limit_rule WHERE key_id = '$boss->{id}'" ],
     [ idempotency => "DELETE FROM apikey.idempotency"
                      . " WHERE actor <> 'owner key $boss->{id}'" ],
+    [ webhook => "UPDATE apikey.webhook SET url = 'http://hacked/'"
+                 . " WHERE owner_id IS DISTINCT FROM '$ada->{owner}'" ],
     [ usage => "UPDATE apikey.key_usage SET requests = 0;"
                . "UPDATE apikey.usage_quarter SET requests = 0" ])
 {
@@ -199,6 +223,7 @@ for my $case (
         SELECT o::text FROM apikey.owner o UNION ALL
         SELECT l::text FROM apikey.limit_rule l UNION ALL
         SELECT s::text FROM apikey.secret s UNION ALL
+        SELECT w::text FROM apikey.webhook w UNION ALL
         SELECT i::text FROM apikey.idempotency i) AS y (x)}), $before,
        "$case->[0]: not changed");
 }
@@ -234,6 +259,12 @@ for my $case (
     [ 'an operator\'s audit entry', "INSERT INTO apikey.audit (actor,"
       . " actor_kind, action, object_kind, object_id, owner_id) VALUES"
       . " ('x', 'operator', 'x', 'key', '$boss->{id}', '$ada->{owner}')" ],
+    [ 'a webhook of another', "INSERT INTO apikey.webhook (owner_id, url)"
+      . " VALUES ($bobs, 'http://x/')" ],
+    [ 'a webhook of the operators', "INSERT INTO apikey.webhook (url)"
+      . " VALUES ('http://x/')" ],
+    [ 'an event of another', "INSERT INTO apikey.webhook_event (type,"
+      . " owner_id, data) VALUES ('alert.firing', $bobs, '{}')" ],
     [ 'an answer of another', "INSERT INTO apikey.idempotency (actor, key,"
       . " digest, status, headers, body, refresh) VALUES ('operator ops',"
       . " 'x', '', 200, '', '', '')" ])

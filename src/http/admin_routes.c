@@ -80,6 +80,20 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "models/{id}", "model_update"),
     ngx_http_apikey_sql(NGX_HTTP_DELETE, "models/{id}", "model_delete"),
 
+    ngx_http_apikey_sql(NGX_HTTP_GET, "webhooks", "webhook_list"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "webhooks", "webhook_create"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "webhooks/{id}", "webhook_get"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "webhooks/{id}",
+                             "webhook_update"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PUT, "webhooks/{id}", "webhook_update"),
+    ngx_http_apikey_sql(NGX_HTTP_DELETE, "webhooks/{id}", "webhook_delete"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "webhooks/{id}/rotate",
+                             "webhook_rotate"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "webhooks/{id}/test",
+                             "webhook_test"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "webhooks/{id}/deliveries",
+                        "webhook_deliveries"),
+
     ngx_http_apikey_sql(NGX_HTTP_GET, "audit", "audit_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "whoami", "whoami"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage", "usage"),
@@ -115,10 +129,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "export/conversations", NULL),
     ngx_http_apikey_sql(0, "export/usage", NULL),
     ngx_http_apikey_sql(0, "import/usage", NULL),
-    ngx_http_apikey_sql(0, "webhooks", NULL),
-    ngx_http_apikey_sql(0, "webhooks/{id}", NULL),
-    ngx_http_apikey_sql(0, "webhooks/{id}/deliveries", NULL),
-    ngx_http_apikey_sql(0, "webhooks/{id}/test", NULL),
 
     { 0, ngx_null_string, NULL, NULL, 0, 0, 0 }
 };

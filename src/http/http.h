@@ -122,7 +122,8 @@ typedef enum {
 } ngx_http_apikey_mode_e;
 
 
-typedef struct ngx_http_apikey_drift_s  ngx_http_apikey_drift_t;
+typedef struct ngx_http_apikey_drift_s    ngx_http_apikey_drift_t;
+typedef struct ngx_http_apikey_webhook_s  ngx_http_apikey_webhook_t;
 
 
 typedef struct {
@@ -162,6 +163,7 @@ typedef struct {
     ngx_http_apikey_pg_t           *quota;       /* asks for lost counts */
     ngx_uint_t                      asking;
     ngx_http_apikey_drift_t        *drift;
+    ngx_http_apikey_webhook_t      *webhook;
 } ngx_http_apikey_main_conf_t;
 
 
@@ -470,6 +472,11 @@ void ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf);
 ngx_http_apikey_drift_t *ngx_http_apikey_drift_start(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
 void ngx_http_apikey_drift_stop(ngx_http_apikey_drift_t *drift);
+
+/* webhook.c: the outbox; NULL: no memory */
+ngx_http_apikey_webhook_t *ngx_http_apikey_webhook_start(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
+void ngx_http_apikey_webhook_stop(ngx_http_apikey_webhook_t *wh);
 
 /* access.c */
 ngx_int_t ngx_http_apikey_access_handler(ngx_http_request_t *r);

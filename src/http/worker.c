@@ -55,8 +55,9 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
     }
 
     amcf->drift = ngx_http_apikey_drift_start(cycle, amcf);
+    amcf->webhook = ngx_http_apikey_webhook_start(cycle, amcf);
 
-    return amcf->drift ? NGX_OK : NGX_ERROR;
+    return amcf->drift && amcf->webhook ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -75,6 +76,11 @@ ngx_http_apikey_worker_lost(void *data, const apikey_hold_t *hold)
 void
 ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
 {
+    if (amcf->webhook) {
+        ngx_http_apikey_webhook_stop(amcf->webhook);
+        amcf->webhook = NULL;
+    }
+
     if (amcf->drift) {
         ngx_http_apikey_drift_stop(amcf->drift);
         amcf->drift = NULL;

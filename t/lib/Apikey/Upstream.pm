@@ -73,7 +73,8 @@ sub stop {
 
 
 # All requests it got, in order: { id (X-Request-Id), time, method, uri,
-# headers => { lower case } }.  A line being written is left for later.
+# headers => { lower case }, body (of webhooks) }.  A line being written is left
+# for later.
 
 sub requests {
     my ($self) = @_;
@@ -226,7 +227,8 @@ sub take {
     # one write a line: a killed server leaves whole lines
     open my $f, '>>', $file or die "$file: $!\n";
     syswrite $f, $json->encode({ id => $headers{'x-request-id'}, time => time,
-        method => $method, uri => $uri, headers => \%headers }) . "\n";
+        method => $method, uri => $uri, headers => \%headers,
+        defined $headers{'webhook-id'} ? (body => $body) : () }) . "\n";
     close $f;
 
     answer($c, $method, $uri, \%headers, $body);
