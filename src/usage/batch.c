@@ -85,6 +85,13 @@ ngx_http_apikey_batch_start(ngx_http_apikey_batch_t *batch, ngx_uint_t events)
         batch->slots *= 2;
     }
 
+    /* of a backlog */
+
+    if (batch->copy.size > NGX_HTTP_APIKEY_FRAMES && events < 1024) {
+        free(batch->copy.data);
+        ngx_memzero(&batch->copy, sizeof(ngx_http_apikey_text_t));
+    }
+
     ngx_http_apikey_batch_clear(batch);
 }
 

@@ -40,7 +40,7 @@ ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
     ship->beat_at = ngx_current_msec;
 
     ship->chunk = malloc(APIKEY_SPOOL_CHUNK);
-    ship->frames = malloc(APIKEY_SPOOL_CHUNK);
+    ship->frames = malloc(NGX_HTTP_APIKEY_FRAMES);
     ship->batch = ngx_http_apikey_batch_create();
 
     if (ship->chunk == NULL || ship->frames == NULL || ship->batch == NULL) {

@@ -23,7 +23,9 @@
 #define NGX_HTTP_APIKEY_RINGS      256   /* files in a directory */
 #define NGX_HTTP_APIKEY_OWN_RINGS  8     /* of one worker */
 #define NGX_HTTP_APIKEY_SUMS       256
-#define NGX_HTTP_APIKEY_SLOTS      65536     /* of a batch's tables */
+#define NGX_HTTP_APIKEY_SLOTS      131072    /* of a batch's tables */
+
+#define NGX_HTTP_APIKEY_FRAMES     (4 * 1024 * 1024)   /* of a batch */
 
 #define NGX_HTTP_APIKEY_TICK_MIN   10    /* ms */
 #define NGX_HTTP_APIKEY_TICK_MAX   100
@@ -168,7 +170,8 @@ typedef struct {
     ngx_http_apikey_batch_t         *batch;
     u_char                          *frames;     /* being shipped */
     size_t                           frames_len;
-    size_t                           read_len;   /* the thread's */
+    size_t                           read_at;    /* the thread's, in frames */
+    size_t                           read_len;
     int64_t                          frames_as_of;
     ngx_msec_t                       frames_at;  /* chunk_at; 0: unknown */
     ngx_msec_t                       send_at;    /* while held */

@@ -23,6 +23,7 @@ static void ngx_http_apikey_ship_thread_done(ngx_event_t *ev);
 static void ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship);
 static ngx_uint_t ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_read(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship);
 
 
@@ -75,7 +76,7 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
         return;
     }
 
-    if (ship->frames_len == 0 && ship->known && !ship->seek
+    if ((ship->frames_len == 0 || ship->held) && ship->known && !ship->seek
         && !apikey_spool_at_end(&ship->spool, &ship->cursor))
     {
         ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_READ);
@@ -194,6 +195,7 @@ ngx_http_apikey_ship_post(ngx_http_apikey_ship_t *ship,
     ngx_uint_t  i;
 
     ship->disk_op = op;
+    ship->read_at = ship->frames_len;
     ship->shipped.n = 0;
 
     for (i = 0; ship->known && i < ship->marks.n; i++) {
@@ -253,7 +255,8 @@ ngx_http_apikey_ship_thread(void *data, ngx_log_t *log)
 
     default:
         ship->disk_rc = apikey_spool_read(&ship->spool, &ship->cursor,
-                                          ship->frames, APIKEY_SPOOL_CHUNK,
+                                          ship->frames + ship->read_at,
+                                          APIKEY_SPOOL_CHUNK,
                                           &ship->read_len);
     }
 }
@@ -284,9 +287,7 @@ ngx_http_apikey_ship_thread_done(ngx_event_t *ev)
             ship->seek = 1;
 
         } else if (!ship->seek) {        /* else the marks changed meanwhile */
-            ship->frames_len = ship->read_len;
-            ship->frames_as_of = 0;
-            ship->frames_at = 0;
+            ngx_http_apikey_ship_read(ship);
         }
     }
 
@@ -411,23 +412,15 @@ ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
 static ngx_uint_t
 ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship)
 {
-    u_char  *buf;
-
-    if (ship->frames_len == 0) {
-        buf = ship->frames;
-        ship->frames = ship->chunk;
-        ship->chunk = buf;
-
-    } else if (ship->held
-               && ship->frames_len + ship->chunk_len <= APIKEY_SPOOL_CHUNK)
+    if (ship->frames_len
+        && (!ship->held
+            || NGX_HTTP_APIKEY_FRAMES - ship->frames_len < ship->chunk_len))
     {
-        ngx_memcpy(ship->frames + ship->frames_len, ship->chunk,
-                   ship->chunk_len);
-
-    } else {
         ship->held = 0;
         return 0;
     }
+
+    ngx_memcpy(ship->frames + ship->frames_len, ship->chunk, ship->chunk_len);
 
     ship->frames_len += ship->chunk_len;
     ship->frames_as_of = ngx_max(ship->frames_as_of, ship->chunk_as_of);
@@ -436,6 +429,29 @@ ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship)
     ngx_http_apikey_ship_hold(ship, ship->chunk_count);
 
     return 1;
+}
+
+
+/* Of a backlog, too, a batch is made of as much as there is room for. */
+
+static void
+ngx_http_apikey_ship_read(ngx_http_apikey_ship_t *ship)
+{
+    ngx_uint_t  events;
+
+    events = ngx_http_apikey_batch_events(ship->frames + ship->frames_len,
+                                          ship->read_len);
+    ship->frames_len += ship->read_len;
+
+    ngx_http_apikey_ship_hold(ship, events);
+
+    if (ship->read_len == 0
+        || apikey_spool_at_end(&ship->spool, &ship->cursor)
+        || NGX_HTTP_APIKEY_FRAMES - ship->frames_len
+           < APIKEY_SPOOL_CHUNK)
+    {
+        ship->held = 0;
+    }
 }
 
 

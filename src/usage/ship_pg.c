@@ -27,6 +27,7 @@
 #define NGX_HTTP_APIKEY_HOLD_TIMES  12       /* of its first events */
 
 
+static ngx_uint_t ngx_http_apikey_ship_holds(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_ask(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
@@ -80,9 +81,7 @@ ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship)
         ship->direct = ship->frames_len != 0;
     }
 
-    if (ship->held && !ngx_exiting && !ship->bad
-        && (ngx_msec_int_t) (ship->send_at - ngx_current_msec) > 0)
-    {
+    if (ship->held && ngx_http_apikey_ship_holds(ship)) {
         return;
     }
 
@@ -98,6 +97,20 @@ ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship)
     {
         ngx_http_apikey_ship_beat(ship);
     }
+}
+
+
+/* The disk may just be reading what comes behind the frames. */
+
+static ngx_uint_t
+ngx_http_apikey_ship_holds(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->busy && ship->disk_op == NGX_HTTP_APIKEY_DISK_READ) {
+        return 1;
+    }
+
+    return !ngx_exiting && !ship->bad
+           && (ngx_msec_int_t) (ship->send_at - ngx_current_msec) > 0;
 }
 
 
@@ -195,8 +208,8 @@ ngx_http_apikey_ship_hold(ngx_http_apikey_ship_t *ship, ngx_uint_t events)
 
         ship->held = 1;
         ship->filled = 1;
-        ship->send_at = ship->frames_at + ngx_min(events,
-                                                  NGX_HTTP_APIKEY_HOLD_MAX);
+        ship->send_at = (ship->frames_at ? ship->frames_at : ngx_current_msec)
+                        + ngx_min(events, NGX_HTTP_APIKEY_HOLD_MAX);
 
         ngx_http_apikey_batch_start(ship->batch,
                                     events * NGX_HTTP_APIKEY_HOLD_TIMES);
