@@ -164,6 +164,7 @@ bench:
 	@$(MAKE) --no-print-directory build
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/run
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/keys
+	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/ship
 
 clean:
 	rm -rf $(BUILD)
