@@ -91,6 +91,8 @@ typedef struct {
     unsigned                        body:3;      /* ngx_http_apikey_body_e */
     unsigned                        open:1;      /* needs no credential */
     unsigned                        older:1;     /* only with compat */
+    unsigned                        report:1;    /* over a connection that
+                                                    holds up nobody else */
 } ngx_http_apikey_admin_route_t;
 
 
@@ -202,6 +204,9 @@ struct ngx_http_apikey_admin_s {
     unsigned                              has_last:1;   /* last is set */
     unsigned                              stay:1;       /* goes on when the
                                                            client leaves */
+    unsigned                              within:1;     /* a transaction: a
+                                                           call that failed is
+                                                           not tried again */
 };
 
 
@@ -289,6 +294,9 @@ ngx_int_t ngx_http_apikey_admin_add_header(ngx_http_request_t *r,
 ngx_int_t ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a,
     ngx_uint_t status, const char *type, ngx_str_t *body);
 
+/* The head of a 200 whose body the caller sends: says NGX_OK, or the end. */
+ngx_int_t ngx_http_apikey_admin_head(ngx_http_apikey_admin_t *a);
+
 /* content.c: shared by apikey_admin, apikey_metrics, apikey_health */
 char *ngx_http_apikey_content_set(ngx_conf_t *cf, ngx_command_t *cmd,
     ngx_http_apikey_loc_conf_t *alcf, ngx_http_handler_pt handler);
@@ -297,6 +305,9 @@ ngx_int_t ngx_http_apikey_content_send(ngx_http_request_t *r,
 
 /* import.c: POST api-keys/import */
 ngx_int_t ngx_http_apikey_import(ngx_http_apikey_admin_t *a);
+
+/* export.c: GET export/... */
+ngx_int_t ngx_http_apikey_export(ngx_http_apikey_admin_t *a);
 
 /* leaks.c: POST leaks */
 ngx_int_t ngx_http_apikey_leaks(ngx_http_apikey_admin_t *a);

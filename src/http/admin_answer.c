@@ -18,6 +18,8 @@
 
 static ngx_int_t ngx_http_apikey_admin_answer_headers(
     ngx_http_apikey_admin_t *a);
+static void ngx_http_apikey_admin_type(ngx_http_request_t *r,
+    ngx_str_t *type);
 static void ngx_http_apikey_admin_errors(apikey_json_t *j,
     ngx_http_apikey_admin_error_t *error, ngx_uint_t n);
 static ngx_int_t ngx_http_apikey_admin_own_headers(
@@ -111,9 +113,12 @@ ngx_http_apikey_admin_answer_headers(ngx_http_apikey_admin_t *a)
 
             value.len = next - value.data;
 
-            if (ngx_http_apikey_admin_add_header(a->request, (char *) p,
-                                                 &value)
-                != NGX_OK)
+            if (ngx_strcmp(p, "Content-Type") == 0) {
+                ngx_http_apikey_admin_type(a->request, &value);
+
+            } else if (ngx_http_apikey_admin_add_header(a->request,
+                                                        (char *) p, &value)
+                       != NGX_OK)
             {
                 return NGX_ERROR;
             }
@@ -123,6 +128,22 @@ ngx_http_apikey_admin_answer_headers(ngx_http_apikey_admin_t *a)
     }
 
     return NGX_OK;
+}
+
+
+/* content_type_len ends before a charset: nginx adds none of its own. */
+
+static void
+ngx_http_apikey_admin_type(ngx_http_request_t *r, ngx_str_t *type)
+{
+    u_char  *p;
+
+    p = ngx_strlchr(type->data, type->data + type->len, ';');
+
+    r->headers_out.content_type = *type;
+    r->headers_out.content_type_len = p ? (size_t) (p - type->data)
+                                        : type->len;
+    r->headers_out.content_type_lowcase = NULL;
 }
 
 
@@ -328,6 +349,39 @@ ngx_http_apikey_admin_send(ngx_http_apikey_admin_t *a, ngx_uint_t status,
     }
 
     return NGX_ABORT;
+}
+
+
+ngx_int_t
+ngx_http_apikey_admin_head(ngx_http_apikey_admin_t *a)
+{
+    ngx_int_t            rc;
+    ngx_http_request_t  *r;
+
+    r = a->request;
+
+    rc = ngx_http_discard_request_body(r);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ngx_http_apikey_admin_answer_headers(a) != NGX_OK
+        || ngx_http_apikey_admin_own_headers(a, NGX_HTTP_OK) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    r->headers_out.status = NGX_HTTP_OK;
+    r->headers_out.content_length_n = -1;
+
+    a->rc = ngx_http_send_header(r);
+
+    if (a->rc == NGX_ERROR || a->rc > NGX_OK || r->header_only) {
+        return NGX_ABORT;
+    }
+
+    return NGX_OK;
 }
 
 

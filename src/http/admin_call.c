@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "http/admin.h"
+#include "http/reports.h"
 
 
 #define NGX_HTTP_APIKEY_ADMIN_TRIES     5
@@ -141,7 +142,9 @@ ngx_http_apikey_admin_query_send(ngx_http_apikey_admin_t *a)
     }
 
     if (a->pg == NULL) {
-        a->pg = ngx_http_apikey_keyring_pg(a->amcf->keyring);
+        a->pg = a->route->report
+                ? ngx_http_apikey_reports_pg(a->amcf->reports)
+                : ngx_http_apikey_keyring_pg(a->amcf->keyring);
     }
 
     ngx_memzero(&a->op, sizeof(ngx_http_apikey_pg_op_t));
@@ -303,6 +306,14 @@ ngx_http_apikey_admin_query_failed(ngx_http_apikey_admin_t *a, PGresult *res)
                       "apikey.api('%s') got no answer: %s",
                       a->values[0],
                       a->op.error ? a->op.error : "connection lost");
+
+        if (a->route->report && !a->within
+            && ngx_http_apikey_reports_lost(a->amcf->reports, a->pg))
+        {
+            a->pg = NULL;
+            a->failed = (ngx_http_apikey_admin_query_send(a) != NGX_OK);
+        }
+
         return;
     }
 
@@ -323,7 +334,7 @@ ngx_http_apikey_admin_query_failed(ngx_http_apikey_admin_t *a, PGresult *res)
 
     a->problem = ngx_http_apikey_admin_states[i].problem;
 
-    if (ngx_http_apikey_admin_states[i].again
+    if (ngx_http_apikey_admin_states[i].again && !a->within
         && ++a->tries < NGX_HTTP_APIKEY_ADMIN_TRIES
         && ngx_http_apikey_admin_query_send(a) == NGX_OK)
     {

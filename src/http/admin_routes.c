@@ -23,10 +23,12 @@ static ngx_int_t ngx_http_apikey_admin_other_method(
 
 
 #define ngx_http_apikey_sql(method, pattern, function)                        \
-    { method, ngx_string(pattern), function, NULL, 0, 0, 0 }
+    { method, ngx_string(pattern), function, NULL, 0, 0, 0, 0 }
+#define ngx_http_apikey_report(method, pattern, function)                     \
+    { method, ngx_string(pattern), function, NULL, 0, 0, 0, 1 }
 #define ngx_http_apikey_sql_body(method, pattern, function)                   \
     { method, ngx_string(pattern), function, NULL,                            \
-      NGX_HTTP_APIKEY_BODY_JSON, 0, 0 }
+      NGX_HTTP_APIKEY_BODY_JSON, 0, 0, 0 }
 
 
 static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
@@ -35,9 +37,9 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql_body(NGX_HTTP_POST, "api-keys", "key_create"),
 
     { NGX_HTTP_POST, ngx_string("api-keys/import"), "key_import",
-      ngx_http_apikey_import, NGX_HTTP_APIKEY_BODY_STREAM, 0, 0 },
+      ngx_http_apikey_import, NGX_HTTP_APIKEY_BODY_STREAM, 0, 0, 0 },
     { NGX_HTTP_POST, ngx_string("api-keys/verify"), NULL,
-      ngx_http_apikey_verify, NGX_HTTP_APIKEY_BODY_SECRET, 0, 0 },
+      ngx_http_apikey_verify, NGX_HTTP_APIKEY_BODY_SECRET, 0, 0, 0 },
 
     ngx_http_apikey_sql(NGX_HTTP_GET, "api-keys/{id}", "key_get"),
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "api-keys/{id}", "key_update"),
@@ -94,30 +96,33 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql(NGX_HTTP_GET, "webhooks/{id}/deliveries",
                         "webhook_deliveries"),
 
-    ngx_http_apikey_sql(NGX_HTTP_GET, "audit", "audit_list"),
+    ngx_http_apikey_report(NGX_HTTP_GET, "audit", "audit_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "whoami", "whoami"),
-    ngx_http_apikey_sql(NGX_HTTP_GET, "usage", "usage"),
+    ngx_http_apikey_report(NGX_HTTP_GET, "usage", "usage"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "usage/summary", "usage_summary"),
-    ngx_http_apikey_sql(NGX_HTTP_GET, "analytics", "analytics"),
+    ngx_http_apikey_report(NGX_HTTP_GET, "analytics", "analytics"),
     { NGX_HTTP_GET, ngx_string("limits"), "limits",
-      ngx_http_apikey_live, 0, 0, 0 },
-    ngx_http_apikey_sql(NGX_HTTP_GET, "requests", "request_list"),
+      ngx_http_apikey_live, 0, 0, 0, 0 },
+    ngx_http_apikey_report(NGX_HTTP_GET, "requests", "request_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "requests/{id}", "request_get"),
 
+    { NGX_HTTP_GET, ngx_string("export/usage"), "export_usage",
+      ngx_http_apikey_export, 0, 0, 0, 1 },
+
     { NGX_HTTP_POST, ngx_string("leaks"), "leak_report",
-      ngx_http_apikey_leaks, NGX_HTTP_APIKEY_BODY_SECRET, 1, 0 },
+      ngx_http_apikey_leaks, NGX_HTTP_APIKEY_BODY_SECRET, 1, 0, 0 },
 
     { NGX_HTTP_GET, ngx_string("health"), NULL, ngx_http_apikey_health_json,
-      0, 1, 0 },
+      0, 1, 0, 0 },
     { NGX_HTTP_GET, ngx_string("openapi.json"), NULL,
-      ngx_http_apikey_openapi_json, 0, 1, 0 },
+      ngx_http_apikey_openapi_json, 0, 1, 0, 0 },
 
     { NGX_HTTP_POST, ngx_string("keys/getApiKeys"), "keys_get", NULL,
-      NGX_HTTP_APIKEY_BODY_OLDER, 0, 1 },
+      NGX_HTTP_APIKEY_BODY_OLDER, 0, 1, 0 },
     { NGX_HTTP_POST, ngx_string("keys/usageAnalytics"), "keys_analytics", NULL,
-      NGX_HTTP_APIKEY_BODY_OLDER, 0, 1 },
+      NGX_HTTP_APIKEY_BODY_OLDER, 0, 1, 0 },
 
-    { 0, ngx_null_string, NULL, NULL, 0, 0, 0 }
+    { 0, ngx_null_string, NULL, NULL, 0, 0, 0, 0 }
 };
 
 
@@ -127,10 +132,9 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "alerts", NULL),
     ngx_http_apikey_sql(0, "alerts/{id}", NULL),
     ngx_http_apikey_sql(0, "export/conversations", NULL),
-    ngx_http_apikey_sql(0, "export/usage", NULL),
     ngx_http_apikey_sql(0, "import/usage", NULL),
 
-    { 0, ngx_null_string, NULL, NULL, 0, 0, 0 }
+    { 0, ngx_null_string, NULL, NULL, 0, 0, 0, 0 }
 };
 
 

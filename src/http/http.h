@@ -124,6 +124,7 @@ typedef enum {
 
 typedef struct ngx_http_apikey_drift_s    ngx_http_apikey_drift_t;
 typedef struct ngx_http_apikey_webhook_s  ngx_http_apikey_webhook_t;
+typedef struct ngx_http_apikey_reports_s  ngx_http_apikey_reports_t;
 
 
 typedef struct {
@@ -161,6 +162,7 @@ typedef struct {
     ngx_http_apikey_limiter_t      *limiter;
     ngx_http_apikey_usage_t        *worker_usage;
     ngx_http_apikey_pg_t           *quota;       /* asks for lost counts */
+    ngx_http_apikey_reports_t      *reports;
     ngx_uint_t                      asking;
     ngx_http_apikey_drift_t        *drift;
     ngx_http_apikey_webhook_t      *webhook;

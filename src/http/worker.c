@@ -9,7 +9,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include "http/http.h"
+#include "http/reports.h"
 
 
 static void ngx_http_apikey_worker_lost(void *data,
@@ -38,6 +38,12 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
         || ngx_http_apikey_limit_room(cycle, amcf) != NGX_OK
         || ngx_http_apikey_quota_room(cycle, amcf) != NGX_OK)
     {
+        return NGX_ERROR;
+    }
+
+    amcf->reports = ngx_http_apikey_reports_start(cycle, amcf);
+
+    if (amcf->reports == NULL) {
         return NGX_ERROR;
     }
 
@@ -89,6 +95,11 @@ ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
     if (amcf->worker_usage) {
         ngx_http_apikey_usage_stop(amcf->worker_usage);
         amcf->worker_usage = NULL;
+    }
+
+    if (amcf->reports) {
+        ngx_http_apikey_reports_stop(amcf->reports);
+        amcf->reports = NULL;
     }
 
     if (amcf->quota) {

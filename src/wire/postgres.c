@@ -52,6 +52,8 @@ ngx_http_apikey_pg_create(ngx_pool_t *pool, ngx_http_apikey_pg_conf_t *conf,
     pg->name = conf->name;
     pg->connect_timeout = conf->connect_timeout ? conf->connect_timeout
                                                 : NGX_HTTP_APIKEY_PG_CONNECT;
+    pg->fixed = conf->statement_timeout;
+    pg->bound = conf->statement_timeout;
     pg->backoff = NGX_HTTP_APIKEY_PG_BACKOFF;
     pg->retry_at = ngx_current_msec;
     pg->error = "not connected";
@@ -174,6 +176,28 @@ ngx_http_apikey_pg_reset(ngx_http_apikey_pg_t *pg)
 
     pg->backoff = NGX_HTTP_APIKEY_PG_BACKOFF;
     pg->retry_at = ngx_current_msec;
+}
+
+
+void
+ngx_http_apikey_pg_drop(ngx_http_apikey_pg_t *pg)
+{
+    if (pg->conn == NULL) {
+        return;
+    }
+
+    ngx_http_apikey_pg_finish(pg, pg->busy);
+
+    pg->state = NGX_HTTP_APIKEY_PG_DOWN;
+    pg->error = "not connected";
+    pg->retry_at = ngx_current_msec;
+    pg->current = NULL;
+    pg->busy = 0;
+    pg->was_up = 0;
+
+    if (pg->timer.timer_set) {
+        ngx_del_timer(&pg->timer);
+    }
 }
 
 

@@ -87,6 +87,8 @@ struct ngx_http_apikey_pg_op_s {
 typedef struct {
     ngx_str_t    conninfo;       /* NUL-terminated */
     ngx_msec_t   connect_timeout;
+    ngx_msec_t   statement_timeout;      /* in Postgres; 0: as long as the
+                                            longest operation so far */
     const char  *name;           /* in logs and application_name:
                                     "apikey lookup", "apikey ship" */
 } ngx_http_apikey_pg_conf_t;
@@ -129,6 +131,12 @@ ngx_int_t ngx_http_apikey_pg_copy(PGconn *conn, const u_char *data,
 
 /* Cuts the connection (e.g. before a retry on a stuck transaction). */
 void ngx_http_apikey_pg_reset(ngx_http_apikey_pg_t *pg);
+
+/*
+ * Ends the session, in mid-statement where need be: nobody wants it any more.
+ * No operation may wait or be under way that was not abandoned.
+ */
+void ngx_http_apikey_pg_drop(ngx_http_apikey_pg_t *pg);
 
 /* exit_process: closes; handlers of queued operations do not run. */
 void ngx_http_apikey_pg_close(ngx_http_apikey_pg_t *pg);

@@ -62,6 +62,7 @@ struct ngx_http_apikey_pg_s {
 
     ngx_msec_t                     deadline;     /* of connecting or current */
     ngx_msec_t                     bound;        /* statement_timeout */
+    ngx_msec_t                     fixed;        /* bound; 0: see operations */
     ngx_msec_t                     retry_at;
     ngx_msec_t                     backoff;
     const char                    *error;        /* why it is down */

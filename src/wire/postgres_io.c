@@ -114,7 +114,7 @@ ngx_http_apikey_pg_next(ngx_http_apikey_pg_t *pg)
     q = ngx_queue_head(&pg->ops);
     op = ngx_queue_data(q, ngx_http_apikey_pg_op_t, queue);
 
-    if (op->timeout > pg->bound) {
+    if (op->timeout > pg->bound && pg->fixed == 0) {
         pg->bound = op->timeout;
         ngx_http_apikey_pg_setup(pg);
         return;

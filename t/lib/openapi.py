@@ -157,14 +157,19 @@ def check_answer(document, answer):
             print("wrong: %s: a body" % what)
         return
 
-    media = content.get(answer["type"])
+    kind = answer["type"].split(";")[0]
+    media = content.get(kind)
 
     if media is None:
         print("wrong: %s: Content-Type %s" % (what, answer["type"]))
         return
 
-    wrong(what, validator(document, media["schema"])
-          .iter_errors(json.loads(answer["body"])))
+    body = answer["body"]
+
+    if kind.endswith("json") and not kind.endswith("ndjson"):
+        body = json.loads(body)
+
+    wrong(what, validator(document, media["schema"]).iter_errors(body))
 
 
 def main(document, meta, answers):
