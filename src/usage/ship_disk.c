@@ -149,14 +149,20 @@ ngx_http_apikey_ship_due(ngx_http_apikey_ship_t *ship)
 }
 
 
-/* ms between two batches: half of "sync", so that half is Postgres's */
+/*
+ * ms between two looks into the rings: half of "sync", so that half is
+ * Postgres's; all of it where a batch waits for more, and is synced here.
+ */
 
 static ngx_msec_t
 ngx_http_apikey_ship_pace(ngx_http_apikey_ship_t *ship)
 {
+    ngx_msec_t  pace;
+
+    pace = ship->held ? ship->usage->conf.sync : ship->usage->conf.sync / 2;
+
     return ngx_max(NGX_HTTP_APIKEY_TICK_MIN,
-                   ngx_min(ship->usage->conf.sync / 2,
-                           NGX_HTTP_APIKEY_TICK_MAX));
+                   ngx_min(pace, NGX_HTTP_APIKEY_TICK_MAX));
 }
 
 
