@@ -5,27 +5,15 @@
  */
 
 
-    "local MAX = 9007199254740991\n"
     "local SKEW = 1000000\n"
-    "local PERIOD = 2764800000000\n"
     "local ROUND = 50000\n"
     "local ROLLING, PLACES = 2, 64\n"
     "local LEVELS, NODES, COUNTERS = 16, 64, 64\n"
-    "local MAGIC = 'apikey\\002\\000'\n"
-    "local HEAD, HEADSIZE = '<c8ddddddddddd', 96\n"
-    "local LEVEL, LEVELSIZE = '<c8dddddd', 56\n"
     "local NODE, NODESIZE = '<c8d', 16\n"
     "local COUNTER, COUNTERSIZE = '<c8ddddd', 48\n"
-    "local CALL, CALLSIZE = '<dddc8dddddd', 80\n"
     "local ASK, ASKSIZE = '<dddddddd', 64\n"
-    "local LIMIT, LIMITSIZE = '<c8dddddddddd', 88\n"
 
     "local floor, fmod, min, max = math.floor, math.fmod, math.min, math.max\n"
-    "local pack, unpack, spread = struct.pack, struct.unpack, unpack\n"
-
-    "local op, epoch, since = unpack('<ddd', ARGV[1])\n"
-    "local time = redis.call('TIME')\n"
-    "local now = tonumber(time[1]) * 1000000 + tonumber(time[2])\n"
 
     "local function div(a, b)\n"
     "  return (a - fmod(a, b)) / b\n"
