@@ -136,9 +136,11 @@ COMMENT ON FUNCTION usage_sums(numeric, numeric, numeric, numeric, numeric) IS
     'The sums that every part of a usage page shows';
 
 
-CREATE OR REPLACE FUNCTION usage_json(k key, o owner, days int)
+DROP FUNCTION IF EXISTS usage_json(key, owner, int);
+
+CREATE OR REPLACE FUNCTION usage_json(k key, o owner, days int, live jsonb)
 RETURNS json
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
@@ -164,7 +166,7 @@ BEGIN
             time_text(total.last_used_at) AS last_used_at,
             row_to_json(usage_sums(total.requests, total.refused,
                 total.errors, total.tokens, total.cost)) AS all_time,
-            parts.today, parts.period, json '[]' AS limits,
+            parts.today, parts.period, usage_limits(k.id, o.id, live) AS limits,
             (SELECT row_to_json(y) FROM (SELECT p.external AS id, p.name,
                     money_text(p.monthly_price) AS monthly_price,
                     p.upgrade_url
@@ -175,31 +177,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION usage_json(key, owner, int) IS
-    'Usage at a glance of a key, or of an owner where the key is null';
-
-
-CREATE OR REPLACE FUNCTION api_key_usage(who jsonb, req jsonb,
-    OUT status int, OUT headers text, OUT body text, OUT refresh text)
-LANGUAGE plpgsql
-SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    k key;
-    o owner;
-BEGIN
-    PERFORM allow('operator', 'operator_read', 'owner', 'key');
-    k := find_key(req);
-    PERFORM fail_if(check_request(req, 'days') || check_days(req));
-
-    SELECT * INTO o FROM owner WHERE id = k.owner_id;
-
-    status := 200;
-    body := usage_json(k, o, coalesce(query_value(req, 'days'), '30')::int);
-END
-$$;
-
-COMMENT ON FUNCTION api_key_usage(jsonb, jsonb) IS 'GET api-keys/{id}/usage';
+COMMENT ON FUNCTION usage_json(key, owner, int, jsonb) IS
+    'Usage at a glance of a key, or of an owner where the key is null; live as'
+    ' in limits_now()';
 
 
 -- An operator names a key or an owner, an owner may name a key of its own, a
@@ -224,38 +204,81 @@ RETURN CASE
 COMMENT ON FUNCTION check_subject(jsonb) IS 'Whose usage is asked for';
 
 
-CREATE OR REPLACE FUNCTION api_usage_summary(who jsonb, req jsonb,
-    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+-- api-keys/{id}/usage is of that key; both are checked here, also for the node
+-- that first asks whose limits it is to look at.
+
+CREATE OR REPLACE FUNCTION glance_subject(req jsonb, OUT k key, OUT o owner)
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
-DECLARE
-    k key;
-    o owner;
 BEGIN
     PERFORM allow('operator', 'operator_read', 'owner', 'key');
-    PERFORM fail_if(check_request(req, 'key', 'owner', 'days')
-        || check_days(req) || check_subject(req));
+
+    IF req #>> '{path,id}' IS NOT NULL THEN
+        k := find_key(req);
+        PERFORM fail_if(check_request(req, 'days') || check_days(req));
+
+    ELSE
+        PERFORM fail_if(check_request(req, 'key', 'owner', 'days')
+            || check_days(req) || check_subject(req));
+    END IF;
 
     IF query_value(req, 'owner') IS NOT NULL THEN
         o := find_owner(jsonb_build_object('path',
             jsonb_build_object('id', query_value(req, 'owner'))));
+        RETURN;
 
-    ELSIF caller() = 'owner' AND query_value(req, 'key') IS NULL THEN
+    ELSIF caller() = 'owner' AND k.id IS NULL
+        AND query_value(req, 'key') IS NULL
+    THEN
         SELECT * INTO o FROM owner WHERE id = caller_owner();
 
         IF NOT FOUND THEN
             PERFORM fail(404, 'not_found', 'There is no such owner.');
         END IF;
 
-    ELSE
-        k := find_key(jsonb_build_object('path', jsonb_build_object('id',
-            coalesce(query_value(req, 'key'), caller_key()::text))));
-        SELECT * INTO o FROM owner WHERE id = k.owner_id;
+        RETURN;
     END IF;
 
+    IF k.id IS NULL THEN
+        k := find_key(jsonb_build_object('path', jsonb_build_object('id',
+            coalesce(query_value(req, 'key'), caller_key()::text))));
+    END IF;
+
+    SELECT * INTO o FROM owner WHERE id = k.owner_id;
+END
+$$;
+
+COMMENT ON FUNCTION glance_subject(jsonb) IS
+    'The key of a usage page with its owner, or an owner';
+
+
+CREATE OR REPLACE FUNCTION api_key_usage(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    s record := glance_subject(req);
+BEGIN
     status := 200;
-    body := usage_json(k, o, coalesce(query_value(req, 'days'), '30')::int);
+    body := usage_json(s.k, s.o,
+        coalesce(query_value(req, 'days'), '30')::int, req -> 'live');
+END
+$$;
+
+COMMENT ON FUNCTION api_key_usage(jsonb, jsonb) IS 'GET api-keys/{id}/usage';
+
+
+CREATE OR REPLACE FUNCTION api_usage_summary(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    SELECT x.status, x.headers, x.body, x.refresh
+    INTO status, headers, body, refresh
+    FROM api_key_usage(who, req) AS x;
 END
 $$;
 
@@ -264,5 +287,5 @@ COMMENT ON FUNCTION api_usage_summary(jsonb, jsonb) IS 'GET usage/summary';
 GRANT EXECUTE ON FUNCTION api_whoami(jsonb, jsonb), check_days(jsonb),
     usage_parts(uuid, text, text, int, int),
     usage_sums(numeric, numeric, numeric, numeric, numeric),
-    usage_json(key, owner, int), api_key_usage(jsonb, jsonb),
-    check_subject(jsonb), api_usage_summary(jsonb, jsonb) TO apikey_gateway;
+    usage_json(key, owner, int, jsonb), glance_subject(jsonb),
+    api_key_usage(jsonb, jsonb), check_subject(jsonb), api_usage_summary(jsonb, jsonb) TO apikey_gateway;

@@ -1,7 +1,8 @@
 --
--- Limits now: GET limits.  A node asks whose limits it is to look at, and
--- calls again with what it has counted: req.live, an array of {holder, level,
--- name, used, remaining, reset, since, end}, the times in microseconds.
+-- Limits now: GET limits, and usage pages.  A node asks whose limits it is to
+-- look at, and calls again with what is counted there: req.live, an array of
+-- {holder, level, name, used, remaining, reset, since, end}, the times in
+-- microseconds; absent where Redis, which counts, does not answer.
 --
 
 SET LOCAL ROLE apikey_owner;
@@ -77,22 +78,79 @@ BEGIN
     status := 200;
     body := CASE WHEN num_nonnulls(s.key_id, s.owner_id) = 0
         THEN 'percent ' || coalesce(query_value(req, 'min_percent'), '100')
-        ELSE concat_ws(E'\n', 'key ' || s.key_id, 'owner ' || s.owner_id) END;
+        ELSE limit_holders(s.key_id, s.owner_id) END;
 END
 $$;
 
 COMMENT ON FUNCTION api_limit_holders(jsonb, jsonb) IS
-    'What a node is to look at for GET limits: lines of "key UUID", "owner'
-    ' UUID" or "percent N"';
+    'What a node is to look at for GET limits: lines of limit_holders(), or'
+    ' "percent N"';
 
 
--- What nobody counts here, but usage tells, is told by usage.
+CREATE OR REPLACE FUNCTION limit_holders(key_id uuid, owner_id uuid)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN concat_ws(E'\n', 'key ' || key_id || ' ' || coalesce(owner_id, key_id),
+    'owner ' || owner_id || ' ' || owner_id);
+
+COMMENT ON FUNCTION limit_holders(uuid, uuid) IS
+    'A key with its owner, or one of them: lines of "key UUID ROOT" and "owner'
+    ' UUID ROOT", ROOT being the tag of their keys in Redis';
+
+
+CREATE OR REPLACE FUNCTION api_usage_holders(who jsonb, req jsonb,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    s record;
+BEGIN
+    s := glance_subject(req);
+
+    status := 200;
+    body := limit_holders((s.k).id, (s.o).id);
+END
+$$;
+
+COMMENT ON FUNCTION api_usage_holders(jsonb, jsonb) IS
+    'What a node is to look at for a usage page: lines of limit_holders()';
+
+
+-- A key is told what its owner has used, of which it sees its own part alone.
+
+CREATE OR REPLACE FUNCTION quota_known(holder uuid, level text, unit text,
+    service text, model text, since bigint)
+RETURNS numeric
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    who   text := current_setting('apikey.caller', true);
+    known numeric;
+BEGIN
+    PERFORM set_config('apikey.caller', 'node', true);
+
+    known := (quota_used(holder, level, unit, service, model, since)).used;
+
+    PERFORM set_config('apikey.caller', who, true);
+
+    RETURN known;
+END
+$$;
+
+COMMENT ON FUNCTION quota_known(uuid, text, text, text, text, bigint) IS
+    'quota_used() of a limit that the caller may see';
+
+
+-- What nobody counts, but usage tells, is told by usage.  live null: what
+-- usage does not tell, nobody knows, and it is left out.
 
 CREATE OR REPLACE FUNCTION limits_now(key_id uuid, owner_id uuid, live jsonb)
 RETURNS TABLE (key uuid, owner text, name text, level text, unit text,
     "limit" bigint, used numeric, remaining numeric, percent numeric,
     "window" text, reset bigint, resets_at timestamptz, "position" int)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 #variable_conflict use_column
@@ -104,7 +162,7 @@ BEGIN
             (v ->> 'remaining')::numeric AS remaining,
             (v ->> 'reset')::bigint AS reset, v ? 'used' AS known,
             (v ->> 'since')::bigint AS since, (v ->> 'end')::bigint AS "end"
-        FROM jsonb_array_elements(live) AS v),
+        FROM jsonb_array_elements(coalesce(live, '[]')) AS v),
     held AS (
         SELECT 'key' AS level, k.id AS holder, k.id AS key, k.owner_id, h.*
         FROM key k, LATERAL limits_held(k.id, NULL, k.plan) AS h
@@ -118,15 +176,26 @@ BEGIN
             OR limits_now.key_id IS NULL AND limits_now.owner_id IS NULL
                 AND o.id IN (SELECT l.holder FROM l WHERE l.level = 'owner')),
     now_ AS (
-        SELECT h.*, l.reset, l."end", l.holder IS NOT NULL AS told,
+        SELECT h.*, l.reset, p."end", l.holder IS NOT NULL AS told,
             coalesce(h.burst, h."limit") AS most,
             CASE WHEN l.known THEN l.used
-                WHEN h.kind IN ('calendar', 'total') AND h.unit <> 'concurrent'
-                THEN (SELECT q.used FROM quota_used(h.holder, h.level, h.unit,
-                    h.service, h.model, greatest(h.made, l.since)) AS q)
-                ELSE 0 END AS used, l.remaining
+                WHEN h.kind IN ('calendar', 'total')
+                THEN quota_known(h.holder, h.level, h.unit, h.service,
+                    h.model, greatest(h.made, p.start))
+                WHEN live IS NOT NULL THEN 0 END AS used, l.remaining
         FROM held h LEFT JOIN l ON l.level = h.level
-            AND l.holder = h.holder AND l.name = h.name
+                AND l.holder = h.holder AND l.name = h.name
+            LEFT JOIN owner o ON o.id = h.owner_id
+            LEFT JOIN LATERAL (
+                SELECT max(b) FILTER (WHERE b <= micros(now())) AS start,
+                    min(b) FILTER (WHERE b > micros(now())) AS "end"
+                FROM unnest(CASE WHEN l."end" IS NULL
+                    AND h.period IS NOT NULL
+                    THEN calendar_bounds(coalesce(o.time_zone, 'UTC'),
+                        coalesce(o.anchor_day, 1), h.period, now()) END) AS b
+            ) AS c ON true,
+            LATERAL (SELECT coalesce(l.since, c.start) AS start,
+                         coalesce(l."end", c."end") AS "end") AS p
         WHERE h.kind <> 'credits')
     SELECT n.key, (SELECT o.external FROM owner o WHERE o.id = n.owner_id),
         n.name, n.level, n.unit, n."limit", n.used,
@@ -141,7 +210,8 @@ BEGIN
         CASE WHEN n."end" IS NOT NULL THEN usage_time(n."end") END,
         n.position
     FROM now_ n
-    WHERE num_nonnulls(limits_now.key_id, limits_now.owner_id) > 0 OR n.told;
+    WHERE (num_nonnulls(limits_now.key_id, limits_now.owner_id) > 0 OR n.told)
+        AND n.used IS NOT NULL;
 END
 $$;
 
@@ -220,9 +290,33 @@ $$;
 
 COMMENT ON FUNCTION api_limits(jsonb, jsonb) IS 'GET limits';
 
+
+CREATE OR REPLACE FUNCTION usage_limits(key_id uuid, owner_id uuid,
+    live jsonb)
+RETURNS json
+LANGUAGE sql
+SET search_path = apikey, pg_temp
+RETURN (SELECT coalesce(array_to_json(array_agg(row_to_json(x))), '[]')
+    FROM (SELECT l.name, l.level, l.unit,
+              amount_json(l."limit", l.unit) AS "limit",
+              amount_json(l.used::bigint, l.unit) AS used,
+              amount_json(l.remaining::bigint, l.unit) AS remaining,
+              l.percent, l."window", l.reset,
+              time_text(l.resets_at) AS resets_at
+          FROM limits_now(usage_limits.key_id, usage_limits.owner_id, live)
+              AS l
+          WHERE num_nonnulls(usage_limits.key_id, usage_limits.owner_id) > 0
+          ORDER BY l.level, l."position", l.name) AS x);
+
+COMMENT ON FUNCTION usage_limits(uuid, uuid, jsonb) IS
+    'The limits of a usage page; live as in limits_now()';
+
 GRANT EXECUTE ON FUNCTION check_limits_query(jsonb), limits_subject(jsonb),
-    api_limit_holders(jsonb, jsonb), limits_now(uuid, uuid, jsonb),
-    api_limits(jsonb, jsonb) TO apikey_gateway;
+    limit_holders(uuid, uuid), api_limit_holders(jsonb, jsonb),
+    api_usage_holders(jsonb, jsonb), limits_now(uuid, uuid, jsonb),
+    quota_known(uuid, text, text, text, text, bigint),
+    api_limits(jsonb, jsonb), usage_limits(uuid, uuid, jsonb)
+    TO apikey_gateway;
 
 
 -- For dashboards: what usage tells, by quarters of an hour.  What refills all

@@ -221,6 +221,7 @@ ngx_http_apikey_drift_look(ngx_http_apikey_drift_t *drift)
         item = &drift->items[drift->next];
 
         item->decision.pool = drift->pool;
+        item->decision.look = 1;
         item->decision.handler = ngx_http_apikey_drift_decided;
         item->decision.data = drift;
         item->decision.decided_at = apikey_clock_real();
@@ -258,17 +259,24 @@ ngx_http_apikey_drift_decided(ngx_http_apikey_decision_t *d)
 }
 
 
+/* What is leased may have been spent or not: it is not at rest. */
+
 static void
 ngx_http_apikey_drift_level(ngx_http_apikey_drift_t *drift,
     ngx_http_apikey_drift_item_t *item)
 {
-    ngx_uint_t  i;
+    ngx_uint_t                       i, known;
+    ngx_http_apikey_drift_budget_t  *budget;
+
+    known = item->decision.rc != NGX_ERROR && item->decision.known;
 
     for (i = 0; i < item->nbudgets; i++) {
-        item->budgets[i].level = item->decision.rc != NGX_ERROR
-                                 && item->decision.known
-                                 ? item->budgets[i].bucket->used
-                                 : NGX_HTTP_APIKEY_DRIFT_NONE;
+        budget = &item->budgets[i];
+
+        budget->level = known && !budget->bucket->unknown
+                        && budget->account->out == 0
+                        ? budget->bucket->used
+                        : NGX_HTTP_APIKEY_DRIFT_NONE;
     }
 }
 

@@ -35,6 +35,7 @@ typedef enum {
 /* One budget of a holder. */
 
 typedef struct {
+    ngx_http_apikey_account_t   *account;
     ngx_http_apikey_bucket_t    *bucket;
     ngx_uint_t                   line;           /* of the holder's limits */
     uint64_t                     used;           /* Postgres, before */

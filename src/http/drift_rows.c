@@ -134,6 +134,7 @@ ngx_http_apikey_drift_limits(ngx_http_apikey_drift_t *drift,
         budget->used = ngx_http_apikey_drift_word(used, i);
 
         if (budget->used != NGX_HTTP_APIKEY_DRIFT_NONE) {
+            budget->account = account;
             budget->bucket = b;
             budget->line = i;
             item->nbudgets++;

@@ -1,10 +1,12 @@
 
 /*
- * GET limits: what is left of limits now, which nobody knows but who counts.
+ * Limits as they are now, for GET limits and usage pages: nobody knows that
+ * but who counts.
  *
- * SQL says whose limits are asked for (limit_holders), the counts are looked
- * at here, and SQL makes the answer of both (limits).  Everything lives in the
- * request's pool.
+ * SQL says whose limits are asked for; the counts are looked at, in this
+ * node's memory or in Redis, one holder after another; SQL makes the answer of
+ * both.  Everything lives in the request's pool, what belongs to one holder in
+ * a pool of its own.
  */
 
 
@@ -12,43 +14,39 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include "base/clock.h"
-#include "base/json.h"
-#include "http/admin.h"
-#include "http/limits.h"
+#include "http/live.h"
 
 
-#define NGX_HTTP_APIKEY_LIVE_USED  64        /* looked up at once */
-#define NGX_HTTP_APIKEY_LIVE_MAX   10000     /* limits of an answer */
-
-
-typedef struct {
-    ngx_http_apikey_admin_t  *admin;
-    ngx_array_t              *text;          /* u_char: the JSON so far */
-    int64_t                   now;
-    ngx_uint_t                percent;
-    ngx_uint_t                n;
-    ngx_uint_t                asked;
-} ngx_http_apikey_live_t;
+#define NGX_HTTP_APIKEY_LIVE_USED  64            /* looked up at once */
 
 
 static ngx_int_t ngx_http_apikey_live_start(ngx_http_apikey_admin_t *a);
-static ngx_int_t ngx_http_apikey_live_collect(ngx_http_apikey_live_t *live);
+static ngx_int_t ngx_http_apikey_live_holders(ngx_http_apikey_live_t *live);
 static ngx_int_t ngx_http_apikey_live_line(ngx_http_apikey_live_t *live,
     ngx_str_t *line);
-static ngx_int_t ngx_http_apikey_live_holder(ngx_http_apikey_live_t *live,
-    const u_char *holder, ngx_uint_t level,
-    ngx_http_apikey_limit_used_t *only);
-static ngx_int_t ngx_http_apikey_live_all(ngx_http_apikey_live_t *live);
-static ngx_int_t ngx_http_apikey_live_limit(ngx_http_apikey_live_t *live,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b);
-static ngx_int_t ngx_http_apikey_live_add(ngx_http_apikey_live_t *live,
-    const char *text, size_t len);
+static ngx_int_t ngx_http_apikey_live_local(ngx_http_apikey_live_t *live);
+static ngx_int_t ngx_http_apikey_live_scan(ngx_http_apikey_live_t *live);
+static void ngx_http_apikey_live_scanned(ngx_http_apikey_limit_scan_t *scan,
+    const ngx_http_apikey_scanned_t *scanned, ngx_pool_t *pool);
+static void ngx_http_apikey_live_scan_done(ngx_http_apikey_limit_scan_t *scan,
+    ngx_int_t rc);
+static ngx_int_t ngx_http_apikey_live_holder_add(
+    ngx_http_apikey_live_t *live, const u_char *holder, const u_char *root,
+    ngx_uint_t level);
+static int ngx_libc_cdecl ngx_http_apikey_live_compare(const void *one,
+    const void *two);
+static ngx_int_t ngx_http_apikey_live_look(ngx_http_apikey_live_t *live);
+static ngx_int_t ngx_http_apikey_live_looks(ngx_http_apikey_live_t *live);
+static ngx_int_t ngx_http_apikey_live_ask(ngx_http_apikey_live_t *live);
+static void ngx_http_apikey_live_decided(ngx_http_apikey_decision_t *d);
+static ngx_int_t ngx_http_apikey_live_answer(ngx_http_apikey_live_t *live);
+static void ngx_http_apikey_live_detach(ngx_http_apikey_admin_t *a);
 
 
 ngx_int_t
 ngx_http_apikey_live(ngx_http_apikey_admin_t *a)
 {
+    ngx_int_t                rc;
     ngx_http_apikey_live_t  *live;
 
     live = a->job;
@@ -57,21 +55,44 @@ ngx_http_apikey_live(ngx_http_apikey_admin_t *a)
         return ngx_http_apikey_live_start(a);
     }
 
-    if (live->asked || a->failed || a->status != NGX_HTTP_OK) {
+    if (live->state == NGX_HTTP_APIKEY_LIVE_ANSWER) {
         return ngx_http_apikey_admin_call_finish(a);
     }
 
-    live->asked = 1;
+    if (live->state == NGX_HTTP_APIKEY_LIVE_HOLDERS) {
 
-    if (ngx_http_apikey_live_collect(live) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        if (a->failed || a->status != NGX_HTTP_OK) {
+            return ngx_http_apikey_admin_call_finish(a);
+        }
+
+        rc = ngx_http_apikey_live_holders(live);
+
+        if (rc != NGX_OK) {
+            return rc == NGX_AGAIN ? NGX_AGAIN
+                                   : NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        live->state = NGX_HTTP_APIKEY_LIVE_SCAN;
     }
 
-    a->live.data = live->text->elts;
-    a->live.len = live->text->nelts;
-    a->function = NULL;
+    if (live->state == NGX_HTTP_APIKEY_LIVE_SCAN) {
 
-    return ngx_http_apikey_admin_call_start(a);
+        /* none of them twice */
+
+        ngx_qsort(live->holders->elts, live->holders->nelts,
+                  sizeof(ngx_http_apikey_live_holder_t),
+                  ngx_http_apikey_live_compare);
+
+        live->state = NGX_HTTP_APIKEY_LIVE_LOOK;
+    }
+
+    rc = ngx_http_apikey_live_looks(live);
+
+    if (rc != NGX_OK) {
+        return rc == NGX_AGAIN ? NGX_AGAIN : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_apikey_live_answer(live);
 }
 
 
@@ -80,42 +101,41 @@ ngx_http_apikey_live_start(ngx_http_apikey_admin_t *a)
 {
     ngx_http_apikey_live_t  *live;
 
-    if (!ngx_http_apikey_limiter_looks(a->amcf->limiter)) {
-        return ngx_http_apikey_admin_problem(a,
-                                     NGX_HTTP_APIKEY_PROBLEM_NOT_SUPPORTED,
-                                     "Limits cannot be looked at in this "
-                                     "apikey_limit_mode yet.", NULL);
-    }
-
     live = ngx_pcalloc(a->pool, sizeof(ngx_http_apikey_live_t));
     if (live == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     live->text = ngx_array_create(a->pool, 1024, 1);
-    if (live->text == NULL) {
+    live->holders = ngx_array_create(a->pool, 4,
+                                     sizeof(ngx_http_apikey_live_holder_t));
+
+    if (live->text == NULL || live->holders == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     live->admin = a;
+    live->local = ngx_http_apikey_limiter_looks(a->amcf->limiter);
+    live->usage = (ngx_strcmp(a->route->function, "limits") != 0);
+
     a->job = live;
-    a->function = "limit_holders";
+    a->detach = ngx_http_apikey_live_detach;
+    a->function = live->usage ? "usage_holders" : "limit_holders";
 
     return ngx_http_apikey_admin_call_start(a);
 }
 
 
+/* NGX_AGAIN: Redis is asked who they are. */
+
 static ngx_int_t
-ngx_http_apikey_live_collect(ngx_http_apikey_live_t *live)
+ngx_http_apikey_live_holders(ngx_http_apikey_live_t *live)
 {
     u_char     *p, *lf, *last;
+    ngx_int_t   rc;
     ngx_str_t   line;
 
     live->now = apikey_clock_real();
-
-    if (ngx_http_apikey_live_add(live, "[", 1) != NGX_OK) {
-        return NGX_ERROR;
-    }
 
     p = live->admin->answer.data;
     last = p + live->admin->answer.len;
@@ -130,24 +150,25 @@ ngx_http_apikey_live_collect(ngx_http_apikey_live_t *live)
         line.data = p;
         line.len = lf - p;
 
-        if (ngx_http_apikey_live_line(live, &line) != NGX_OK) {
-            return NGX_ERROR;
+        rc = ngx_http_apikey_live_line(live, &line);
+
+        if (rc != NGX_OK) {
+            return rc;
         }
     }
 
-    return ngx_http_apikey_live_add(live, "]", 1);
+    return NGX_OK;
 }
 
 
-/* "key UUID", "owner UUID", or "percent N" */
+/* "key UUID ROOT", "owner UUID ROOT", or "percent N" alone */
 
 static ngx_int_t
 ngx_http_apikey_live_line(ngx_http_apikey_live_t *live, ngx_str_t *line)
 {
-    u_char      *blank, holder[16];
-    size_t       len;
-    ngx_int_t    n;
-    ngx_uint_t   level;
+    char       *p;
+    u_char     *blank, holder[16], root[16];
+    ngx_int_t   n;
 
     blank = ngx_strlchr(line->data, line->data + line->len, ' ');
 
@@ -155,28 +176,35 @@ ngx_http_apikey_live_line(ngx_http_apikey_live_t *live, ngx_str_t *line)
         return NGX_ERROR;
     }
 
-    blank++;
-    len = line->data + line->len - blank;
-
     if (*line->data == 'p') {
-        n = ngx_atoi(blank, len);
+        n = ngx_atoi(blank + 1, line->data + line->len - blank - 1);
         live->percent = (n == NGX_ERROR) ? 0 : (ngx_uint_t) n;
 
-        return ngx_http_apikey_live_all(live);
+        return live->local ? ngx_http_apikey_live_local(live)
+                           : ngx_http_apikey_live_scan(live);
     }
 
-    if (!apikey_uuid_parse(holder, (char *) blank, len)) {
+    p = (char *) blank + 1;
+
+    if (line->data + line->len - (u_char *) p != 2 * APIKEY_UUID_TEXT_LEN + 1
+        || !apikey_uuid_parse(holder, p, APIKEY_UUID_TEXT_LEN)
+        || !apikey_uuid_parse(root, p + APIKEY_UUID_TEXT_LEN + 1,
+                              APIKEY_UUID_TEXT_LEN))
+    {
         return NGX_ERROR;
     }
 
-    level = (*line->data == 'o') ? APIKEY_LEVEL_OWNER : APIKEY_LEVEL_KEY;
-
-    return ngx_http_apikey_live_holder(live, holder, level, NULL);
+    return ngx_http_apikey_live_holder_add(live, holder, root,
+                                           *line->data == 'o'
+                                           ? APIKEY_LEVEL_OWNER
+                                           : APIKEY_LEVEL_KEY);
 }
 
 
+/* Everyone whom this node has counted so far. */
+
 static ngx_int_t
-ngx_http_apikey_live_all(ngx_http_apikey_live_t *live)
+ngx_http_apikey_live_local(ngx_http_apikey_live_t *live)
 {
     uint32_t                       pos;
     ngx_uint_t                     i, n;
@@ -189,158 +217,283 @@ ngx_http_apikey_live_all(ngx_http_apikey_live_t *live)
                                          live->percent, &pos, used,
                                          NGX_HTTP_APIKEY_LIVE_USED);
 
-        for (i = 0; i < n && live->n < NGX_HTTP_APIKEY_LIVE_MAX; i++) {
-            if (ngx_http_apikey_live_holder(live, used[i].holder,
-                                            used[i].level, &used[i])
+        for (i = 0; i < n; i++) {
+            if (ngx_http_apikey_live_holder_add(live, used[i].holder,
+                                                used[i].holder, used[i].level)
                 != NGX_OK)
             {
                 return NGX_ERROR;
             }
         }
 
-    } while (pos && live->n < NGX_HTTP_APIKEY_LIVE_MAX);
+    } while (pos && live->holders->nelts < NGX_HTTP_APIKEY_LIVE_MAX);
 
     return NGX_OK;
 }
 
 
 static ngx_int_t
-ngx_http_apikey_live_holder(ngx_http_apikey_live_t *live,
-    const u_char *holder, ngx_uint_t level,
-    ngx_http_apikey_limit_used_t *only)
+ngx_http_apikey_live_scan(ngx_http_apikey_live_t *live)
 {
-    ngx_int_t                     rc;
-    ngx_uint_t                    i;
-    const apikey_limit_t         *limit;
-    ngx_http_apikey_key_t         key;
-    ngx_http_apikey_bucket_t      b;
-    ngx_http_apikey_account_t     account;
-    ngx_http_apikey_main_conf_t  *amcf;
+    live->scan.account = ngx_http_apikey_live_scanned;
+    live->scan.done = ngx_http_apikey_live_scan_done;
+    live->scan.data = live;
 
-    amcf = live->admin->amcf;
-
-    rc = ngx_http_apikey_keyring_limits(amcf->sh->keyring, amcf->shpool,
-                                        holder, level, live->admin->pool,
-                                        &key);
-    if (rc != NGX_OK) {
-        return rc == NGX_DECLINED ? NGX_OK : NGX_ERROR;
-    }
-
-    limit = key.key_limits;
-
-    for (i = 0; i < key.nkey_limits; i++, limit = apikey_limit_next(limit)) {
-
-        if (limit->kind == APIKEY_KIND_CREDITS
-            || (only && (only->unit != limit->unit
-                         || only->scope != limit->scope
-                         || (only->id && only->id != limit->id))))
-        {
-            continue;
-        }
-
-        ngx_memzero(&b, sizeof(ngx_http_apikey_bucket_t));
-        ngx_memzero(&account, sizeof(ngx_http_apikey_account_t));
-
-        ngx_memcpy(account.holder, holder, 16);
-        account.level = level;
-        account.unit = limit->unit;
-        account.scope = limit->scope;
-        b.limit = limit;
-
-        if (limit->period != APIKEY_PERIOD_NONE
-            && ngx_http_apikey_keyring_period(amcf->sh->keyring,
-                                              amcf->shpool, key.calendar,
-                                              limit->period, live->now,
-                                              &b.period)
-               != NGX_OK)
-        {
-            continue;
-        }
-
-        if (ngx_http_apikey_live_limit(live, &account, &b) != NGX_OK) {
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-/* Of a limit that is not in use nothing is said. */
-
-static ngx_int_t
-ngx_http_apikey_live_limit(ngx_http_apikey_live_t *live,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b)
-{
-    char           buf[2048];
-    uint64_t       used;
-    ngx_int_t      rc;
-    apikey_json_t  j;
-
-    rc = ngx_http_apikey_limiter_look(live->admin->amcf->limiter, account, b,
-                                      live->now);
-
-    if (rc != NGX_OK && b->period.end == 0) {
+    if (ngx_http_apikey_limiter_scan(live->admin->amcf->limiter, &live->scan)
+        != NGX_OK)
+    {
+        live->down = 1;
         return NGX_OK;
     }
 
-    used = b->limit->burst - ngx_min(b->remaining, b->limit->burst);
+    live->scanning = 1;
+    live->state = NGX_HTTP_APIKEY_LIVE_SCAN;
 
-    apikey_json_init(&j, buf, sizeof(buf));
-    apikey_json_object(&j);
-    apikey_json_name(&j, "holder");
-    apikey_json_uuid(&j, account->holder);
-    apikey_json_name(&j, "level");
-    apikey_json_text(&j, apikey_level_name(account->level));
-    apikey_json_name(&j, "name");
-    apikey_json_string(&j, apikey_limit_name(b->limit), b->limit->name_len);
+    ngx_http_apikey_admin_wait(live->admin);
 
-    if (rc == NGX_OK && !b->unknown) {
-        apikey_json_name(&j, "used");
-        apikey_json_uint(&j, used);
-        apikey_json_name(&j, "remaining");
-        apikey_json_uint(&j, b->remaining);
-        apikey_json_name(&j, "reset");
+    return NGX_AGAIN;
+}
 
-        if (b->reset == UINT64_MAX) {
-            apikey_json_null(&j);
 
-        } else {
-            apikey_json_uint(&j, ngx_http_apikey_seconds(b->reset));
-        }
-    }
+static void
+ngx_http_apikey_live_scanned(ngx_http_apikey_limit_scan_t *scan,
+    const ngx_http_apikey_scanned_t *scanned, ngx_pool_t *pool)
+{
+    ngx_http_apikey_live_t *live = scan->data;
 
-    if (b->period.end) {
-        apikey_json_name(&j, "since");
-        apikey_json_uint(&j, b->period.start);
-        apikey_json_name(&j, "end");
-        apikey_json_uint(&j, b->period.end);
-    }
-
-    apikey_json_object_end(&j);
-
-    if (j.overflow
-        || (live->n++ && ngx_http_apikey_live_add(live, ",", 1) != NGX_OK))
+    if (live->holders->nelts < NGX_HTTP_APIKEY_LIVE_MAX
+        && ngx_http_apikey_live_over(live, scanned, pool)
+        && ngx_http_apikey_live_holder_add(live, scanned->holder,
+                                           scanned->root, scanned->level)
+           != NGX_OK)
     {
-        return NGX_ERROR;
+        live->down = 1;
+    }
+}
+
+
+static void
+ngx_http_apikey_live_scan_done(ngx_http_apikey_limit_scan_t *scan,
+    ngx_int_t rc)
+{
+    ngx_http_apikey_live_t *live = scan->data;
+
+    live->scanning = 0;
+
+    if (rc != NGX_OK) {
+        live->down = 1;
     }
 
-    return ngx_http_apikey_live_add(live, buf, apikey_json_len(&j));
+    ngx_http_apikey_admin_resume(live->admin);
 }
 
 
 static ngx_int_t
-ngx_http_apikey_live_add(ngx_http_apikey_live_t *live, const char *text,
-    size_t len)
+ngx_http_apikey_live_holder_add(ngx_http_apikey_live_t *live,
+    const u_char *holder, const u_char *root, ngx_uint_t level)
 {
-    u_char  *p;
+    ngx_http_apikey_live_holder_t  *h;
 
-    p = ngx_array_push_n(live->text, len);
-    if (p == NULL) {
+    h = ngx_array_push(live->holders);
+    if (h == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_memcpy(p, text, len);
+    ngx_memcpy(h->holder, holder, 16);
+    ngx_memcpy(h->root, root, 16);
+    h->level = level;
 
     return NGX_OK;
+}
+
+
+static int ngx_libc_cdecl
+ngx_http_apikey_live_compare(const void *one, const void *two)
+{
+    const ngx_http_apikey_live_holder_t *a = one, *b = two;
+
+    return a->level != b->level ? (int) a->level - (int) b->level
+                                : ngx_memcmp(a->holder, b->holder, 16);
+}
+
+
+/* Of all holders that are left; NGX_AGAIN: Redis is asked about one. */
+
+static ngx_int_t
+ngx_http_apikey_live_looks(ngx_http_apikey_live_t *live)
+{
+    ngx_int_t                       rc;
+    ngx_http_apikey_live_holder_t  *h;
+
+    h = live->holders->elts;
+
+    while (live->next < live->holders->nelts && !live->down
+           && live->n < NGX_HTTP_APIKEY_LIVE_MAX)
+    {
+        if (live->pool == NULL) {
+            if (live->next
+                && ngx_http_apikey_live_compare(&h[live->next],
+                                                &h[live->next - 1])
+                   == 0)
+            {
+                live->next++;
+                continue;
+            }
+
+            live->pool = ngx_create_pool(4096, ngx_cycle->log);
+
+            if (live->pool == NULL) {
+                return NGX_ERROR;
+            }
+
+            rc = ngx_http_apikey_live_build(live, &h[live->next]);
+
+            if (rc == NGX_OK) {
+                rc = ngx_http_apikey_live_look(live);
+            }
+
+            if (rc == NGX_AGAIN || rc == NGX_ERROR) {
+                return rc;
+            }
+        }
+
+        live->next++;
+        ngx_destroy_pool(live->pool);
+        live->pool = NULL;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_live_look(ngx_http_apikey_live_t *live)
+{
+    ngx_uint_t                   i, k;
+    ngx_http_apikey_account_t   *account;
+    ngx_http_apikey_decision_t  *d;
+
+    d = &live->decision;
+
+    if (!live->local) {
+        return ngx_http_apikey_live_ask(live);
+    }
+
+    for (i = 0; i < d->naccounts; i++) {
+        account = &d->accounts[i];
+
+        for (k = 0; k < account->nbuckets; k++) {
+
+            /* of one that is not in use nothing is said */
+
+            if (ngx_http_apikey_limiter_look(live->admin->amcf->limiter,
+                                             account, &account->buckets[k],
+                                             live->now)
+                != NGX_OK)
+            {
+                account->buckets[k].unknown = 1;
+            }
+        }
+    }
+
+    return ngx_http_apikey_live_tell(live);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_live_ask(ngx_http_apikey_live_t *live)
+{
+    ngx_int_t  rc;
+
+    live->decision.handler = ngx_http_apikey_live_decided;
+    live->decision.data = live;
+
+    rc = ngx_http_apikey_decide(live->admin->amcf->limiter, &live->decision);
+
+    if (rc == NGX_AGAIN) {
+        live->deciding = 1;
+        ngx_http_apikey_admin_wait(live->admin);
+        return NGX_AGAIN;
+    }
+
+    if (rc == NGX_ERROR || !live->decision.known) {
+        live->down = 1;
+        return NGX_OK;
+    }
+
+    return ngx_http_apikey_live_tell(live);
+}
+
+
+static void
+ngx_http_apikey_live_decided(ngx_http_apikey_decision_t *d)
+{
+    ngx_http_apikey_live_t *live = d->data;
+
+    live->deciding = 0;
+
+    if (d->rc == NGX_ERROR || !d->known
+        || ngx_http_apikey_live_tell(live) != NGX_OK)
+    {
+        live->down = 1;
+    }
+
+    ngx_http_apikey_admin_resume(live->admin);
+}
+
+
+/* A usage page does without what nobody can tell now. */
+
+static ngx_int_t
+ngx_http_apikey_live_answer(ngx_http_apikey_live_t *live)
+{
+    ngx_http_apikey_admin_t  *a;
+
+    a = live->admin;
+
+    if (live->down && !live->usage) {
+        return ngx_http_apikey_admin_problem(a,
+                                     NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE,
+                                     "Redis did not answer.", NULL);
+    }
+
+    if (!live->down) {
+
+        if ((live->text->nelts == 0
+             && ngx_http_apikey_live_add(live, "[", 1) != NGX_OK)
+            || ngx_http_apikey_live_add(live, "]", 1) != NGX_OK)
+        {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        a->live.data = live->text->elts;
+        a->live.len = live->text->nelts;
+    }
+
+    live->state = NGX_HTTP_APIKEY_LIVE_ANSWER;
+    a->function = NULL;
+
+    return ngx_http_apikey_admin_call_start(a);
+}
+
+
+static void
+ngx_http_apikey_live_detach(ngx_http_apikey_admin_t *a)
+{
+    ngx_http_apikey_live_t *live = a->job;
+
+    if (live->scanning) {
+        live->scanning = 0;
+        ngx_http_apikey_limiter_scan_cancel(&live->scan);
+    }
+
+    if (live->deciding) {
+        live->deciding = 0;
+        ngx_http_apikey_decide_cancel(&live->decision);
+    }
+
+    if (live->pool) {
+        ngx_destroy_pool(live->pool);
+        live->pool = NULL;
+    }
 }

@@ -59,7 +59,8 @@ ngx_http_apikey_claims_decide(ngx_http_apikey_limiter_t *l,
 
         /* who runs in a slot that nobody counts would run beyond them all */
 
-        if (d->parts[i].none && d->accounts[i].unit == APIKEY_UNIT_CONCURRENT)
+        if (d->parts[i].none && !d->look
+            && d->accounts[i].unit == APIKEY_UNIT_CONCURRENT)
         {
             return APIKEY_LEASE_UNAVAILABLE;
         }
@@ -150,7 +151,8 @@ ngx_http_apikey_claims_get(ngx_http_apikey_limiter_t *l,
     claim = &d->claims[i];
     part = &d->parts[i];
 
-    entry = ngx_http_apikey_leases_get(leases, account, now);
+    entry = d->look ? ngx_http_apikey_leases_find(leases, account)
+                    : ngx_http_apikey_leases_get(leases, account, now);
 
     /* who waited knows the limits of an earlier time */
 
@@ -228,7 +230,7 @@ ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
 {
     ngx_uint_t  i, look;
 
-    look = 0;
+    look = d->look;
 
     for (i = 0; i < d->naccounts; i++) {
 

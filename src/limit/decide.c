@@ -226,7 +226,7 @@ ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
         sent = (rc == APIKEY_LEASE_TAKE) ? ngx_http_apikey_take(l, d)
                                          : ngx_http_apikey_wait(l, d);
         if (sent == NGX_OK) {
-            apikey_stats_add(&l->conf.stats->waits, 1);
+            apikey_stats_add(&l->conf.stats->waits, !d->look);
             d->waiting = 1;
             return NGX_AGAIN;
         }
@@ -325,6 +325,11 @@ ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d)
     d->known = 0;
     d->decided_at = apikey_clock_real();
 
+    if (d->look) {
+        return ngx_http_apikey_decide_done(d, NGX_ERROR,
+                                           APIKEY_MODE_DOWN_DENY);
+    }
+
     switch (conf->down) {
 
     case NGX_HTTP_APIKEY_DOWN_ALLOW:
@@ -407,7 +412,9 @@ ngx_http_apikey_decide_done(ngx_http_apikey_decision_t *d, ngx_int_t rc,
         d->paid_at = apikey_clock_boot();
     }
 
-    apikey_stats_add(&d->limiter->conf.stats->decisions[mode], 1);
+    if (!d->look) {
+        apikey_stats_add(&d->limiter->conf.stats->decisions[mode], 1);
+    }
 
     return rc;
 }

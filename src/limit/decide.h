@@ -71,6 +71,8 @@ typedef struct {
                                                 what was taken */
     uint64_t                   actual;       /* in, of settle(): what it really
                                                 was */
+    uint64_t                   out;          /* out, of a look: tokens that
+                                                are leased */
     unsigned                   whole:1;      /* unknown: all that is left */
     ngx_uint_t                 nbuckets;
     ngx_http_apikey_bucket_t  *buckets;
@@ -85,6 +87,9 @@ struct ngx_http_apikey_decision_s {
     void                      (*handler)(ngx_http_apikey_decision_t *d);
     void                       *data;
 
+    unsigned                    look:1;      /* nothing is to be paid, all
+                                                costs are 0: what Redis says,
+                                                and nobody else */
     int64_t                     decided_at;  /* us since the epoch.  In: now;
                                                 out: when it was decided, in
                                                 leased and direct mode by
@@ -182,6 +187,56 @@ typedef struct {
 ngx_uint_t ngx_http_apikey_limiter_used(ngx_http_apikey_limiter_t *l,
     ngx_uint_t percent, uint32_t *pos, ngx_http_apikey_limit_used_t *used,
     ngx_uint_t n);
+
+/*
+ * scan.c: every account that Redis has a value of.  limiter_scan(): NGX_OK:
+ * account() runs for each, then done(), NGX_OK or NGX_ERROR; else Redis cannot
+ * be asked.  What is allocated in account()'s pool is gone after some calls.
+ */
+
+#define NGX_HTTP_APIKEY_SCAN_PRIMARIES  256
+
+typedef struct {
+    uint64_t  id;
+    double    used;              /* tokens, not refilled to now */
+} ngx_http_apikey_scanned_level_t;
+
+typedef struct {
+    u_char                           root[16];
+    u_char                           holder[16];
+    uint64_t                         scope;
+    uint8_t                          level;
+    uint8_t                          unit;
+    ngx_uint_t                       nlevels;
+    ngx_http_apikey_scanned_level_t  levels[APIKEY_ACCOUNT_LEVELS];
+} ngx_http_apikey_scanned_t;
+
+typedef struct ngx_http_apikey_limit_scan_s  ngx_http_apikey_limit_scan_t;
+
+struct ngx_http_apikey_limit_scan_s {
+    void                          (*account)(
+                                      ngx_http_apikey_limit_scan_t *scan,
+                                      const ngx_http_apikey_scanned_t *scanned,
+                                      ngx_pool_t *pool);
+    void                          (*done)(ngx_http_apikey_limit_scan_t *scan,
+                                      ngx_int_t rc);
+    void                           *data;
+
+    /* private */
+    ngx_http_apikey_limiter_t      *limiter;
+    ngx_http_apikey_redis_call_t    call;
+    ngx_event_t                     event;
+    ngx_int_t                       rc;
+    u_char                          cursor[20];
+    size_t                          ncursor;
+    uint16_t                        tags[NGX_HTTP_APIKEY_SCAN_PRIMARIES];
+    ngx_uint_t                      ntags;       /* 0: there is one server */
+    ngx_uint_t                      tag;
+};
+
+ngx_int_t ngx_http_apikey_limiter_scan(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_limit_scan_t *scan);
+void ngx_http_apikey_limiter_scan_cancel(ngx_http_apikey_limit_scan_t *scan);
 
 /* Whether a limit can be counted at all in this mode, by its kind and unit. */
 ngx_uint_t ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,

@@ -53,6 +53,7 @@ ngx_http_apikey_limiter_look(ngx_http_apikey_limiter_t *l,
         return NGX_OK;
     }
 
+    bucket->used = copy.bucket.used / bucket->limit->rate.token;
     bucket->remaining = apikey_gauge_remaining(&copy, bucket->limit);
     bucket->reset = apikey_gauge_reset(&copy, bucket->limit, &bucket->period,
                                        now, real);

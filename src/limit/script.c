@@ -231,12 +231,10 @@ ngx_http_apikey_script_grant(ngx_http_apikey_script_reply_t *reply,
 
 ngx_int_t
 ngx_http_apikey_script_account(ngx_http_apikey_script_reply_t *reply,
-    uint64_t *era, uint64_t *cost)
+    uint64_t *era, uint64_t *out, uint64_t *cost)
 {
-    uint64_t  out;
-
     if (ngx_http_apikey_script_get(reply, era) != NGX_OK
-        || ngx_http_apikey_script_get(reply, &out) != NGX_OK)
+        || ngx_http_apikey_script_get(reply, out) != NGX_OK)
     {
         return NGX_ERROR;
     }

@@ -82,7 +82,8 @@ ngx_int_t ngx_http_apikey_script_grant(ngx_http_apikey_script_reply_t *reply,
 
 /* The next account of TAKE, and the next limit, in the order of the call. */
 ngx_int_t ngx_http_apikey_script_account(
-    ngx_http_apikey_script_reply_t *reply, uint64_t *era, uint64_t *cost);
+    ngx_http_apikey_script_reply_t *reply, uint64_t *era, uint64_t *out,
+    uint64_t *cost);
 ngx_int_t ngx_http_apikey_script_level(ngx_http_apikey_script_reply_t *reply,
     apikey_bucket_t *level);
 

@@ -239,7 +239,7 @@ ngx_http_apikey_take_error(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 static ngx_int_t
 ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 {
-    uint64_t                         era, cost;
+    uint64_t                         era, leased, cost;
     ngx_uint_t                       i, k, refused;
     apikey_bucket_t                  level;
     ngx_http_apikey_bucket_t        *out;
@@ -259,7 +259,8 @@ ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d, ngx_str_t *text)
             continue;
         }
 
-        if (ngx_http_apikey_script_account(&reply, &era, &cost) != NGX_OK) {
+        if (ngx_http_apikey_script_account(&reply, &era, &leased, &cost)
+            != NGX_OK) {
             return NGX_ERROR;
         }
 
@@ -410,7 +411,7 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     unknown = 0;
 
     (void) ngx_http_apikey_script_account(reply, &d->claims[i].era,
-                                          &account->cost);
+                                          &account->out, &account->cost);
 
     entry = d->parts[i].none ? NULL
                              : ngx_http_apikey_leases_find(leases, account);

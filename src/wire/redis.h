@@ -151,6 +151,13 @@ ngx_int_t ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis,
     ngx_str_t *key, ngx_http_apikey_redis_epoch_t *epoch);
 
 /*
+ * In a Cluster a slot of each primary, of n at most: whose tags (base/slot.h)
+ * lead there.  Returns how many; 0: it is none.
+ */
+ngx_uint_t ngx_http_apikey_redis_primaries(ngx_http_apikey_redis_t *redis,
+    uint16_t *slots, ngx_uint_t n);
+
+/*
  * argv is copied.  NGX_OK: the handler will run; NGX_ERROR: not ready or too
  * many waiting, it will not.
  */

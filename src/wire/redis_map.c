@@ -267,3 +267,34 @@ ngx_http_apikey_map_tell(ngx_http_apikey_redis_t *redis)
 
     ngx_http_apikey_redis_state(redis, up);
 }
+
+
+ngx_uint_t
+ngx_http_apikey_redis_primaries(ngx_http_apikey_redis_t *redis,
+    uint16_t *slots, ngx_uint_t n)
+{
+    ngx_uint_t                  i;
+    ngx_queue_t                *q;
+    ngx_http_apikey_link_t     *link;
+    ngx_http_apikey_cluster_t  *cluster;
+
+    i = 0;
+    cluster = redis->cluster;
+
+    if (cluster == NULL) {
+        return 0;
+    }
+
+    for (q = ngx_queue_head(&cluster->links);
+         q != ngx_queue_sentinel(&cluster->links) && i < n;
+         q = ngx_queue_next(q))
+    {
+        link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
+
+        if (link->owner && link->tag >= 0) {
+            slots[i++] = link->tag;
+        }
+    }
+
+    return i;
+}

@@ -1,0 +1,78 @@
+
+/*
+ * What live.c (a look at limits, from the first question to the answer) and
+ * live_limits.c (the limits of a holder, and what is said of them) share.
+ * Nobody else includes this.
+ */
+
+
+#ifndef NGX_HTTP_APIKEY_LIVE_H_INCLUDED
+#define NGX_HTTP_APIKEY_LIVE_H_INCLUDED
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "base/clock.h"
+#include "http/admin.h"
+#include "http/limits.h"
+
+
+#define NGX_HTTP_APIKEY_LIVE_MAX  10000          /* limits of an answer */
+
+
+/* A key or an owner; root: what its keys in Redis begin with. */
+
+typedef struct {
+    u_char                        holder[16];
+    u_char                        root[16];
+    ngx_uint_t                    level;
+} ngx_http_apikey_live_holder_t;
+
+
+typedef enum {
+    NGX_HTTP_APIKEY_LIVE_HOLDERS = 0,            /* SQL says whose */
+    NGX_HTTP_APIKEY_LIVE_SCAN,
+    NGX_HTTP_APIKEY_LIVE_LOOK,
+    NGX_HTTP_APIKEY_LIVE_ANSWER
+} ngx_http_apikey_live_state_e;
+
+
+typedef struct {
+    ngx_http_apikey_admin_t      *admin;
+    ngx_http_apikey_live_state_e  state;
+    ngx_array_t                  *text;          /* u_char: the JSON so far */
+    ngx_array_t                  *holders;
+    ngx_uint_t                    next;          /* of them */
+    int64_t                       now;
+    ngx_uint_t                    percent;
+    ngx_uint_t                    n;             /* limits told of */
+
+    ngx_pool_t                   *pool;          /* of one holder */
+    ngx_http_apikey_decision_t    decision;
+    ngx_http_apikey_limit_scan_t  scan;
+    unsigned                      local:1;       /* counts of this node */
+    unsigned                      usage:1;       /* a usage page asks */
+    unsigned                      scanning:1;
+    unsigned                      deciding:1;
+    unsigned                      down:1;        /* Redis does not answer */
+} ngx_http_apikey_live_t;
+
+
+/* In live->pool; NGX_DECLINED: it has none that can be looked at. */
+ngx_int_t ngx_http_apikey_live_build(ngx_http_apikey_live_t *live,
+    ngx_http_apikey_live_holder_t *h);
+
+/* What is known of the decision's limits; NGX_ERROR: no memory. */
+ngx_int_t ngx_http_apikey_live_tell(ngx_http_apikey_live_t *live);
+
+ngx_int_t ngx_http_apikey_live_add(ngx_http_apikey_live_t *live,
+    const char *text, size_t len);
+
+/* Whether so many percent of a limit of this account may be used. */
+ngx_uint_t ngx_http_apikey_live_over(ngx_http_apikey_live_t *live,
+    const ngx_http_apikey_scanned_t *scanned, ngx_pool_t *pool);
+
+
+#endif /* NGX_HTTP_APIKEY_LIVE_H_INCLUDED */

@@ -1,0 +1,203 @@
+# Limits as they are now, where levels stand in Redis: GET limits, usage pages,
+# and what the headers say, over two nodes; and the same in a Cluster.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Apikey::Http;
+use Apikey::Test qw(wait_for json);
+
+my $t = Apikey::Test->new;
+
+my $pg = $t->postgres;
+
+$t->upstream;
+$t->redis;
+
+my $server = <<'EOT';
+        location / {
+            apikey required;
+            apikey_weight $arg_weight;
+            apikey_usage headers;
+            apikey_reserve tokens=0 cost=$arg_cost;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+EOT
+
+sub limit {
+    my ($name, $unit, $limit, $window, %more) = @_;
+
+    return { name => $name, unit => $unit, limit => $limit,
+             $window ? (window => $window) : (), %more };
+}
+
+sub nodes {
+    my ($mode, $redis) = @_;
+
+    return map { $t->nginx(name => "$mode-$_", server => $server,
+        base => { redis => "apikey_redis $redis timeout=2s"
+            . " prefix=$mode;\n    apikey_limit_mode $mode;" })->start } 1, 2;
+}
+
+sub ask {
+    my ($node, $path, %opt) = @_;
+
+    my $r = $node->admin('GET', $path, %opt);
+    return json($r) if $r->{status} == 200;
+    return "$r->{status} " . json($r)->{code};
+}
+
+sub used { return map { join ' ', $_->{name}, $_->{used}, $_->{remaining},
+                                  $_->{percent} } @{$_[0]} }
+
+
+for my $mode (qw(direct leased)) { subtest $mode => sub {
+    my ($a, $b) = nodes($mode, '%%REDIS%%');
+
+    my $key = $t->key(owner => "ada $mode", limits => [
+        limit('small', 'requests', 12, '31d'),
+        limit('budget', 'cost', '50.00', 'month'),
+        limit('jobs', 'concurrent', 8),
+        limit('all', 'requests', 40, 'total'),
+        limit('other', 'requests', 9, 'day', model => 'x') ],
+        owner_limits => [ limit('monthly', 'requests', 400, 'month') ]);
+    my $debt = $t->key(owner => "bob $mode", limits => [
+        limit('seen', 'cost', '1.00', 'month', mode => 'observe') ]);
+    my $idle = $t->key(limits => [ limit('month', 'requests', 9, 'month') ]);
+
+    $t->sync($a, $b);
+
+    my @r = map { $_->get('/set/X-Usage-Cost/20.85?weight=5&cost=22',
+                          key => $key->{key}) } $a, $b;
+    is_deeply([ map { $_->{status} } @r ], [ 200, 200 ], 'ten requests');
+    is($_->get('/set/X-Usage-Cost/0.80?cost=0.80', key => $debt->{key})
+       ->{status}, 200, 'and money') for $a, $b;
+
+    # one of the nodes has settled later than the other answers
+
+    my $have = [ 'small 10 2 83.3', 'budget 41.70 8.30 83.4', 'jobs 0 8 0',
+                 'all 10 30 25', 'other 0 9 0', 'monthly 10 390 2.5' ];
+
+    for my $node ($a, $b) {
+        wait_for('what is settled', sub {
+            join(',', used(ask($node, "limits?key=$key->{id}")->{data}))
+                eq join(',', @$have) }, 20);
+        pass('a key with its owner, at either node');
+    }
+
+    my @data = @{ask($a, "limits?key=$key->{id}")->{data}};
+    my ($start, $end) = @{($pg->rows("SELECT p.start,
+        apikey.time_text(p.\"end\")
+        FROM apikey.period('UTC', 1, now()) AS p"))[0]};
+
+    is_deeply([ map { $_->{resets_at} } @data[0 .. 3, 5] ],
+              [ undef, $end, undef, undef, $end ], 'when they reset');
+    cmp_ok(abs($data[0]{reset} - 10 * 31 * 7200), '<=', 120,
+           'what refills is full again');
+    is($data[3]{reset}, undef, 'a total never resets');
+
+    is_deeply([ used(ask($a, "limits?key=$idle->{id}")->{data}) ],
+              [ 'month 0 9 0' ], 'one that nobody has used');
+    is_deeply([ used(ask($b, "limits?owner=ada%20$mode")->{data}) ],
+              [ 'monthly 10 390 2.5' ], 'an owner alone');
+    is_deeply([ used(ask($b, "limits?key=$debt->{id}")->{data}) ],
+              [ 'seen 1.60 0.00 160' ], 'more than there is');
+
+    # looking takes nothing
+
+    is_deeply([ used(ask($a, "limits?key=$key->{id}")->{data}) ], $have,
+              'looked at again');
+
+    # everyone, as Redis has it: whichever node is asked
+
+    for my $node ($a, $b) {
+        is_deeply([ map { "$_->{owner} $_->{name} $_->{percent}" }
+                    @{ask($node, 'limits?min_percent=80')->{data}} ],
+                  [ "bob $mode seen 160", "ada $mode budget 83.4",
+                    "ada $mode small 83.3" ],
+                  'everyone from 80 percent on, highest first');
+    }
+
+    is_deeply([ map { "$_->{owner} $_->{name}" } @{ask($a, 'limits')->{data}} ],
+              [ "bob $mode seen" ], 'who has used all');
+
+    my @seen;
+    my $cursor = '';
+
+    for my $page (1 .. 5) {
+        my $r = ask($b, "limits?min_percent=1&limit=2$cursor");
+        push @seen, map { $_->{name} } @{$r->{data}};
+        last if !$r->{has_more};
+        $cursor = "&cursor=$r->{next_cursor}";
+    }
+
+    is("@seen", 'seen budget small all monthly', 'in pages');
+
+    # usage pages
+
+    my $page = ask($a, "api-keys/$key->{id}/usage");
+
+    is_deeply([ used($page->{limits}) ], $have, 'on a usage page');
+    is_deeply([ sort keys %{$page->{limits}[0]} ],
+              [ qw(level limit name percent remaining reset resets_at unit
+                   used window) ], 'its members');
+    is_deeply(ask($b, 'usage/summary', as => $key->{key})->{limits},
+              ask($a, "usage/summary?key=$key->{id}")->{limits},
+              'the key sees the same of itself');
+    is_deeply([ used(ask($a, "usage/summary?owner=ada%20$mode")->{limits}) ],
+              [ 'monthly 10 390 2.5' ], 'of an owner');
+
+    # Redis lost all: what usage tells is told
+
+    wait_for('its usage', sub { ($pg->value("SELECT cost FROM apikey.key_usage
+        WHERE key_id = '$key->{id}'") // 0) == 41_700_000_000 });
+
+    $t->redis->command('FLUSHALL');
+
+    my @known = grep { /^(budget|all|other|monthly)/ } @$have;
+
+    is_deeply([ grep { /^(budget|all|other|monthly)/ }
+                used(ask($a, "limits?key=$key->{id}")->{data}) ], \@known,
+              'quotas after a loss');
+
+    # or is down
+
+    $t->redis->stop;
+
+    is(ask($a, "limits?key=$key->{id}"), '503 unavailable', 'Redis is down');
+    is(ask($a, 'limits'), '503 unavailable', 'for everyone');
+    is_deeply([ used(ask($_, "api-keys/$key->{id}/usage")->{limits}) ],
+              \@known, 'a usage page has what usage tells') for $a, $b;
+    is_deeply([ map { $_->{resets_at} }
+                @{ask($a, "api-keys/$key->{id}/usage")->{limits}}[0, 3] ],
+              [ $end, $end ], 'and when it resets');
+    is_deeply([ used(ask($a, 'usage/summary', as => $key->{key})->{limits}) ],
+              \@known, 'also what its owner has used');
+
+    $t->redis->start;
+    $_->stop for $a, $b;
+} }
+
+
+subtest 'a Cluster' => sub {
+    my $cluster = $t->cluster(name => 'c', n => 3);
+    my ($a, $b) = nodes('direct', 'redis://127.0.0.1:'
+                        . ($cluster->nodes)[0]->port . ' cluster');
+
+    my @keys = $t->keys(40, limits => [
+        limit('small', 'requests', 4, '31d') ]);
+
+    $t->sync($a, $b);
+    is($a->get('/?weight=3', key => $_->{key})->{status}, 200, 'three of four')
+        for @keys;
+
+    my %got = map { $_->{key} => $_->{used} }
+              @{ask($b, 'limits?min_percent=75&limit=100')->{data}};
+
+    is_deeply(\%got, { map { $_->{id} => 3 } @keys },
+              'all of all primaries');
+    $_->stop for $a, $b;
+};
+
+$t->done;
