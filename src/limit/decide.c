@@ -368,7 +368,7 @@ ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d, ngx_uint_t nodes,
     d->share = ngx_max(nodes, 1);
 
     if (mode == APIKEY_MODE_DOWN_LOCAL && d->limiter->conf.redis) {
-        ngx_http_apikey_claims_seed(d->limiter, d, apikey_clock_boot());
+        ngx_http_apikey_seed(d->limiter, d, apikey_clock_boot());
     }
 
     rc = ngx_http_apikey_local_take(conf->sh->table, d, nodes,

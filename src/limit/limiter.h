@@ -162,10 +162,6 @@ void ngx_http_apikey_claims_release(ngx_http_apikey_limiter_t *l,
 void ngx_http_apikey_claims_settled(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t admitted);
 
-/* What a node that goes on alone starts from: the levels it has seen. */
-void ngx_http_apikey_claims_seed(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, int64_t now);
-
 /* Of one account: buckets' out members, from what is known here. */
 void ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_account_t *account, ngx_http_apikey_lease_entry_t *entry,
@@ -175,6 +171,13 @@ ngx_http_apikey_lease_entry_t *ngx_http_apikey_claims_entry(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_part_t *part);
 apikey_tally_t *ngx_http_apikey_claims_tally(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_lease_entry_t *entry, int64_t now);
+
+/*
+ * seed.c: what a node that goes on alone starts from, the levels it has seen;
+ * with the zone's mutex held.
+ */
+void ngx_http_apikey_seed(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now);
 
 /* take.c: NGX_ERROR: not sent. */
 ngx_int_t ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,

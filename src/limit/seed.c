@@ -1,0 +1,105 @@
+
+/*
+ * What a node that goes on alone, without Redis, starts from: the levels that
+ * it has seen there, in the table of local mode.
+ *
+ * Runs under the zone's mutex, as claims.c does.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "limit/limiter.h"
+
+
+static void ngx_http_apikey_seed_limit(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *bucket,
+    int64_t at, const apikey_bucket_t *level, int64_t now);
+
+
+void
+ngx_http_apikey_seed(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now)
+{
+    ngx_uint_t                      i, k;
+    ngx_http_apikey_leases_t       *leases;
+    ngx_http_apikey_account_t      *account;
+    ngx_http_apikey_lease_entry_t  *entry;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    leases = l->conf.sh->leases;
+
+    ngx_http_apikey_table_begin(l->conf.sh->table);
+
+    for (i = 0; i < d->naccounts; i++) {
+        account = &d->accounts[i];
+        entry = ngx_http_apikey_leases_find(leases, account);
+
+        if (entry == NULL || entry->seen == 0) {
+            continue;
+        }
+
+        limit = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+        for (k = 0; limit && k < account->nbuckets; k++) {
+
+            if (limit->terms.id == account->buckets[k].limit->id) {
+                ngx_http_apikey_seed_limit(l, account, &account->buckets[k],
+                                            entry->seen, &limit->seen, now);
+            }
+
+            limit = ngx_http_apikey_leases_limit(leases, limit->next);
+        }
+    }
+}
+
+
+/* What was spent alone while Redis was down is not forgotten. */
+
+static void
+ngx_http_apikey_seed_limit(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *bucket,
+    int64_t at, const apikey_bucket_t *level, int64_t now)
+{
+    apikey_gauge_t   *g;
+    apikey_bucket_t   seen;
+
+    g = ngx_http_apikey_table_get(l->conf.sh->table, account, bucket, now);
+
+    if (g == NULL) {
+        return;
+    }
+
+    seen.used = level->used;
+    seen.at = at;
+
+    if (apikey_limit_quota(bucket->limit)) {
+
+        if (seen.used == APIKEY_ACCOUNT_MAX) {
+            return;
+        }
+
+        /* a period that has begun since */
+
+        if (bucket->period.end > level->at) {
+            seen.used = 0;
+        }
+
+        if (g->bucket.used == APIKEY_GAUGE_UNKNOWN
+            || g->bucket.used < seen.used)
+        {
+            g->bucket.used = seen.used;
+        }
+
+        return;
+    }
+
+    apikey_bucket_refill(&seen, &bucket->limit->rate, now);
+
+    if (g->bucket.used < seen.used) {
+        g->bucket.used = seen.used;
+        g->bucket.at = now;
+    }
+}
