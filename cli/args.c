@@ -51,6 +51,7 @@ static const apikey_ctl_option_t  apikey_ctl_options[] = {
     apikey_ctl_option("--journal", APIKEY_CTL_DOCTOR, journal),
     apikey_ctl_option("--conf", APIKEY_CTL_DOCTOR, conf),
     apikey_ctl_option("--nginx", APIKEY_CTL_DOCTOR, nginx),
+    apikey_ctl_option("--ring", APIKEY_CTL_RING, ring),
     apikey_ctl_flag("--dry-run", APIKEY_CTL_IMPORT, dry_run),
     { NULL, 0, 0, false }
 };

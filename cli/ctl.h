@@ -29,6 +29,7 @@
 #define APIKEY_CTL_FORMAT    0x8
 #define APIKEY_CTL_IMPORT    0x10
 #define APIKEY_CTL_DOCTOR    0x20
+#define APIKEY_CTL_RING      0x40
 
 
 typedef struct {
@@ -46,6 +47,7 @@ typedef struct {
     const char    *journal;
     const char    *conf;
     const char    *nginx;
+    const char    *ring;
 
     const char   **operand;
     size_t         n;
@@ -85,12 +87,18 @@ void apikey_ctl_pg_failed(PGconn *conn, const PGresult *result);
 /* the commands: they return the exit code */
 int apikey_ctl_doctor(const apikey_ctl_args_t *args);
 int apikey_ctl_import(const apikey_ctl_args_t *args);
+int apikey_ctl_journal_export(const apikey_ctl_args_t *args);
+int apikey_ctl_journal_show(const apikey_ctl_args_t *args);
+int apikey_ctl_journal_verify(const apikey_ctl_args_t *args);
+int apikey_ctl_quarantine_replay(const apikey_ctl_args_t *args);
+int apikey_ctl_quarantine_show(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_apply(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_status(const apikey_ctl_args_t *args);
 int apikey_ctl_scan_rules(const apikey_ctl_args_t *args);
 int apikey_ctl_secret_new(const apikey_ctl_args_t *args);
 int apikey_ctl_set(const apikey_ctl_args_t *args);
 int apikey_ctl_token_new(const apikey_ctl_args_t *args);
+int apikey_ctl_top(const apikey_ctl_args_t *args);
 
 
 #endif /* APIKEY_CTL_H_INCLUDED */

@@ -249,6 +249,10 @@ CREATE TABLE IF NOT EXISTS usage_quarantine (
     PRIMARY KEY (node, stream, epoch, number)
 );
 
+ALTER TABLE usage_quarantine
+    ADD COLUMN IF NOT EXISTS id bigint GENERATED ALWAYS AS IDENTITY;
+
+COMMENT ON COLUMN usage_quarantine.id IS 'NUMBER of apikeyctl quarantine';
 COMMENT ON TABLE usage_quarantine IS
     'Events that Postgres refused; apikeyctl quarantine replays them';
 COMMENT ON COLUMN usage_quarantine.state IS 'SQLSTATE of the refusal';
