@@ -116,11 +116,12 @@ COMMENT ON FUNCTION export_line(text[], text[], boolean[], text) IS
     'SQL of one line made of "x"';
 
 
-CREATE OR REPLACE FUNCTION check_export_query(req jsonb, VARIADIC more text[])
+CREATE OR REPLACE FUNCTION check_export_query(req jsonb,
+    VARIADIC more text[] DEFAULT '{}')
 RETURNS jsonb
 LANGUAGE sql STABLE
 RETURN check_request(req, VARIADIC '{format,startDate,endDate,from,to,tz,'
-        'profile,service,endpoint,model,key,owner,customer,outcome,'
+        'service,endpoint,model,key,owner,customer,outcome,'
         'status_code,verdict,limit_name,node,session,method}'::text[] || more)
     || (SELECT coalesce(jsonb_agg(CASE
             WHEN query_value(req, n.name) IS NOT NULL
@@ -149,7 +150,7 @@ COMMENT ON FUNCTION check_export_query(jsonb, text[]) IS
 CREATE OR REPLACE FUNCTION check_export_usage(req jsonb)
 RETURNS jsonb
 LANGUAGE sql STABLE
-RETURN check_export_query(req, 'granularity')
+RETURN check_export_query(req, 'granularity', 'profile')
     || CASE WHEN coalesce(query_value(req, 'granularity'), 'event') ~
             '^(event|15m|hour|day|month)$' THEN jsonb '[]'
         ELSE wrong('query:granularity', 'bad_value',

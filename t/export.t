@@ -387,6 +387,72 @@ for my $query ("$range&format=csv", "$range&profile=full&format=csv",
 }
 
 
+# conversations
+
+ship(map({ event(time => "2026-03-20T10:00:0$_.5Z", session => 's 1',
+                 key => $key{$_ % 2 ? 'ada' : 'two'}{id}, cost => $_ * 1000000,
+                 model => $_ < 2 ? '=m' : 'gpt', duration_us => 1500000,
+                 tokens_cached => 1, tokens_reasoning => 2) } 0 .. 3),
+     event(time => '2026-03-20T11:00:00Z', session => 's 1', cost => undef,
+           outcome => 'error', status_code => 502, model => undef),
+     event(time => '2026-03-20T11:00:01Z', session => 's 1', cost => 0,
+           outcome => 'refused', status_code => 429, tokens_input => 0,
+           tokens_output => 0),
+     event(time => '2026-03-20T09:00:00Z', session => 's 1', owner => 'bob',
+           key => $key{bob}{id}, customer => 'c', duration_us => 0),
+     event(time => '2026-03-20T12:00:00Z'));
+
+sub talks {
+    my ($query, %opt) = @_;
+    my $r = $n->admin('GET', 'export/conversations?startDate=2026-03-20'
+                      . "&endDate=2026-03-20&$query", %opt);
+
+    is($r->{status}, 200, "export/conversations?$query") or diag($r->{body});
+    return $r;
+}
+
+$r = talks('');
+is($r->{headers}{'content-disposition'},
+   'attachment; filename="conversations-2026-03-20-2026-03-20.json"', 'name');
+
+my $bobs = { session => 's 1', owner => 'bob', customers => [ 'c' ],
+    keys => [ $key{bob}{id} ], start => '2026-03-20T09:00:00Z',
+    end => '2026-03-20T09:00:00Z', requests => 1, refused => 0, errors => 0,
+    tokens => 150, tokens_input => 100, tokens_output => 50,
+    tokens_cached => 0, tokens_reasoning => 0, cost => '0.001', unpriced => 0,
+    bytes_in => 10, bytes_out => 20, duration_ms => 0,
+    services => [ 'chat' ], endpoints => [ '/api/chat' ],
+    models => [ 'gpt-4o-mini' ] };
+
+is_deeply(json($r)->{data}, [ $bobs, { session => 's 1', owner => 'ada',
+    customers => [], keys => [ sort map { $key{$_}{id} } 'ada', 'two' ],
+    start => '2026-03-20T10:00:00Z', end => '2026-03-20T11:00:01Z',
+    requests => 5, refused => 1, errors => 1, tokens => 750,
+    tokens_input => 500, tokens_output => 250, tokens_cached => 4,
+    tokens_reasoning => 8, cost => '0.006', unpriced => 1, bytes_in => 60,
+    bytes_out => 120, duration_ms => 6003, services => [ 'chat' ],
+    endpoints => [ '/api/chat' ], models => [ '=m', 'gpt', 'gpt-4o-mini' ] } ],
+          'sessions of owners');
+is(json($r)->{recordCount}, 2, 'as many as it says');
+
+my @lines = split /\n/, talks('format=csv')->{body};
+is($lines[0], 'session,owner,customers,keys,start,end,requests,refused,errors'
+   . ',tokens,tokens_input,tokens_output,tokens_cached,tokens_reasoning,cost'
+   . ',unpriced,bytes_in,bytes_out,duration_ms,services,endpoints,models',
+   'CSV: its columns');
+is($lines[2], 's 1,ada,,' . join(' ', sort map { $key{$_}{id} } 'ada', 'two')
+   . ',2026-03-20T10:00:00Z,2026-03-20T11:00:01Z,5,1,1,750,500,250,4,8,0.006,'
+   . "1,60,120,6003,chat,/api/chat,'=m gpt gpt-4o-mini", 'lists split by blanks');
+is_deeply(JSON::PP->new->decode(talks('format=ndjson&customer=c')->{body}),
+          $bobs, 'NDJSON, by a filter');
+is_deeply(json(talks('', as => $key{bob}{key}))->{data}, [ $bobs ],
+          'an owner sees its own');
+is(json(talks('session=s%201&owner=ada'))->{recordCount}, 1, 'one');
+is(json(talks('session=none'))->{recordCount}, 0, 'none');
+is($n->admin('GET', 'export/conversations', as => $key{two}{key})->{status},
+   403, 'a key has none');
+
+
 # many
 
 $pg->run("INSERT INTO apikey.usage_event (time, event, node, key_id, owner,

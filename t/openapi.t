@@ -434,6 +434,15 @@ for my $query ({ format => 'json', profile => 'full' },
     status_is(200, 'GET', '/export/usage', $query);
 }
 
+for my $query ({ format => 'json' }, { format => 'csv', session => 's' },
+               { format => 'ndjson', from => '2026-01-01', model => '*' })
+{
+    status_is(200, 'GET', '/export/conversations', $query);
+}
+
+status_is(400, 'GET', '/export/conversations', { profile => 'full' });
+status_is(403, 'GET', '/export/conversations', {}, as => $own);
+status_is(404, 'GET', '/export/conversations', { owner => 'x' });
 status_is(200, 'GET', '/export/usage', {}, as => $own);
 status_is(400, 'GET', '/export/usage', { format => 'pdf' });
 status_is(404, 'GET', '/export/usage', { key => 'x' });

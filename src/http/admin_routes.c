@@ -110,6 +110,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 
     { NGX_HTTP_GET, ngx_string("export/usage"), "export_usage",
       ngx_http_apikey_export, 0, 0, 0, 1 },
+    { NGX_HTTP_GET, ngx_string("export/conversations"), "export_conversations",
+      ngx_http_apikey_export, 0, 0, 0, 1 },
 
     { NGX_HTTP_POST, ngx_string("leaks"), "leak_report",
       ngx_http_apikey_leaks, NGX_HTTP_APIKEY_BODY_SECRET, 1, 0, 0 },
@@ -133,7 +135,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
     ngx_http_apikey_sql(0, "alerts", NULL),
     ngx_http_apikey_sql(0, "alerts/{id}", NULL),
-    ngx_http_apikey_sql(0, "export/conversations", NULL),
     ngx_http_apikey_sql(0, "import/usage", NULL),
 
     { 0, ngx_null_string, NULL, NULL, 0, 0, 0, 0 }
