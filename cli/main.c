@@ -109,8 +109,8 @@ static const char *const  apikey_ctl_help[] = {
     "",
     "Exit codes: 0 done, 1 something is left to do (schema status: run apply;",
     "doctor: a check failed; import: keys were left out or failed; journal",
-    "verify: it is damaged; quarantine replay: some are refused again), 2 wrong",
-    "arguments, 3 it could not be done.",
+    "verify: it is damaged; quarantine replay: some are refused again), 2",
+    "wrong arguments, 3 it could not be done.",
     NULL
 };
 
