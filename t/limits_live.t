@@ -78,6 +78,16 @@ cmp_ok(abs($reset[0] - 108), '<=', 20, 'an hour refills all the time');
 cmp_ok(abs($reset[1] - $reset[4]), '<=', 1, 'a month ends for both');
 is($reset[3], undef, 'a total never resets');
 
+my $page = json($n->admin('GET', "api-keys/$key->{id}/usage"));
+
+is_deeply($page->{limits}, [ map {
+    my %limit = %{$data[$_]};
+    delete @limit{qw(key owner)};
+    +{ %limit, reset => $page->{limits}[$_]{reset} } } 0 .. $#data ],
+    'a usage page has the same');
+cmp_ok(abs(($page->{limits}[$_]{reset} // 0) - ($reset[$_] // 0)), '<=', 60,
+       'and when it is full again') for 0 .. $#data;
+
 is_deeply([ map { $_->{name} } @{ask("?key=$key->{id}&min_percent=75")
                                  ->{data}} ],
           [ qw(budget all) ], 'from 75 percent on');

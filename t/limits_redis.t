@@ -134,6 +134,20 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
 
     is("@seen", 'seen budget small all monthly', 'in pages');
 
+    # who leaves meanwhile is let go
+
+    for my $path ('limits?min_percent=1', "limits?key=$key->{id}") {
+        for (1 .. 10) {
+            my $c = $a->conn;
+            $c->send(Apikey::Http::build('GET', "/api/v1/$path",
+                headers => [ Authorization => 'Bearer ' . $t->token ]));
+            $c->abort;
+        }
+    }
+
+    is_deeply([ used(ask($a, "limits?key=$key->{id}")->{data}) ], $have,
+              'others are answered');
+
     # usage pages
 
     my $page = ask($a, "api-keys/$key->{id}/usage");
