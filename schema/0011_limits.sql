@@ -43,19 +43,6 @@ COMMENT ON FUNCTION check_window(jsonb, text) IS
     'A length of time from 1s to 31d, a calendar window, or total';
 
 
--- What the data plane does not count yet.
-
-CREATE OR REPLACE FUNCTION limit_gate(value jsonb, at text)
-RETURNS jsonb
-LANGUAGE sql IMMUTABLE
-SET search_path = apikey, pg_temp
-RETURN check_absent(value -> 'rolling', at || '/rolling', 'false',
-    'rolling');
-
-COMMENT ON FUNCTION limit_gate(jsonb, text) IS
-    'Limits that this version does not enforce in every mode';
-
-
 -- An amount of a unit: money is text, all else a number.
 
 CREATE OR REPLACE FUNCTION check_amount(value jsonb, at text, unit text,
@@ -123,7 +110,7 @@ BEGIN
             read_amount(value ->> 'burst', unit), at);
     END IF;
 
-    RETURN errors || limit_gate(value, at);
+    RETURN errors;
 END
 $$;
 
@@ -343,7 +330,7 @@ $$;
 COMMENT ON FUNCTION check_limits(jsonb, text) IS
     'At most 50 limits with unique names; null is none';
 
-GRANT EXECUTE ON FUNCTION check_window(jsonb, text), limit_gate(jsonb, text),
+GRANT EXECUTE ON FUNCTION check_window(jsonb, text),
     check_amount(jsonb, text, text, text),
     check_limit(jsonb, text), check_window_of(jsonb, text, text),
     check_mode(jsonb, text, text), check_rate(bigint, bigint, bigint, text),

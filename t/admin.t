@@ -191,19 +191,6 @@ subtest 'all wrong fields at once' => sub {
 };
 
 
-subtest 'what is not enforced yet is refused' => sub {
-    my $keys = sub { $t->postgres->value('SELECT count(*) FROM apikey.key') };
-    my $before = $keys->();
-    my %limit = (name => 'l', limit => 1, window => '1h');
-
-    my $r = $n->admin('POST', 'api-keys', body => { name => 'x', limits => [
-        { %limit, unit => 'requests', rolling => \1 } ] });
-
-    is("$r->{status} " . json($r)->{code}, '400 not_supported', 'rolling');
-    is($keys->(), $before, 'nothing stored');
-};
-
-
 subtest 'odd limits' => sub {
     my %one = (name => 'l', unit => 'requests', window => '1s');
 

@@ -273,7 +273,7 @@ for my $case (
     [ '"unit":"concurrent","window":null', [] ],
     [ '"unit":"bytes"', [ '/0/unit bad_value' ] ],
     [ '"unit":["requests"]', [ '/0/unit bad_type' ] ],
-    [ '"rolling":true', [ '/0/rolling not_supported' ] ],
+    [ '"rolling":true', [] ],
     [ '"model":"gpt-*"', [] ], [ '"model":""', [ '/0/model bad_length' ] ],
     [ '"mode":"strict"', [ '/0/mode bad_value' ] ],
     [ '"service":""', [ '/0/service bad_length' ] ],

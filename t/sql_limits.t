@@ -17,15 +17,6 @@ my $api = Apikey::Api->new($pg);
 sub wrong { $api->is_wrong(@_) }
 sub problem { $api->is_problem(@_) }
 
-problem($api->call('owner_put', id => 'early', body => { limits => [
-    { name => 'n', unit => 'requests', limit => 1, window => '1h',
-      rolling => JSON::PP::true } ] }),
-    400, 'not_supported', 'what rolls is not counted yet');
-
-$pg->run("CREATE OR REPLACE FUNCTION apikey.limit_gate(value jsonb, at text)
-          RETURNS jsonb LANGUAGE sql IMMUTABLE AS \$\$ SELECT '[]'::jsonb
-          \$\$");
-
 
 # one limit, with these members besides or instead
 

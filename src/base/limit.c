@@ -327,6 +327,11 @@ apikey_limit_read_amount(apikey_limit_t *limit,
     limit->rate.capacity = limit->burst;
     limit->rate.tick = 1;
 
+    if (limit->kind == APIKEY_KIND_ROLLING) {
+        limit->rate.refill = limit->window;
+        limit->rate.tick = APIKEY_RATE_ROLLING;
+    }
+
     return limit->limit <= APIKEY_LIMIT_MAX;
 }
 

@@ -74,7 +74,8 @@ typedef struct {
     uint64_t       limit;        /* tokens: a window, in all, or at once */
     uint64_t       window;       /* us; of a length, else 0 */
     uint64_t       burst;        /* tokens held at most; no length: limit */
-    apikey_rate_t  rate;         /* of what is no bucket: token 1, refill 0 */
+    apikey_rate_t  rate;         /* of what is no bucket: token 1, refill 0,
+                                    but of what rolls */
     uint64_t       scope;        /* hash of (service, model); 0: neither */
     uint64_t       id;           /* hash of the name: the bucket's identity
                                     inside its account */

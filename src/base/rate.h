@@ -24,8 +24,12 @@ typedef struct {
     uint64_t  token;        /* units in one token, >= 1 */
     uint64_t  refill;       /* units refilled in one tick; 0: never */
     uint64_t  capacity;     /* units = burst * token, < 2^53 */
-    uint64_t  tick;         /* us: 1, 1000 or 1,000,000 */
+    uint64_t  tick;         /* us: 1, 1000 or 1,000,000; ROLLING: none,
+                               refill is the window (us) and token 1 */
 } apikey_rate_t;
+
+
+#define APIKEY_RATE_ROLLING  2
 
 
 /* False: no exact form below 2^53.  tokens 0: token 1, refill 0. */

@@ -119,13 +119,12 @@ ngx_http_apikey_drift_limits(ngx_http_apikey_drift_t *drift,
         b = &account->buckets[account->nbuckets++];
         b->limit = limit;
 
-        if (!ngx_http_apikey_decide_counts(amcf->limiter, limit)
-            || (limit->period != APIKEY_PERIOD_NONE
-                && ngx_http_apikey_keyring_period(amcf->sh->keyring,
+        if (limit->period != APIKEY_PERIOD_NONE
+            && ngx_http_apikey_keyring_period(amcf->sh->keyring,
                                         amcf->shpool, item->calendar,
                                         limit->period, apikey_clock_real(),
                                         &b->period)
-                   != NGX_OK))
+               != NGX_OK)
         {
             return NGX_DECLINED;
         }

@@ -200,10 +200,6 @@ ngx_http_apikey_limits_period(ngx_http_apikey_ctx_t *ctx,
 {
     apikey_period_t  *period;
 
-    if (!ngx_http_apikey_decide_counts(build->amcf->limiter, limit)) {
-        return NGX_DECLINED;
-    }
-
     period = &build->periods[limit->period];
 
     if (limit->period == APIKEY_PERIOD_NONE || period->end) {

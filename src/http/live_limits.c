@@ -119,13 +119,11 @@ ngx_http_apikey_live_account(ngx_http_apikey_live_t *live,
         b->limit = limit;
         account->nbuckets++;
 
-        if (!ngx_http_apikey_decide_counts(amcf->limiter, limit)
-            || (limit->period != APIKEY_PERIOD_NONE
-                && ngx_http_apikey_keyring_period(amcf->sh->keyring,
-                                                  amcf->shpool, key->calendar,
-                                                  limit->period, live->now,
-                                                  &b->period)
-                   != NGX_OK))
+        if (limit->period != APIKEY_PERIOD_NONE
+            && ngx_http_apikey_keyring_period(amcf->sh->keyring, amcf->shpool,
+                                              key->calendar, limit->period,
+                                              live->now, &b->period)
+               != NGX_OK)
         {
             return NGX_DECLINED;
         }

@@ -109,7 +109,7 @@
 #define APIKEY_ACCOUNT_WHOLE     UINT64_MAX                   /* a cost */
 #define APIKEY_ACCOUNT_PERIOD    UINT64_C(2764800000000)      /* 32 days */
 #define APIKEY_ACCOUNT_ROUND     50000                        /* us */
-#define APIKEY_ACCOUNT_ROLLING   2                            /* a tick */
+#define APIKEY_ACCOUNT_ROLLING   APIKEY_RATE_ROLLING          /* a tick */
 
 
 /* What a TAKE may do to a limit; as in base/limit.h. */

@@ -68,7 +68,7 @@ apikey_account_when(const apikey_account_t *v,
     const apikey_account_level_t *level, const apikey_account_limit_t *limit,
     uint64_t cost)
 {
-    uint64_t  out, room, end;
+    uint64_t  out, room, end, least;
 
     if (!apikey_account_rolls(level->tick)) {
         return level->at;
@@ -82,16 +82,18 @@ apikey_account_when(const apikey_account_t *v,
     }
 
     room = 0;
+    least = v->at;
 
     if (cost && cost <= limit->rate.capacity
         && level->used > limit->rate.capacity - cost)
     {
         room = limit->rate.capacity - cost;
         out = apikey_account_out(v);
+        least = room < out ? v->at + v->lease : v->at + 1;
         room = room > out ? room - out : 0;
     }
 
     end = apikey_rolling_free(&level->log, level->refill, room);
 
-    return end > v->at ? end : v->at;
+    return end > least ? end : least;
 }

@@ -119,6 +119,8 @@ ngx_http_apikey_ask(ngx_http_apikey_limiter_t *l, uint32_t index,
     ngx_shmtx_lock(&shpool->mutex);
     (void) apikey_lease_timeout(&l->conf.sh->leases->entries[index].lease,
                                 ask->number);
+    ngx_http_apikey_rolls_keep(l->conf.sh->leases, &ask->account, ask->limits,
+                               ask->terms.nlimits);
     ngx_shmtx_unlock(&shpool->mutex);
 
     ngx_http_apikey_ask_put(ask);
@@ -202,7 +204,8 @@ ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask, ngx_uint_t back)
          limit && n < APIKEY_ACCOUNT_LEVELS;
          limit = ngx_http_apikey_leases_limit(leases, limit->next))
     {
-        ask->limits[n++] = limit->terms;
+        ask->limits[n] = limit->terms;
+        ngx_http_apikey_rolls_lease(limit, &ask->limits[n++]);
     }
 
     terms = &ask->terms;
@@ -463,6 +466,8 @@ ngx_http_apikey_ask_failed(ngx_http_apikey_ask_t *ask)
 
     (void) apikey_lease_timeout(&l->conf.sh->leases->entries[ask->entry].lease,
                                 ask->number);
+    ngx_http_apikey_rolls_keep(l->conf.sh->leases, &ask->account, ask->limits,
+                               ask->terms.nlimits);
 
     ngx_shmtx_unlock(&shpool->mutex);
 

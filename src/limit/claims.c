@@ -450,9 +450,7 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         out->remaining = apikey_bucket_remaining(&b, rate) + left;
         out->remaining = ngx_min(out->remaining, rate->capacity / rate->token);
 
-        apikey_bucket_refill(&b, rate, redis);
-
-        out->wait = apikey_bucket_wait(&b, rate,
+        out->wait = apikey_level_wait(&b, rate,
                           ngx_http_apikey_decide_need(out->limit, account),
                           redis);
 
@@ -462,11 +460,15 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
             out->wait = NGX_HTTP_APIKEY_CLAIMS_SLOT;
         }
 
+        if (rate->tick != APIKEY_RATE_ROLLING) {
+            apikey_bucket_refill(&b, rate, redis);
+        }
+
         units = left > APIKEY_BUCKET_MAX / rate->token ? APIKEY_BUCKET_MAX
                                                        : left * rate->token;
         b.used -= ngx_min(b.used, units);
 
-        out->reset = apikey_bucket_reset(&b, rate, redis);
+        out->reset = apikey_level_reset(&b, rate, redis);
 
         ngx_http_apikey_decide_period(out, account, redis);
 

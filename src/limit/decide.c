@@ -25,6 +25,7 @@ static ngx_int_t ngx_http_apikey_decide_run(ngx_http_apikey_decision_t *d,
 static ngx_int_t ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
     apikey_lease_decision_e rc);
 static void ngx_http_apikey_decide_release(ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_decide_keep(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d,
     ngx_uint_t nodes, apikey_mode_e mode);
@@ -60,20 +61,6 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
 }
 
 
-ngx_uint_t
-ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
-    const apikey_limit_t *limit)
-{
-    if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_LOCAL) {
-        return limit->kind != APIKEY_KIND_ROLLING;
-    }
-
-    return limit->kind == APIKEY_KIND_BUCKET
-           || limit->kind == APIKEY_KIND_CONCURRENT
-           || apikey_limit_quota(limit);
-}
-
-
 void
 ngx_http_apikey_decide_level(ngx_http_apikey_bucket_t *out,
     const ngx_http_apikey_account_t *account, const apikey_bucket_t *level,
@@ -87,8 +74,8 @@ ngx_http_apikey_decide_level(ngx_http_apikey_bucket_t *out,
                     && level->used == APIKEY_ACCOUNT_MAX);
     out->used = level->used / rate->token;
     out->remaining = apikey_bucket_remaining(level, rate);
-    out->reset = apikey_bucket_reset(level, rate, now);
-    out->wait = apikey_bucket_wait(level, rate,
+    out->reset = apikey_level_reset(level, rate, now);
+    out->wait = apikey_level_wait(level, rate,
                              ngx_http_apikey_decide_need(out->limit, account),
                              now);
 
@@ -260,6 +247,27 @@ ngx_http_apikey_decide_release(ngx_http_apikey_decision_t *d)
 }
 
 
+/* Its TAKE has no answer: what went along with it. */
+
+static void
+ngx_http_apikey_decide_keep(ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t        i;
+    ngx_slab_pool_t  *shpool;
+
+    shpool = d->limiter->conf.shpool;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    for (i = 0; i < d->naccounts; i++) {
+        ngx_http_apikey_rolls_keep(d->limiter->conf.sh->leases,
+                                   &d->accounts[i], NULL, 0);
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}
+
+
 void
 ngx_http_apikey_decide_cancel(ngx_http_apikey_decision_t *d)
 {
@@ -278,6 +286,7 @@ ngx_http_apikey_decide_cancel(ngx_http_apikey_decision_t *d)
     ngx_http_apikey_wait_cancel(d);
     ngx_http_apikey_redis_abandon(&d->call);
     ngx_http_apikey_decide_release(d);
+    ngx_http_apikey_decide_keep(d);
 
     if (d->event.posted) {
         ngx_delete_posted_event(&d->event);
@@ -321,6 +330,7 @@ ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d)
     conf = &d->limiter->conf;
 
     ngx_http_apikey_decide_release(d);
+    ngx_http_apikey_decide_keep(d);
 
     d->known = 0;
     d->decided_at = apikey_clock_real();

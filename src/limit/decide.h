@@ -52,6 +52,10 @@ typedef struct {
                                             UINT64_MAX never */
     uint64_t               paid_in;      /* end of the period it was paid in;
                                             0: it has none */
+    uint64_t               back;         /* private: of settlements, what TAKE
+                                            takes along */
+    uint64_t               since;
+    uint64_t               more;
     unsigned               refused:1;
     unsigned               unknown:1;    /* its use is nowhere but in Postgres:
                                             ngx_http_apikey_limiter_known() */
@@ -237,10 +241,6 @@ struct ngx_http_apikey_limit_scan_s {
 ngx_int_t ngx_http_apikey_limiter_scan(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_limit_scan_t *scan);
 void ngx_http_apikey_limiter_scan_cancel(ngx_http_apikey_limit_scan_t *scan);
-
-/* Whether a limit can be counted at all in this mode, by its kind and unit. */
-ngx_uint_t ngx_http_apikey_decide_counts(ngx_http_apikey_limiter_t *l,
-    const apikey_limit_t *limit);
 
 ngx_http_apikey_limit_sh_t *ngx_http_apikey_limit_init_zone(
     ngx_slab_pool_t *shpool, size_t size, ngx_log_t *log);

@@ -1,7 +1,7 @@
 
 /*
  * Gauges: buckets, and what is no bucket as one that never refills but by its
- * calendar.
+ * calendar.  Of a rolling window the log is what counts, used its sum.
  */
 
 
@@ -18,9 +18,14 @@ static void apikey_gauge_edit(apikey_gauge_t *g, const apikey_limit_t *limit,
 static void apikey_gauge_turn(apikey_gauge_t *g, const apikey_limit_t *limit,
     const apikey_period_t *period);
 static uint64_t apikey_gauge_units(const apikey_gauge_t *g, uint64_t tokens);
+static void apikey_gauge_roll(apikey_gauge_t *g, uint64_t now);
 
 
-#define apikey_gauge_plain(limit)  ((limit)->kind != APIKEY_KIND_BUCKET)
+#define apikey_gauge_rolls(g)  ((g)->tick == APIKEY_RATE_ROLLING)
+
+#define apikey_gauge_plain(limit)                                             \
+    ((limit)->kind != APIKEY_KIND_BUCKET                                      \
+     && (limit)->kind != APIKEY_KIND_ROLLING)
 
 
 void
@@ -40,6 +45,9 @@ apikey_gauge_init(apikey_gauge_t *g, const apikey_limit_t *limit,
         g->tick = 0;
         g->bucket.at = period->end;
         g->start = period->start;
+
+    } else if (apikey_gauge_rolls(g)) {
+        apikey_rolling_set(g->log, now, 0);
     }
 }
 
@@ -78,14 +86,23 @@ apikey_gauge_edit(apikey_gauge_t *g, const apikey_limit_t *limit,
     old.capacity = 0;
     old.tick = g->tick;
 
-    if (g->tick == 0) {
+    if (apikey_gauge_rolls(g)) {
+        apikey_gauge_roll(g, now);
 
-        if (apikey_gauge_plain(limit)) {
+        if (limit->kind == APIKEY_KIND_ROLLING) {
+            g->refill = rate.refill;
+            return;
+        }
+    }
+
+    if (g->tick == 0 || apikey_gauge_rolls(g)) {
+
+        if (g->tick == 0 && apikey_gauge_plain(limit)) {
             g->refill = limit->kind;
             return;
         }
 
-        /* from here on it refills */
+        /* from here on it refills, if at all */
 
         old.refill = 0;
         old.tick = 1;
@@ -93,7 +110,18 @@ apikey_gauge_edit(apikey_gauge_t *g, const apikey_limit_t *limit,
         g->start = 0;
     }
 
+    if (limit->kind == APIKEY_KIND_ROLLING) {
+        rate.refill = 0;
+        rate.tick = 1;
+    }
+
     apikey_bucket_rescale(&g->bucket, &old, &rate, now);
+
+    if (limit->kind == APIKEY_KIND_ROLLING) {
+        rate = limit->rate;
+        apikey_rolling_set(g->log, now, g->bucket.used);
+        g->bucket.at = now;
+    }
 
     g->token = rate.token;
     g->refill = rate.refill;
@@ -154,6 +182,11 @@ apikey_gauge_idle(apikey_gauge_t *g, uint64_t now, uint64_t real)
                || (g->refill == APIKEY_KIND_CALENDAR && g->bucket.at <= real);
     }
 
+    if (apikey_gauge_rolls(g)) {
+        apikey_gauge_roll(g, now);
+        return g->bucket.used == 0;
+    }
+
     rate.token = g->token;
     rate.refill = g->refill;
     rate.capacity = 0;
@@ -206,15 +239,44 @@ apikey_gauge_add(apikey_gauge_t *g, int64_t tokens)
 
     units = apikey_gauge_units(g, (uint64_t) tokens);
 
+    if (apikey_gauge_rolls(g)) {
+        apikey_rolling_add(g->log, apikey_rolling_width(g->refill,
+                                                        g->capacity),
+                           g->bucket.at, units);
+        g->bucket.used = g->log->sum;
+        return;
+    }
+
     g->bucket.used = units > APIKEY_BUCKET_MAX - g->bucket.used
                      ? APIKEY_BUCKET_MAX : g->bucket.used + units;
+}
+
+
+/* What was spent alone meanwhile is not forgotten. */
+
+void
+apikey_gauge_raise(apikey_gauge_t *g, uint64_t used, uint64_t since,
+    uint64_t now)
+{
+    if (g->bucket.used >= used) {
+        return;
+    }
+
+    if (apikey_gauge_rolls(g)) {
+        apikey_rolling_add(g->log, 1, since, used - g->bucket.used);
+        g->bucket.used = g->log->sum;
+        return;
+    }
+
+    g->bucket.used = used;
+    g->bucket.at = now;
 }
 
 
 uint64_t
 apikey_gauge_period(const apikey_gauge_t *g)
 {
-    return g->tick == 0 ? g->bucket.at : 0;
+    return g->tick == 0 || apikey_gauge_rolls(g) ? g->bucket.at : 0;
 }
 
 
@@ -227,7 +289,31 @@ apikey_gauge_settle(apikey_gauge_t *g, int64_t tokens, uint64_t paid_in)
         return;
     }
 
+    if (apikey_gauge_rolls(g) && tokens < 0) {
+
+        if (paid_in && paid_in + g->refill > g->bucket.at) {
+            apikey_rolling_give(g->log, paid_in, (uint64_t) -tokens);
+            g->bucket.used = g->log->sum;
+        }
+
+        return;
+    }
+
     apikey_gauge_add(g, tokens);
+}
+
+
+/* now may go back: nothing of the log is later than the last time */
+
+static void
+apikey_gauge_roll(apikey_gauge_t *g, uint64_t now)
+{
+    if (now > g->bucket.at) {
+        g->bucket.at = now;
+    }
+
+    apikey_rolling_pass(g->log, g->refill, g->bucket.at);
+    g->bucket.used = g->log->sum;
 }
 
 
@@ -243,6 +329,8 @@ uint64_t
 apikey_gauge_wait(const apikey_gauge_t *g, const apikey_limit_t *limit,
     const apikey_period_t *period, uint64_t cost, uint64_t now, uint64_t real)
 {
+    uint64_t  end;
+
     if (apikey_gauge_fits(g, limit, cost)) {
         return 0;
     }
@@ -253,6 +341,18 @@ apikey_gauge_wait(const apikey_gauge_t *g, const apikey_limit_t *limit,
 
     if (limit->kind == APIKEY_KIND_BUCKET) {
         return apikey_bucket_wait(&g->bucket, &limit->rate, cost, now);
+    }
+
+    if (apikey_gauge_rolls(g)) {
+
+        if (cost > limit->rate.capacity) {
+            return APIKEY_BUCKET_NEVER;
+        }
+
+        end = apikey_rolling_free(g->log, g->refill,
+                                  limit->rate.capacity - cost);
+
+        return end > now ? end - now : 1;
     }
 
     if (limit->kind == APIKEY_KIND_CONCURRENT) {
@@ -271,8 +371,15 @@ uint64_t
 apikey_gauge_reset(const apikey_gauge_t *g, const apikey_limit_t *limit,
     const apikey_period_t *period, uint64_t now, uint64_t real)
 {
+    uint64_t  end;
+
     if (limit->kind == APIKEY_KIND_BUCKET) {
         return apikey_bucket_reset(&g->bucket, &limit->rate, now);
+    }
+
+    if (apikey_gauge_rolls(g)) {
+        end = apikey_rolling_free(g->log, g->refill, 0);
+        return end > now ? end - now : 0;
     }
 
     if (limit->kind == APIKEY_KIND_CONCURRENT) {

@@ -1,8 +1,8 @@
 
 /*
  * What one limit has used, whatever its kind, as a process counts it in
- * memory: buckets by limit/bucket.h, quotas by the period they are in,
- * concurrent by what runs.
+ * memory: buckets by limit/bucket.h, rolling windows by limit/rolling.h,
+ * quotas by the period they are in, concurrent by what runs.
  *
  * A gauge counts what is used, as a bucket does, and remembers the form of the
  * limit it was last seen with: what is used stays used whatever becomes of
@@ -23,19 +23,23 @@
 
 #include "base/limit.h"
 #include "limit/bucket.h"
+#include "limit/rolling.h"
 
 
 #define APIKEY_GAUGE_UNKNOWN  UINT64_MAX
 
 
 typedef struct {
-    apikey_bucket_t  bucket;     /* used; at: of a period its end, else the
+    apikey_bucket_t    bucket;   /* used; at: of a period its end, else the
                                     last refill */
-    uint64_t         start;      /* since when used counts: a period's start */
-    uint64_t         token;
-    uint64_t         refill;     /* of what is no bucket: its kind */
-    uint64_t         tick;       /* 0: it is no bucket */
-    uint64_t         capacity;   /* as last seen, for apikey_gauge_over() */
+    uint64_t           start;    /* since when used counts: a period's start */
+    uint64_t           token;
+    uint64_t           refill;   /* of what is no bucket: its kind; rolling:
+                                    the window */
+    uint64_t           tick;     /* 0: it is no bucket; RATE_ROLLING */
+    uint64_t           capacity; /* as last seen, for apikey_gauge_over() */
+    apikey_rolling_t  *log;      /* the caller's, of what rolls: before init()
+                                    and open() */
 } apikey_gauge_t;
 
 
@@ -65,9 +69,14 @@ bool apikey_gauge_fits(const apikey_gauge_t *g, const apikey_limit_t *limit,
 /* Paid, whether it fits or not; tokens < 0: given back. */
 void apikey_gauge_add(apikey_gauge_t *g, int64_t tokens);
 
+/* By since so much was used by others; after open(), too. */
+void apikey_gauge_raise(apikey_gauge_t *g, uint64_t used, uint64_t since,
+    uint64_t now);
+
 /*
  * The period that what is paid now is paid in, for settle(): 0 for what has
- * no period.  What was paid in a period that is over is no longer its use.
+ * no period, of what rolls the time.  What was paid in a period that is over,
+ * or has left the window, is no longer its use.
  */
 uint64_t apikey_gauge_period(const apikey_gauge_t *g);
 void apikey_gauge_settle(apikey_gauge_t *g, int64_t tokens,

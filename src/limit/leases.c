@@ -13,6 +13,7 @@
 #include <ngx_core.h>
 
 #include "limit/leases.h"
+#include "limit/level.h"
 
 
 #define NGX_HTTP_APIKEY_LEASES_SCAN    64     /* entries looked at for one */
@@ -259,9 +260,7 @@ ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
         b.used = l->seen.used;
         b.at = entry->seen;
 
-        apikey_bucket_refill(&b, &l->terms.rate, now);
-
-        if (b.used) {
+        if (apikey_level_used(&b, &l->terms.rate, now)) {
             return 0;
         }
     }
@@ -332,6 +331,8 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
         l->terms.known = APIKEY_ACCOUNT_UNKNOWN;
         l->seen.used = 0;
         l->seen.at = 0;
+        l->back = 0;
+        l->more = 0;
 
         l = ngx_http_apikey_leases_limit(leases, l->next);
     }
@@ -393,6 +394,13 @@ ngx_http_apikey_leases_terms(apikey_account_limit_t *terms,
     terms->made = bucket->limit->made;
     terms->mode = bucket->limit->mode;
     terms->known = APIKEY_ACCOUNT_UNKNOWN;
+
+    if (bucket->limit->kind == APIKEY_KIND_ROLLING) {
+        terms->fill = bucket->back;
+        terms->next = bucket->since;
+        terms->known = bucket->more;
+        return;
+    }
 
     if (!apikey_limit_quota(bucket->limit)) {
         return;
@@ -496,6 +504,11 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
         /* a lost lease of what never refills would be lost for good */
 
         loose |= apikey_limit_quota(account->buckets[i].limit);
+
+        if (form->tick == APIKEY_RATE_ROLLING) {
+            loose = 1;
+            continue;
+        }
 
         if (form->refill) {
             r = (double) form->refill * 1000000

@@ -33,6 +33,11 @@
 typedef struct {
     apikey_account_limit_t  terms;
     apikey_bucket_t         seen;        /* in Redis, by its clock */
+    uint64_t                back;        /* of what rolls: given back since
+                                            the last call */
+    uint64_t                since;       /* ... not admitted before, by
+                                            Redis' clock */
+    uint64_t                more;        /* ... and charged */
     uint32_t                next;        /* index + 1; 0: none */
 } ngx_http_apikey_lease_limit_t;
 

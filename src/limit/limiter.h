@@ -20,6 +20,7 @@
 #include "limit/decide.h"
 #include "limit/holds.h"
 #include "limit/leases.h"
+#include "limit/level.h"
 #include "limit/table.h"
 #include "wire/redis_codec.h"
 
@@ -219,6 +220,24 @@ ngx_uint_t ngx_http_apikey_ask_stale(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_lease_entry_t *entry, int64_t now);
 
 void ngx_http_apikey_ask_stop(ngx_http_apikey_limiter_t *l);
+
+/* rolls.c: with the zone's mutex held by the caller */
+
+/* A request has ended: what it gives back to what rolls, or owes. */
+void ngx_http_apikey_rolls_settle(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_decision_t *d,
+    ngx_http_apikey_account_t *account, int64_t now);
+
+/* It goes along with this LEASE, or with this TAKE. */
+void ngx_http_apikey_rolls_lease(ngx_http_apikey_lease_limit_t *limit,
+    apikey_account_limit_t *terms);
+void ngx_http_apikey_rolls_take(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_account_t *account);
+
+/* Nobody knows whether that arrived; without terms it was the TAKE. */
+void ngx_http_apikey_rolls_keep(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_account_t *account, const apikey_account_limit_t *terms,
+    ngx_uint_t n);
 
 /* renew.c */
 void ngx_http_apikey_renew_start(ngx_http_apikey_limiter_t *l);

@@ -27,6 +27,7 @@ ngx_http_apikey_limiter_look(ngx_http_apikey_limiter_t *l,
 {
     int64_t           now;
     apikey_gauge_t    copy, *g;
+    apikey_rolling_t  log;
     ngx_slab_pool_t  *shpool;
 
     shpool = l->conf.shpool;
@@ -38,6 +39,12 @@ ngx_http_apikey_limiter_look(ngx_http_apikey_limiter_t *l,
 
     if (g) {
         copy = *g;
+
+        if (g->log) {
+            log = *g->log;
+        }
+
+        copy.log = &log;
     }
 
     ngx_shmtx_unlock(&shpool->mutex);

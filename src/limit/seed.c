@@ -96,10 +96,6 @@ ngx_http_apikey_seed_limit(ngx_http_apikey_limiter_t *l,
         return;
     }
 
-    apikey_bucket_refill(&seen, &bucket->limit->rate, now);
-
-    if (g->bucket.used < seen.used) {
-        g->bucket.used = seen.used;
-        g->bucket.at = now;
-    }
+    apikey_gauge_raise(g, apikey_level_used(&seen, &bucket->limit->rate, now),
+                       at, now);
 }

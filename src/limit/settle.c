@@ -141,6 +141,7 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
             || ngx_http_apikey_leases_learn(leases, entry, account)
                == NGX_OK))
     {
+        ngx_http_apikey_rolls_settle(leases, entry, d, account, now);
         ngx_http_apikey_leases_queue(leases, entry, now,
                                    now + (int64_t) (entry->conf.time / 2));
     }

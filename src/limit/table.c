@@ -17,6 +17,7 @@
 
 #define NGX_HTTP_APIKEY_TABLE_SCAN  64       /* entries looked at for one */
 #define NGX_HTTP_APIKEY_TABLE_PIECE  4096    /* ... under one lock */
+#define NGX_HTTP_APIKEY_TABLE_LOGS   4       /* a part of the room */
 
 /* as much younger than the table must a limit be, by other clocks, to be it */
 
@@ -45,6 +46,12 @@ struct ngx_http_apikey_table_s {
     uint32_t                        turn;
     ngx_http_apikey_table_entry_t  *entries;
     uint32_t                       *heads;       /* n of them */
+    apikey_rolling_t               *logs;        /* of rolling windows */
+    uint32_t                        nlogs;
+    uint32_t                        fresh_log;
+    uint32_t                        log_hand;
+    uint32_t                        free_log;    /* index + 1; sum is the
+                                                    next one's */
 };
 
 
@@ -57,6 +64,11 @@ static ngx_http_apikey_table_entry_t *ngx_http_apikey_table_lookup(
     const apikey_limit_t *limit);
 static ngx_uint_t ngx_http_apikey_table_known(ngx_http_apikey_table_t *table,
     ngx_http_apikey_bucket_t *bucket);
+static ngx_int_t ngx_http_apikey_table_log(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry, const apikey_limit_t *limit,
+    int64_t now);
+static void ngx_http_apikey_table_unlog(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry, const apikey_limit_t *limit);
 static uint32_t *ngx_http_apikey_table_head(ngx_http_apikey_table_t *table,
     const u_char holder[16], uint64_t scope, uint64_t id);
 static ngx_http_apikey_table_entry_t *ngx_http_apikey_table_take(
@@ -68,7 +80,7 @@ static void ngx_http_apikey_table_unlink(ngx_http_apikey_table_t *table,
 ngx_http_apikey_table_t *
 ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
 {
-    size_t                    n, one;
+    size_t                    n, one, logs;
     ngx_http_apikey_table_t  *table;
 
     one = sizeof(ngx_http_apikey_table_entry_t) + sizeof(uint32_t);
@@ -77,12 +89,19 @@ ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
         return NULL;
     }
 
-    n = (size - sizeof(ngx_http_apikey_table_t)) / one;
+    size -= sizeof(ngx_http_apikey_table_t);
+
+    logs = size / NGX_HTTP_APIKEY_TABLE_LOGS / sizeof(apikey_rolling_t);
+    logs = ngx_min(logs, NGX_MAX_UINT32_VALUE - 1);
+
+    n = (size - logs * sizeof(apikey_rolling_t)) / one;
     n = ngx_min(n, NGX_MAX_UINT32_VALUE - 1);
 
     /* one piece: the slab rounds each up to whole pages */
 
-    table = ngx_slab_alloc(shpool, sizeof(ngx_http_apikey_table_t) + n * one);
+    table = ngx_slab_alloc(shpool, sizeof(ngx_http_apikey_table_t)
+                                   + logs * sizeof(apikey_rolling_t)
+                                   + n * one);
     if (table == NULL) {
         return NULL;
     }
@@ -92,7 +111,12 @@ ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
     table->fresh = 0;
     table->hand = 0;
     table->turn = 0;
-    table->entries = (ngx_http_apikey_table_entry_t *) (table + 1);
+    table->logs = (apikey_rolling_t *) (table + 1);
+    table->nlogs = logs;
+    table->fresh_log = 0;
+    table->log_hand = 0;
+    table->free_log = 0;
+    table->entries = (ngx_http_apikey_table_entry_t *) (table->logs + logs);
     table->heads = (uint32_t *) (table->entries + n);
 
     ngx_memzero(table->heads, n * sizeof(uint32_t));
@@ -166,7 +190,13 @@ ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
 
     if (entry) {
         entry->turn = table->turn;
+
+        if (ngx_http_apikey_table_log(table, entry, limit, now) != NGX_OK) {
+            return NULL;
+        }
+
         apikey_gauge_open(&entry->gauge, limit, &bucket->period, now);
+        ngx_http_apikey_table_unlog(table, entry, limit);
 
         return &entry->gauge;
     }
@@ -182,6 +212,10 @@ ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
     entry->level = account->level;
     entry->unit = account->unit;
     entry->turn = table->turn;
+
+    if (ngx_http_apikey_table_log(table, entry, limit, now) != NGX_OK) {
+        return NULL;
+    }
 
     apikey_gauge_init(&entry->gauge, limit, &bucket->period, now);
 
@@ -200,6 +234,84 @@ ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
     *head = entry - table->entries + 1;
 
     return &entry->gauge;
+}
+
+
+/* Room for the log of what rolls; without any it is like a full table. */
+
+static ngx_int_t
+ngx_http_apikey_table_log(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry, const apikey_limit_t *limit,
+    int64_t now)
+{
+    ngx_uint_t                      i;
+    apikey_rolling_t               *log;
+    ngx_http_apikey_table_entry_t  *other;
+
+    if (limit->kind != APIKEY_KIND_ROLLING || entry->gauge.log) {
+        return NGX_OK;
+    }
+
+    for (i = 0;
+         table->free_log == 0 && table->fresh_log == table->nlogs
+         && i < NGX_HTTP_APIKEY_TABLE_SCAN;
+         i++)
+    {
+        if (table->log_hand >= table->fresh) {
+            table->log_hand = 0;
+        }
+
+        other = &table->entries[table->log_hand++];
+
+        if (other->linked && other->gauge.log && other->turn != table->turn
+            && apikey_gauge_idle(&other->gauge, now, apikey_clock_real()))
+        {
+            ngx_http_apikey_table_unlink(table, other);
+            ngx_http_apikey_table_unlog(table, other, NULL);
+            other->linked = 0;
+        }
+    }
+
+    if (table->free_log) {
+        log = &table->logs[table->free_log - 1];
+        table->free_log = log->sum;
+
+    } else if (table->fresh_log < table->nlogs) {
+        log = &table->logs[table->fresh_log++];
+
+    } else {
+        return NGX_DECLINED;
+    }
+
+    log->sum = 0;
+    log->n = 0;
+
+    entry->gauge.log = log;
+
+    return NGX_OK;
+}
+
+
+/* A log that nobody needs any more. */
+
+static void
+ngx_http_apikey_table_unlog(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry, const apikey_limit_t *limit)
+{
+    apikey_rolling_t  *log;
+
+    log = entry->gauge.log;
+
+    if (log == NULL || (limit && limit->kind == APIKEY_KIND_ROLLING)) {
+        return;
+    }
+
+    entry->gauge.log = NULL;
+
+    log->sum = table->free_log;
+    log->n = 0;
+
+    table->free_log = log - table->logs + 1;
 }
 
 
@@ -311,6 +423,7 @@ ngx_http_apikey_table_take(ngx_http_apikey_table_t *table, int64_t now)
             }
 
             ngx_http_apikey_table_unlink(table, entry);
+            ngx_http_apikey_table_unlog(table, entry, NULL);
             entry->linked = 0;
         }
 

@@ -127,6 +127,8 @@ ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
 
         apikey_tally_send(ngx_http_apikey_claims_tally(l, entry, now),
                           NGX_HTTP_APIKEY_LEASES_HORIZON, now, &part->sums);
+        ngx_http_apikey_rolls_take(l->conf.sh->leases, entry,
+                                   &d->accounts[i]);
         n++;
     }
 
@@ -271,7 +273,7 @@ ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d, ngx_str_t *text)
                 return NGX_ERROR;
             }
 
-            refused |= apikey_bucket_wait(&level, &out->limit->rate,
+            refused |= apikey_level_wait(&level, &out->limit->rate,
                              ngx_http_apikey_decide_need(out->limit, account),
                              reply.now)
                        != 0;
@@ -422,6 +424,9 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
                                           &account->buckets[k], &level);
         us = ngx_max(us, wait);
         unknown |= account->buckets[k].unknown;
+
+        account->buckets[k].back = 0;
+        account->buckets[k].more = 0;
 
         if (limit && limit->terms.id == account->buckets[k].limit->id) {
             limit->seen = level;

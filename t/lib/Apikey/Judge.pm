@@ -11,7 +11,8 @@ package Apikey::Judge;
 #
 # The requests, in the order of their decisions, that a bucket which was full
 # before the first of them had no token for.  Integers only: a token is
-# "window" units, a microsecond refills "limit" of them.
+# "window" units, a microsecond refills "limit" of them.  With "rolling": those
+# that were one too many in the window that ends with them.
 
 use strict;
 use warnings;
@@ -52,6 +53,8 @@ sub excess {
         map { [ decided($_) // die("no X-Decided-At\n"), $_ ] }
         grep { $match->($_) } @{$opt{requests}};
 
+    return rolling($opt{limit}, $window, $cost, @list) if $opt{rolling};
+
     my $capacity = ($opt{burst} // $opt{limit}) * $window;
     my $level = $capacity;
     my ($at, @excess);
@@ -71,6 +74,24 @@ sub excess {
         $level -= $cost->($request) * $window;
 
         push @excess, { %$request, level => $level } if $level < 0;
+    }
+
+    return @excess;
+}
+
+
+sub rolling {
+    my ($limit, $window, $cost, @list) = @_;
+
+    my ($sum, $first, @excess) = (0, 0);
+
+    for my $item (@list) {
+        $sum += $cost->($item->[1]);
+        $sum -= $cost->($list[$first++][1])
+            while $list[$first][0] + $window <= $item->[0];
+
+        push @excess, { %{$item->[1]}, level => $limit - $sum }
+            if $sum > $limit;
     }
 
     return @excess;
