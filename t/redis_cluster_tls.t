@@ -24,7 +24,7 @@ my $cluster = $t->cluster(name => 'c', n => 3, redis => {
     # as docs/redis.md has it
     users => [ 'user gate on >s3cret ~apikey:* resetchannels -@all +ping +info'
                . ' +time +get +set +del +eval +evalsha +script|load'
-               . ' +cluster|nodes +asking' ],
+               . ' +cluster|nodes +cluster|myid +asking' ],
     args => [ '--cluster-announce-hostname', 'localhost',
               '--cluster-preferred-endpoint-type', 'hostname' ] });
 my ($first) = $cluster->nodes;

@@ -57,9 +57,14 @@ apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
         v->era = now;
         v->epoch = call->epoch;
 
-    } else if (v->state != APIKEY_ACCOUNT_PRESENT || v->epoch != call->epoch) {
+    } else if (v->state != APIKEY_ACCOUNT_PRESENT
+               || (v->epoch != call->epoch
+                   && (call->moved == 0 || v->at <= call->moved)))
+    {
         apikey_account_lost(v, call, now);
     }
+
+    v->epoch = call->epoch;
 
     apikey_account_advance(v, now);
     apikey_account_time(v, call);

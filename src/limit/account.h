@@ -41,7 +41,7 @@
  *                                may live (mark); era = its end
  *     then refill all to now; generation = now div lease
  *     now more than 1 s before at: O is all out[0] of the generation of now
- * lost(from): another primary, or a value that cannot be read
+ * lost(from): another primary (and not moved), or a value that cannot be read
  *     used = max(used, capacity), quotas unknown, O = out[0] = the ceiling,
  *     all as of from; other entries but counters are dropped
  * open(now): lost (also if absent, and a quota is touched), advance, a new
@@ -224,6 +224,10 @@ typedef struct {
     bool                           slots;    /* of concurrent: no spending */
     uint64_t                       epoch;
     uint64_t                       since;    /* us: the epoch began */
+    uint64_t                       moved;    /* us: what another primary wrote
+                                                later came here with its slot
+                                                of a Cluster; 0: nothing
+                                                moves */
     uint64_t                       lease;
     uint64_t                       horizon;
     apikey_account_sums_t          sums;

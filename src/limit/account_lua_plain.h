@@ -25,7 +25,7 @@
     "local CALL, CALLSIZE = '<dddc8dddddd', 80\n"
     "local LIMIT, LIMITSIZE = '<c8dddddddddd', 88\n"
 
-    "local op, epoch, since = unpack('<ddd', ARGV[1])\n"
+    "local op, epoch, since, moved = unpack('<dddd', ARGV[1])\n"
     "local time = call('TIME')\n"
     "local now = time[1] * 1000000 + time[2]\n"
 

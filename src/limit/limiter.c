@@ -405,16 +405,10 @@ ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
     ngx_str_t                      *head;
     ngx_http_apikey_redis_epoch_t   epoch;
 
-    if (ngx_http_apikey_redis_epoch(l->redis, &argv[3], &epoch) != NGX_OK) {
+    if (ngx_http_apikey_redis_epoch(l->redis, call, &argv[3], &epoch)
+        != NGX_OK)
+    {
         return NGX_ERROR;
-    }
-
-    if (l->conf.redis->topology == NGX_HTTP_APIKEY_REDIS_CLUSTER) {
-
-        /* a slot that moves takes its values along: that is no loss */
-
-        epoch.id = 1;
-        epoch.since = 0;
     }
 
     if (text) {
@@ -432,7 +426,10 @@ ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
     head = &argv[3 + (argc - 4) / 2];
 
     head->data = p;
-    head->len = ngx_http_apikey_script_head(p, op, &epoch) - p;
+    head->len = ngx_http_apikey_script_head(p, op, &epoch,
+                         l->conf.redis->topology
+                         == NGX_HTTP_APIKEY_REDIS_CLUSTER)
+                - p;
 
     return ngx_http_apikey_redis_send(l->redis, call, argc, argv);
 }

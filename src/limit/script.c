@@ -20,6 +20,7 @@
 #define NGX_HTTP_APIKEY_SCRIPT_CALL   (10 * 8)   /* bytes */
 #define NGX_HTTP_APIKEY_SCRIPT_ASK    (8 * 8)    /* more than a cost */
 #define NGX_HTTP_APIKEY_SCRIPT_LIMIT  (11 * 8)
+#define NGX_HTTP_APIKEY_SCRIPT_SKEW   1000000    /* us */
 
 
 static u_char *ngx_http_apikey_script_put(u_char *p, uint64_t n);
@@ -51,12 +52,20 @@ ngx_http_apikey_script_sha(u_char sha[NGX_HTTP_APIKEY_SCRIPT_SHA])
 
 u_char *
 ngx_http_apikey_script_head(u_char *p, ngx_uint_t op,
-    ngx_http_apikey_redis_epoch_t *epoch)
+    ngx_http_apikey_redis_epoch_t *epoch, ngx_uint_t cluster)
 {
+    int64_t  moved;
+
+    /* clocks of primaries may differ; 0 is nobody's */
+
+    moved = cluster ? (int64_t) epoch->own + NGX_HTTP_APIKEY_SCRIPT_SKEW : 0;
+
     p = ngx_http_apikey_script_put_double(p, op);
     p = ngx_http_apikey_script_put_double(p, epoch->id);
 
-    return ngx_http_apikey_script_put_double(p, epoch->since);
+    p = ngx_http_apikey_script_put_double(p, epoch->since);
+
+    return ngx_http_apikey_script_put_double(p, moved);
 }
 
 

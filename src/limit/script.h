@@ -30,7 +30,7 @@
 
 
 #define NGX_HTTP_APIKEY_SCRIPT_SHA   40
-#define NGX_HTTP_APIKEY_SCRIPT_HEAD  24
+#define NGX_HTTP_APIKEY_SCRIPT_HEAD  32
 
 
 typedef enum {
@@ -45,9 +45,9 @@ extern ngx_str_t  ngx_http_apikey_script;        /* the Lua text */
 /* Hex of the text's SHA-1. */
 void ngx_http_apikey_script_sha(u_char sha[NGX_HTTP_APIKEY_SCRIPT_SHA]);
 
-/* HEAD */
+/* HEAD; cluster: values may have come from another primary. */
 u_char *ngx_http_apikey_script_head(u_char *p, ngx_uint_t op,
-    ngx_http_apikey_redis_epoch_t *epoch);
+    ngx_http_apikey_redis_epoch_t *epoch, ngx_uint_t cluster);
 
 /* Bytes that a key and a block take at most. */
 size_t ngx_http_apikey_script_size(ngx_str_t *prefix, ngx_uint_t nlimits);

@@ -270,13 +270,15 @@ ngx_http_apikey_redis_connecting(ngx_http_apikey_redis_t *redis)
 
 
 ngx_int_t
-ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis, ngx_str_t *key,
+ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis,
+    ngx_http_apikey_redis_call_t *call, ngx_str_t *key,
     ngx_http_apikey_redis_epoch_t *epoch)
 {
     ngx_http_apikey_link_t  *link;
 
-    link = redis->cluster ? ngx_http_apikey_cluster_link(redis, key)
-                          : redis->link;
+    link = redis->again == call ? call->link
+           : redis->cluster ? ngx_http_apikey_cluster_link(redis, key)
+           : redis->link;
 
     if (link == NULL || link->state != NGX_HTTP_APIKEY_LINK_READY) {
         return NGX_ERROR;

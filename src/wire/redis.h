@@ -81,7 +81,13 @@ typedef struct {
 
 typedef struct {
     uint64_t                           id;       /* 1 .. 2^52 */
-    uint64_t                           since;    /* us, Redis' time */
+    uint64_t                           since;    /* us, Redis' time; what
+                                                    is missing then may have
+                                                    been lost */
+    uint64_t                           own;      /* us: what was written since
+                                                    then was written here, or
+                                                    by another primary that
+                                                    reigns */
 } ngx_http_apikey_redis_epoch_t;
 
 
@@ -146,9 +152,10 @@ ngx_uint_t ngx_http_apikey_redis_ready(ngx_http_apikey_redis_t *redis);
 /* Not ready, but an attempt is under way: the state handler will run. */
 ngx_uint_t ngx_http_apikey_redis_connecting(ngx_http_apikey_redis_t *redis);
 
-/* NGX_ERROR: there is no connection for this key now. */
+/* Of who will run this call; NGX_ERROR: there is no connection for it now. */
 ngx_int_t ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis,
-    ngx_str_t *key, ngx_http_apikey_redis_epoch_t *epoch);
+    ngx_http_apikey_redis_call_t *call, ngx_str_t *key,
+    ngx_http_apikey_redis_epoch_t *epoch);
 
 /*
  * In a Cluster a slot of each primary, of n at most: whose tags (base/slot.h)

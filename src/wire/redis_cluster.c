@@ -294,10 +294,6 @@ ngx_http_apikey_cluster_move(ngx_http_apikey_redis_t *redis, ngx_uint_t slot,
     redis->cluster->map[slot] = link;
 
     link->owner = 1;
-
-    if (link->tag < 0) {
-        link->tag = slot;
-    }
 }
 
 

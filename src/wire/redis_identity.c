@@ -37,28 +37,45 @@ static ngx_int_t ngx_http_apikey_link_identity_moved(
 
 /*
  * KEYS[1], not in a node without slots: "RUN_ID OFFSET SINCE", SINCE 0 where
- * nobody was here before.  ARGV[1]: SINCE as this worker knows it, or "".
+ * nobody was here before.  In a Cluster its node's id stands behind it, for
+ * it moves with its slot: it is a predecessor's if this one was promoted, or
+ * its own.  SINCE < 0: promoted before anybody came; what is there since
+ * -SINCE is its own, but nothing is known to be missing.  ARGV[1]: the same as
+ * this worker knows it, or "".
  */
 
 static ngx_str_t  ngx_http_apikey_identity_script = ngx_string(
     "local s = redis.call('INFO', 'server')\n"
     "local r = redis.call('INFO', 'replication')\n"
     "local role = string.match(r, 'role:(%a+)') or '?'\n"
-    "local id = (string.match(s, 'run_id:(%w+)') or '?') .. ' '\n"
-    "    .. (string.match(r, 'second_repl_offset:(-?%d+)') or '?') .. ' '\n"
-    "local since = ARGV[1]\n"
+    "local at = string.match(r, 'second_repl_offset:(-?%d+)') or '?'\n"
+    "local id = (string.match(s, 'run_id:(%w+)') or '?') .. ' ' .. at .. ' '\n"
+    "local t = redis.call('TIME')\n"
+    "local now = string.format('%d%06d', t[1], t[2])\n"
+    "local cluster = string.find(s, '_mode:cluster')\n"
+    "local promoted = cluster and at ~= '-1'\n"
+    "local since\n"
+    "if string.sub(ARGV[1], 1, #id) == id then\n"
+    "    since = string.sub(ARGV[1], #id + 1)\n"
+    "end\n"
     "if role ~= 'master' or not KEYS[1] then\n"
-    "    return role .. ' ' .. id .. (since ~= '' and since or '0')\n"
+    "    return role .. ' ' .. id .. (since or promoted and now or '0')\n"
     "end\n"
     "local v = redis.call('GET', KEYS[1])\n"
     "if v and string.sub(v, 1, #id) == id then\n"
-    "    return 'master ' .. v\n"
+    "    return 'master ' .. (string.match(v, '%S+ %S+ %S+'))\n"
     "end\n"
-    "if since == '' then\n"
-    "    local t = redis.call('TIME')\n"
-    "    since = v and string.format('%d%06d', t[1], t[2]) or '0'\n"
+    "local me = ''\n"
+    "if cluster then\n"
+    "    me = redis.pcall('CLUSTER', 'MYID')\n"
+    "    me = ' ' .. (type(me) == 'string' and me or '?')\n"
     "end\n"
-    "redis.call('SET', KEYS[1], id .. since)\n"
+    "if not since and v then\n"
+    "    since = (not cluster or promoted or string.sub(v, -#me) == me)\n"
+    "            and now or '0'\n"
+    "end\n"
+    "since = since or promoted and '-' .. now or '0'\n"
+    "redis.call('SET', KEYS[1], id .. since .. me)\n"
     "return 'master ' .. id .. since\n");
 
 
@@ -138,15 +155,10 @@ ngx_http_apikey_link_identity_argv(ngx_http_apikey_link_t *link, u_char *p,
     argv[2].data = (u_char *) (n == 3 ? "0" : "1");
     argv[2].len = 1;
 
-    argv[n].data = p;
-
     /* a slot that moves takes its key along */
 
-    if (link->redis->cluster && link->epoch.id) {
-        p = ngx_slprintf(p, last, "%uL", link->epoch.since);
-    }
-
-    argv[n].len = p - argv[n].data;
+    argv[n].data = link->identified;
+    argv[n].len = link->redis->cluster ? link->nidentified : 0;
 
     return n + 1;
 }
@@ -206,6 +218,12 @@ ngx_http_apikey_link_identified(ngx_http_apikey_link_t *link,
 
     link->epoch = epoch;
 
+    text.data += sizeof("master ") - 1;
+    text.len -= sizeof("master ") - 1;
+
+    link->nidentified = ngx_min(text.len, sizeof(link->identified));
+    ngx_memcpy(link->identified, text.data, link->nidentified);
+
     return NGX_OK;
 }
 
@@ -219,7 +237,7 @@ ngx_http_apikey_link_identity_read(ngx_http_apikey_redis_epoch_t *epoch,
     u_char      *p, *last, *since;
     uint64_t     hash;
     ngx_int_t    n;
-    ngx_uint_t   blanks;
+    ngx_uint_t   blanks, alone;
 
     last = text->data + text->len;
     p = ngx_strlchr(text->data, last, ' ');
@@ -249,6 +267,9 @@ ngx_http_apikey_link_identity_read(ngx_http_apikey_redis_epoch_t *epoch,
         hash = (hash ^ *p) * UINT64_C(0x100000001b3);
     }
 
+    alone = since && since < last && *since == '-';
+    since += alone;
+
     n = since ? ngx_atoi(since, last - since) : NGX_ERROR;
 
     if (n == NGX_ERROR) {
@@ -258,7 +279,8 @@ ngx_http_apikey_link_identity_read(ngx_http_apikey_redis_epoch_t *epoch,
     hash = (hash ^ hash >> 52) & NGX_HTTP_APIKEY_IDENTITY_MASK;
 
     epoch->id = hash ? hash : 1;
-    epoch->since = n;
+    epoch->since = alone ? 0 : n;
+    epoch->own = n;
 
     return NGX_OK;
 }

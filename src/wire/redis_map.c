@@ -25,6 +25,8 @@ static ngx_uint_t ngx_http_apikey_map_node(ngx_http_apikey_redis_t *redis,
 static void ngx_http_apikey_map_name(ngx_http_apikey_link_t *link,
     apikey_slot_node_t *node);
 static void ngx_http_apikey_map_owners(ngx_http_apikey_redis_t *redis);
+static void ngx_http_apikey_map_tag(ngx_http_apikey_link_t *link,
+    ngx_int_t slot);
 static void ngx_http_apikey_map_clean(ngx_http_apikey_redis_t *redis);
 
 
@@ -174,10 +176,6 @@ ngx_http_apikey_map_owners(ngx_http_apikey_redis_t *redis)
         link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
 
         link->owner = 0;
-
-        if (link->tag >= 0 && cluster->map[link->tag] != link) {
-            link->tag = -1;
-        }
     }
 
     for (i = 0; i < APIKEY_SLOTS; i++) {
@@ -187,12 +185,12 @@ ngx_http_apikey_map_owners(ngx_http_apikey_redis_t *redis)
             continue;
         }
 
+        if (!link->owner) {
+            ngx_http_apikey_map_tag(link, i);
+        }
+
         link->owner = 1;
         link->used = ngx_current_msec;
-
-        if (link->tag < 0) {
-            link->tag = i;
-        }
     }
 
     for (q = ngx_queue_head(&cluster->links);
@@ -201,11 +199,31 @@ ngx_http_apikey_map_owners(ngx_http_apikey_redis_t *redis)
     {
         link = ngx_queue_data(q, ngx_http_apikey_link_t, queue);
 
-        if (link->owner && link->state == NGX_HTTP_APIKEY_LINK_DOWN
-            && !link->retry.timer_set)
+        if (!link->owner) {
+            link->tag = -1;
+
+        } else if (link->state == NGX_HTTP_APIKEY_LINK_DOWN
+                   && !link->retry.timer_set)
         {
             ngx_http_apikey_link_connect(link);
         }
+    }
+}
+
+
+/* The first slot, so that all workers ask for the same key. */
+
+static void
+ngx_http_apikey_map_tag(ngx_http_apikey_link_t *link, ngx_int_t slot)
+{
+    if (link->tag == slot) {
+        return;
+    }
+
+    link->tag = slot;
+
+    if (link->check.timer_set) {
+        ngx_add_timer(&link->check, 1);
     }
 }
 

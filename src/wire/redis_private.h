@@ -156,6 +156,9 @@ struct ngx_http_apikey_link_s {
     ngx_event_t                     retry;       /* connecting, reconnecting */
 
     ngx_http_apikey_redis_epoch_t   epoch;       /* id 0: not known yet */
+    u_char                          identified[128];
+                                                 /* ... as it was told */
+    size_t                          nidentified;
     ngx_http_apikey_redis_call_t    identity;
     ngx_event_t                     check;       /* of it, once a second */
 

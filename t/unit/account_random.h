@@ -37,7 +37,7 @@ typedef struct {
 
 
 static account_t  accounts[ACCOUNTS];
-static uint64_t   now, epoch, since;
+static uint64_t   now, epoch, since, moved;
 static bool       quiet;         /* nothing is to be settled */
 static bool       hoards;            /* little is given back */
 
@@ -244,6 +244,7 @@ random_call(account_t *a, apikey_account_call_t *c)
     c->slots = a->slots;
     c->epoch = epoch;
     c->since = since;
+    c->moved = moved;
     c->lease = a->lease;
     c->horizon = 60000000;
     random_sums(a, &c->sums);

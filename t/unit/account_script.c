@@ -115,16 +115,16 @@ static long
 evalsha(const char *sha, unsigned op, unsigned n, const unsigned *which,
     char arg[][1024], const size_t *size, char *reply)
 {
-    char         clock[32], head[24], keys[ACCOUNTS];
+    char         clock[32], head[32], keys[ACCOUNTS];
     char         count[2] = { '0' + n };
     size_t       len[5 + 2 * ACCOUNTS] = { 7, 40, 1 };
     unsigned     i;
     const char  *argv[5 + 2 * ACCOUNTS] = { "EVALSHA", sha, count };
 
-    put(put(put(head, op), epoch), since);
+    put(put(put(put(head, op), epoch), since), moved);
 
     argv[3 + n] = head;
-    len[3 + n] = 24;
+    len[3 + n] = 32;
 
     for (i = 0; i < n; i++) {
         keys[i] = 'a' + which[i];
@@ -352,8 +352,8 @@ unreadable:
 static void
 epochs(const char *sha)
 {
-    char         reply[64], head[24], clock[32];
-    size_t       len[6] = { 7, 40, 1, 1, 24, 0 };
+    char         reply[64], head[32], clock[32];
+    size_t       len[6] = { 7, 40, 1, 1, 32, 0 };
     unsigned     i;
     uint64_t     should;
     const char  *p, *argv[6] = { "EVALSHA", sha, "1", "e", head, clock };
@@ -363,7 +363,7 @@ epochs(const char *sha)
     for (i = 0, should = 0; i < 5; i++) {
         should = i && ids[i] != ids[i - 1] ? now + i : should;
 
-        put(put(put(head, 2), ids[i]), 0);
+        put(put(put(put(head, 2), ids[i]), 0), 0);
         len[5] = sprintf(clock, "%llu", (unsigned long long) now + i);
 
         command(6, argv, len);
@@ -449,6 +449,7 @@ calm(const char *sha)
         if (rnd(300) == 0) {
             epoch--;
             since = now - rnd(rnd(2) ? 100 : 20000000);
+            moved = rnd(3) ? 0 : since + 1000000;
         }
 
         for (i = 0; i < ACCOUNTS; i++) {
@@ -510,6 +511,7 @@ main(int argc, char **argv)
         if (rnd(300) == 0) {
             epoch--;
             since = now - rnd(rnd(2) ? 100 : 20000000);
+            moved = rnd(3) ? 0 : since + 1000000;
         }
 
         for (i = 0; i < ACCOUNTS; i++) {
