@@ -83,6 +83,13 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "models/{id}", "model_update"),
     ngx_http_apikey_sql(NGX_HTTP_DELETE, "models/{id}", "model_delete"),
 
+    ngx_http_apikey_sql(NGX_HTTP_GET, "alerts", "alert_list"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "alerts", "alert_create"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "alerts/{id}", "alert_get"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "alerts/{id}", "alert_update"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PUT, "alerts/{id}", "alert_update"),
+    ngx_http_apikey_sql(NGX_HTTP_DELETE, "alerts/{id}", "alert_delete"),
+
     ngx_http_apikey_sql(NGX_HTTP_GET, "webhooks", "webhook_list"),
     ngx_http_apikey_sql_body(NGX_HTTP_POST, "webhooks", "webhook_create"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "webhooks/{id}", "webhook_get"),
@@ -133,8 +140,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
 /* Paths of the API that nothing stands behind yet, whatever the method. */
 
 static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
-    ngx_http_apikey_sql(0, "alerts", NULL),
-    ngx_http_apikey_sql(0, "alerts/{id}", NULL),
     ngx_http_apikey_sql(0, "import/usage", NULL),
 
     { 0, ngx_null_string, NULL, NULL, 0, 0, 0, 0 }

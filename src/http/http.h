@@ -125,6 +125,7 @@ typedef enum {
 typedef struct ngx_http_apikey_drift_s    ngx_http_apikey_drift_t;
 typedef struct ngx_http_apikey_webhook_s  ngx_http_apikey_webhook_t;
 typedef struct ngx_http_apikey_reports_s  ngx_http_apikey_reports_t;
+typedef struct ngx_http_apikey_alert_s    ngx_http_apikey_alert_t;
 
 
 typedef struct {
@@ -166,6 +167,7 @@ typedef struct {
     ngx_uint_t                      asking;
     ngx_http_apikey_drift_t        *drift;
     ngx_http_apikey_webhook_t      *webhook;
+    ngx_http_apikey_alert_t        *alert;
 } ngx_http_apikey_main_conf_t;
 
 
@@ -479,6 +481,11 @@ void ngx_http_apikey_drift_stop(ngx_http_apikey_drift_t *drift);
 ngx_http_apikey_webhook_t *ngx_http_apikey_webhook_start(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
 void ngx_http_apikey_webhook_stop(ngx_http_apikey_webhook_t *wh);
+
+/* alert.c: alerts are looked at; NULL: no memory */
+ngx_http_apikey_alert_t *ngx_http_apikey_alert_start(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
+void ngx_http_apikey_alert_stop(ngx_http_apikey_alert_t *alert);
 
 /* access.c */
 ngx_int_t ngx_http_apikey_access_handler(ngx_http_request_t *r);

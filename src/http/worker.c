@@ -62,8 +62,9 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
 
     amcf->drift = ngx_http_apikey_drift_start(cycle, amcf);
     amcf->webhook = ngx_http_apikey_webhook_start(cycle, amcf);
+    amcf->alert = ngx_http_apikey_alert_start(cycle, amcf);
 
-    return amcf->drift && amcf->webhook ? NGX_OK : NGX_ERROR;
+    return amcf->drift && amcf->webhook && amcf->alert ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -82,6 +83,11 @@ ngx_http_apikey_worker_lost(void *data, const apikey_hold_t *hold)
 void
 ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
 {
+    if (amcf->alert) {
+        ngx_http_apikey_alert_stop(amcf->alert);
+        amcf->alert = NULL;
+    }
+
     if (amcf->webhook) {
         ngx_http_apikey_webhook_stop(amcf->webhook);
         amcf->webhook = NULL;
