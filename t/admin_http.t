@@ -303,7 +303,7 @@ subtest 'methods' => sub {
     # paths of the API that nothing stands behind yet
 
     problem($n->admin('GET', $_), 400, 'not_supported', $_)
-        for 'alerts', 'import/usage';
+        for 'import/usage';
     problem($n->admin('POST', "api-keys/$k->{id}/credits",
                       body => { add => '1.00' }),
             409, 'conflict', 'there are no credits');

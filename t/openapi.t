@@ -406,6 +406,33 @@ status_is(403, 'GET', '/analytics', {}, as => $own);
     status_is(204, 'DELETE', '/webhooks/{id}', { id => $hook });
 }
 
+# alerts
+
+{
+    for my $time (1, 2) {
+        $r = status_is($time == 1 ? 201 : 200, 'POST', '/alerts', {},
+            headers => [ 'Idempotency-Key' => 'an-alert' ], body => {
+                name => 'x', kind => 'limit', thresholds => [ 80, 99.5 ],
+                match => { key => $id, limit_name => '*' }, enabled => $true,
+                owner => 'user_42' });
+    }
+
+    my $alert = json($r)->{id};
+
+    status_is(201, 'POST', '/alerts', {}, body => { name => 'x',
+        kind => 'spend', thresholds => [ '50.00' ], per => 'all',
+        window => 'day' });
+    status_is(400, 'POST', '/alerts', {}, body => { name => 1 });
+    status_is(200, 'GET', '/alerts', { owner => 'user_42', limit => 1 });
+    status_is(200, 'GET', '/alerts', {});
+    status_is(200, 'GET', '/alerts/{id}', { id => $alert });
+    status_is(404, 'GET', '/alerts/{id}', { id => 'x' });
+    status_is(200, $_, '/alerts/{id}', { id => $alert },
+              body => { match => undef, thresholds => [ 100 ] })
+        for 'PATCH', 'PUT';
+    status_is(204, 'DELETE', '/alerts/{id}', { id => $alert });
+}
+
 # what came of a request to the gateway
 
 {

@@ -130,7 +130,7 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
         AND c.relkind IN ('r', 'p', 'v', 'm')
         AND has_any_column_privilege('apikey_gateway', c.oid, 'SELECT')
     ORDER BY 1}) ],
-    [ qw(audit credit idempotency key key_usage leak limit_rule owner secret
+    [ qw(alert alert_entry alert_progress alert_state audit credit idempotency key key_usage leak limit_rule owner secret
          secret_usage usage_quarter usage_request webhook webhook_attempt
          webhook_delivery webhook_event webhook_secret) ],
     'all tables are tried');
@@ -146,7 +146,13 @@ $pg->run(q{INSERT INTO apikey.webhook (owner_id, url)
     SELECT apikey.webhook_secret_new(id) FROM apikey.webhook;
     SELECT apikey.event_emit('alert.firing', '{}', id)
     FROM (SELECT id FROM apikey.owner UNION ALL SELECT NULL) AS o;
-    SELECT * FROM apikey.webhook_claim(gen_random_uuid(), 100)});
+    SELECT * FROM apikey.webhook_claim(gen_random_uuid(), 100);
+    INSERT INTO apikey.alert (owner_id, name, kind, thresholds)
+    SELECT id, 'x', 'limit', '{80}' FROM apikey.owner;
+    INSERT INTO apikey.alert_state SELECT id, 'x', 80, 'key', owner_id, false,
+        true, '', now(), now(), now(), '{}' FROM apikey.alert;
+    INSERT INTO apikey.alert_entry (alert_id, owner_id, state, event_id, data)
+    SELECT id, owner_id, 'firing', id, '{}' FROM apikey.alert});
 
 my $bobs = "(SELECT '$bob->{owner}'::uuid)";
 my %whose = (
@@ -169,7 +175,10 @@ my %whose = (
     usage_request => 'owner',
     (map { ($_ => '(SELECT o.external FROM apikey.owner o'
                   . ' WHERE o.id = x.owner_id)') }
-     qw(webhook webhook_event)),
+     qw(webhook webhook_event alert alert_entry)),
+    alert_state => '(SELECT o.external FROM apikey.owner o, apikey.alert a'
+        . ' WHERE o.id = a.owner_id AND a.id = x.alert_id)',
+    alert_progress => "'of nodes only'",
     (map { ($_ => '(SELECT o.external FROM apikey.owner o, apikey.webhook w'
                   . ' WHERE o.id = w.owner_id AND w.id = x.webhook_id)') }
      qw(webhook_delivery webhook_secret)),
@@ -181,7 +190,8 @@ my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, credit => 4, aud
             idempotency => 1, key_usage => 3, leak => 0, secret_usage => 3,
             usage_quarter => 3, usage_request => 3, webhook => 1,
             webhook_event => 1, webhook_delivery => 1, webhook_secret => 1,
-            webhook_attempt => 1);
+            webhook_attempt => 1, alert => 1, alert_entry => 1,
+            alert_state => 1, alert_progress => 0);
 
 for my $table (sort keys %whose) {
     is_deeply([ as_ada("SELECT coalesce($whose{$table}, 'nobody''s')"
@@ -259,6 +269,8 @@ for my $case (
     [ 'an operator\'s audit entry', "INSERT INTO apikey.audit (actor,"
       . " actor_kind, action, object_kind, object_id, owner_id) VALUES"
       . " ('x', 'operator', 'x', 'key', '$boss->{id}', '$ada->{owner}')" ],
+    [ 'an alert of another', "INSERT INTO apikey.alert (owner_id, name, kind,"
+      . " thresholds) VALUES ($bobs, 'x', 'limit', '{1}')" ],
     [ 'a webhook of another', "INSERT INTO apikey.webhook (owner_id, url)"
       . " VALUES ($bobs, 'http://x/')" ],
     [ 'a webhook of the operators', "INSERT INTO apikey.webhook (url)"

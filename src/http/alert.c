@@ -10,7 +10,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include "http/http.h"
+#include "http/rooms.h"
 
 
 #define NGX_HTTP_APIKEY_ALERT_EVERY    3000      /* ms */
@@ -23,6 +23,7 @@ struct ngx_http_apikey_alert_s {
     ngx_http_apikey_pg_op_t       op;
     const char                   *values[1];
     unsigned                      asking:1;
+    unsigned                      failed:1;      /* and was logged */
 };
 
 
@@ -124,7 +125,11 @@ ngx_http_apikey_alert_turned(ngx_http_apikey_pg_op_t *op, PGresult *res)
     alert = op->data;
     alert->asking = 0;
 
-    if (res && PQresultStatus(res) != PGRES_TUPLES_OK) {
+    if (res && PQresultStatus(res) == PGRES_TUPLES_OK) {
+        alert->failed = 0;
+
+    } else if (res && !alert->failed) {
+        alert->failed = 1;
         ngx_log_error(NGX_LOG_ERR, alert->timer.log, 0,
                       "apikey: alerts were not looked at: %s",
                       PQresultErrorMessage(res));

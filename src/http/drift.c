@@ -16,6 +16,7 @@
 #include <ngx_http.h>
 
 #include "http/drift.h"
+#include "http/rooms.h"
 
 
 #define NGX_HTTP_APIKEY_DRIFT_FIRST    3000      /* ms after the start */

@@ -472,21 +472,6 @@ ngx_int_t ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
 void ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf);
 
-/* drift.c: apikey_budget_drift; NULL: no memory */
-ngx_http_apikey_drift_t *ngx_http_apikey_drift_start(ngx_cycle_t *cycle,
-    ngx_http_apikey_main_conf_t *amcf);
-void ngx_http_apikey_drift_stop(ngx_http_apikey_drift_t *drift);
-
-/* webhook.c: the outbox; NULL: no memory */
-ngx_http_apikey_webhook_t *ngx_http_apikey_webhook_start(ngx_cycle_t *cycle,
-    ngx_http_apikey_main_conf_t *amcf);
-void ngx_http_apikey_webhook_stop(ngx_http_apikey_webhook_t *wh);
-
-/* alert.c: alerts are looked at; NULL: no memory */
-ngx_http_apikey_alert_t *ngx_http_apikey_alert_start(ngx_cycle_t *cycle,
-    ngx_http_apikey_main_conf_t *amcf);
-void ngx_http_apikey_alert_stop(ngx_http_apikey_alert_t *alert);
-
 /* access.c */
 ngx_int_t ngx_http_apikey_access_handler(ngx_http_request_t *r);
 

@@ -13,7 +13,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include "http/http.h"
+#include "http/rooms.h"
 #include "http/webhook.h"
 
 

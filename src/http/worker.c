@@ -10,6 +10,7 @@
 #include <ngx_http.h>
 
 #include "http/reports.h"
+#include "http/rooms.h"
 
 
 static void ngx_http_apikey_worker_lost(void *data,
