@@ -39,12 +39,13 @@ EOT
                        . ' timeout=300ms; apikey_redis_down deny;' })->start }
     @names;
 
-# fast is refilled all the time, slow hardly: its tokens are spent once; pair
-# pays two accounts, its owner's is shared by twin
+# fast is refilled all the time, slow hardly: its tokens are spent once; roll
+# goes to Redis each time; pair pays two accounts, its owner's is shared by twin
 
 my %limits = (
     fast => { limit => 400, window => '1s', burst => 400 },
     slow => { limit => 2000, window => '1h' },
+    roll => { limit => 150, window => '1s', rolling => \1 },
     pair => { limit => 300, window => '1s', burst => 600 },
     twin => { limit => 250, window => '1s' },
     ada  => { limit => 350, window => '1s', burst => 500 },
@@ -53,7 +54,7 @@ my %limits = (
 sub limits { return [ { name => 'l', %{$limits{$_[0]}} } ] }
 
 my %key = map { $_ => $t->key(name => $_, limits => limits($_)) }
-    qw(fast slow);
+    qw(fast slow roll);
 
 $key{$_} = $t->key(name => $_, owner => 'ada', limits => limits($_),
                    owner_limits => limits('ada')) for qw(pair twin);

@@ -160,6 +160,7 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     m->settled[0] = judge_sent(&r->w, a, s->tally.node);
 
     sums(r, s, t, &m->sums[0], true);
+    roll_send(s, &m->roll[0]);
 
     s->worker = worker;
     s->sent = r->w.now;
@@ -219,7 +220,7 @@ send_take(run_t *r, request_t *rq)
         m->names[m->n] = s->tally.node;
         m->settled[m->n] = judge_sent(&r->w, rq->acct[i], s->tally.node);
         sums(r, s, t, &m->sums[m->n], false);
-        m->n++;
+        roll_send(s, &m->roll[m->n++]);
 
         if (r->w.cfg->accts[rq->acct[i]].settle) {
             timer(r, rq->node, rq->acct[i]);
@@ -281,7 +282,7 @@ on_lease(run_t *r, message_t *m)
     r->nodes[m->node].side[m->acct].told = r->w.now;
 
     redis_lease(&r->w, m->acct, m->version[0], &m->ask, &m->sums[0],
-                &m->grant);
+                &m->roll[0], &m->grant);
 
     if (!m->grant.kept) {
         b->lost += m->ask.returned;
@@ -415,6 +416,7 @@ on_timeout(run_t *r, event_t *e)
     r->w.books[m->acct].lost += kept;
 
     lost(r, s, &m->sums[0]);
+    roll_lost(r, s, &m->roll[0]);
 
     for (k = 0; k < s->nwait; k++) {
 
@@ -449,7 +451,7 @@ on_take(run_t *r, message_t *m)
     }
 
     m->good = redis_take(&r->w, m->n, m->accts, m->version, m->costs, m->sums,
-                         m->eras);
+                         m->roll, m->eras);
     r->w.order++;
 
     if (m->good) {
@@ -536,6 +538,7 @@ on_take_timeout(run_t *r, event_t *e)
 
     for (i = 0; i < m->n; i++) {
         lost(r, &nd->side[m->accts[i]], &m->sums[i]);
+        roll_lost(r, &nd->side[m->accts[i]], &m->roll[i]);
     }
 
     if (r->w.ab == AB_TAKE_RESEND && (rq->tries & 0xff) < 2) {

@@ -432,3 +432,86 @@ config_failover(cfg_t *c, uint64_t seed, int n)
         }
     }
 }
+
+
+static limit_t
+some_window(uint64_t *s, double r, uint64_t hi)
+{
+    int64_t  p;
+    limit_t  l;
+    uint64_t n;
+
+    p = (int64_t) OF(s, 2e5, 1e6, 1e6, 7e6, 60e6);
+    n = (uint64_t) (r * (double) p / SECOND);
+    l = bucket(0, 1, n > hi ? n : hi);
+
+    l.kind = ROLLING;
+    l.p = (uint64_t) p;
+    l.rate = (apikey_rate_t) { 1, l.p, l.burst, APIKEY_RATE_ROLLING };
+
+    return l;
+}
+
+
+/* Windows that roll: by TAKE, as nodes do, and by leases, which need not. */
+
+void
+config_rolling(cfg_t *c, uint64_t seed, int n)
+{
+    int         a, i;
+    double      rate, mean, secs;
+    uint64_t    s;
+    acct_t     *ac;
+    limit_t    *l;
+    pulse_t     pulse;
+    key_list_t  key;
+
+    s = begin(c, seed + 11000000);
+    random_shape(c, &s);
+    rate = OF(&s, 60, 200, 600, 2000);
+    secs = n / rate;
+    c->learn = (int64_t) OF(&s, 0, 5 * (double) c->rtt, 3e5);
+
+    for (a = 1 + (int) rnd(&s, 3); a; a--) {
+        ac = some_account(c, &s, "DDDLAM", &mean);
+        l = ac->versions[0].limits;
+        l[0] = some_window(&s, rate * mean * OF(&s, .2, .5, .9, 1.5), ac->hi);
+
+        if (rnd(&s, 2)) {
+            l[1] = some_window(&s, rate * mean * OF(&s, .3, .8, 2), ac->hi);
+        }
+
+        if (rnd(&s, 3) == 0) {
+            l[2] = some_bucket(&s, rate * mean * OF(&s, .5, 1, 2), ac->hi,
+                               1000000);
+        }
+
+        if (ac->mode == 'D') {
+            ac->whole = rnd(&s, 4) == 0;
+            l[1].mode = l[1].there ? rnd(&s, 3) : 0;
+        }
+
+        /* raised, lowered: the log is as it was */
+
+        if (rnd(&s, 3) == 0) {
+            ac->nversions = 2;
+            ac->versions[1] = ac->versions[0];
+            ac->versions[1].from = START + (int64_t) (secs * SECOND
+                                                      * between(&s, .2, .8));
+            l = ac->versions[1].limits;
+            l->burst = (uint64_t) ((double) l->burst * between(&s, .4, 2));
+            l->burst = l->burst < ac->hi ? ac->hi : l->burst;
+            l->rate.capacity = l->burst;
+        }
+    }
+
+    same_key(&key, c);
+    random_pulse(&pulse, &s);
+    poisson(c, &s, rate, n, &key, 1, OF(&s, 0, 0, 1), &pulse, false);
+    some_faults(c, &s);
+
+    for (i = (int) rnd(&s, 3); i; i--) {
+        failover(c, &s, (int64_t) ((i + unit(&s)) / 4 * secs * SECOND),
+                 &pulse);
+    }
+}

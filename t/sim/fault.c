@@ -136,6 +136,7 @@ killed(run_t *r, int n, int worker, bool all, bool power)
         }
 
         wipe(r, n, a);
+        memset(&s->roll, 0, sizeof(s->roll));
 
         if (power) {
             node = r->w.ab == AB_SAME_ID ? s->tally.node : ++r->names;

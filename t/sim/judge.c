@@ -4,8 +4,8 @@
  * was told of settlements; they look at no protocol state.
  *
  * Buckets and quotas are replayed after the run, one for each limit, in 128
- * bits; slots, and quotas of a Redis that loses data, are counted as they
- * come.
+ * bits, rolling windows with a log of all there was; slots, and quotas of a
+ * Redis that loses data, are counted as they come.
  */
 
 
@@ -264,6 +264,21 @@ judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
 }
 
 
+/* Of that admission; from now on, whatever becomes of the rest. */
+
+static void
+given(world_t *w, book_t *b, const admission_t *adm, int64_t tokens)
+{
+    if (b->ngiven == b->sgiven) {
+        b->sgiven = b->sgiven ? 2 * b->sgiven : 1024;
+        b->given = realloc(b->given, b->sgiven * sizeof(given_t));
+    }
+
+    b->given[b->ngiven++] = (given_t) { w->now, w->order, adm->t, adm->o,
+                                        tokens };
+}
+
+
 /* A call says of its node's settlements all there are when it is sent. */
 
 size_t
@@ -307,9 +322,15 @@ judge_heard(world_t *w, int a, uint64_t node, size_t n)
         l = ac->versions[own->adm[own->heard].version].limits;
         tokens = own->tokens[own->heard];
 
+        if (tokens > 0) {
+            given(w, b, &own->adm[own->heard], tokens);
+        }
+
         for (i = 0; i < LIMITS; i++) {
 
-            if (!l[i].there || (tokens < 0 && !charge)) {
+            if (!l[i].there || l[i].kind == ROLLING
+                || (tokens < 0 && !charge))
+            {
                 continue;
             }
 
@@ -442,6 +463,77 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
 }
 
 
+/*
+ * A window that ends with an admission has no more than the limit: of reserves
+ * less what has come back of them until then.
+ */
+
+static void
+rolling(world_t *w, int a, unsigned i, entry_t *list)
+{
+    size_t              k, n, first_in, g;
+    int64_t             t, sum;
+    entry_t            *e;
+    uint64_t            limit;
+    const book_t       *b = &w->books[a];
+    const acct_t       *ac = &w->cfg->accts[a];
+    const admission_t  *adm;
+
+    n = 0;
+
+    for (k = 0; k < b->nadm; k++) {
+        adm = &b->adm[k];
+
+        if (ac->versions[adm->version].limits[i].there) {
+            list[n].t = adm->t;
+            list[n].o = adm->o;
+            list[n].tokens = (int64_t) adm->cost;
+            list[n].least = least(&ac->versions[adm->version].limits[i],
+                                  adm->cost);
+            list[n++].admitted = true;
+        }
+    }
+
+    qsort(list, n, sizeof(entry_t), compare);
+
+    sum = 0;
+    first_in = 0;
+    g = 0;
+
+    for (k = 0; k < n; k++) {
+        t = list[k].t;
+
+        while (list[first_in].t + (int64_t) first(ac, i)->p <= t) {
+            sum -= list[first_in++].tokens;
+        }
+
+        for ( /* void */ ; g < b->ngiven
+                           && (b->given[g].t < t
+                               || (b->given[g].t == t
+                                   && b->given[g].o < list[k].o)); g++)
+        {
+            e = bsearch(&(entry_t) { b->given[g].at, b->given[g].ao, 0, 0, 0 },
+                        list, n, sizeof(entry_t), compare);
+
+            if (e) {
+                sum -= (size_t) (e - list) >= first_in
+                       && (size_t) (e - list) < k ? b->given[g].tokens : 0;
+                e->tokens -= b->given[g].tokens;
+            }
+        }
+
+        limit = form(w, ac, i, t).burst;
+
+        if (list[k].least >= 0 && sum + list[k].least > (int64_t) limit) {
+            w->st.over++;
+            w->st.debt = (double) (sum + list[k].least) - (double) limit;
+        }
+
+        sum += list[k].tokens;
+    }
+}
+
+
 void
 judge_end(world_t *w)
 {
@@ -456,6 +548,10 @@ judge_end(world_t *w)
 
         for (i = 0; i < LIMITS; i++) {
             l = first(&w->cfg->accts[a], i);
+
+            if (l && l->kind == ROLLING) {
+                rolling(w, a, i, list);
+            }
 
             for (view = 0; l && l->kind == BUCKET && view < 3; view++) {
                 replay(w, a, i, view, list);
@@ -479,6 +575,7 @@ judge_free(world_t *w)
     for (a = 0; a < w->cfg->naccts; a++) {
         free(w->books[a].adm);
         free(w->books[a].cred);
+        free(w->books[a].given);
 
         for (i = 0; i < NAMES; i++) {
             free(w->books[a].own[i].adm);

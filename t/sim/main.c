@@ -83,6 +83,7 @@ static const family_t  families[] = {
     { "lost",     lost },
     { "quotas",   config_quotas },
     { "modes",    config_modes },
+    { "rolling",  config_rolling },
 };
 
 #define FAMILIES  (sizeof(families) / sizeof(families[0]))
@@ -117,6 +118,9 @@ static const char  *ablations[ABLATIONS] = {
     "slots in use not told at renewal",
     "another lease time while tokens are out",
     "trim admits where nothing is left",
+    "what comes back of what has left a rolling window",
+    "what comes back said again",
+    "what is out does not count in a rolling window",
 };
 
 
@@ -329,6 +333,7 @@ static const unsigned char  shown[ABLATIONS] = {
     [AB_EDIT_REFILLS] = 4, [AB_EDIT_KEEPS] = 4, [AB_STRADDLE] = 5,
     [AB_PART] = 5, [AB_SAME_EPOCH] = 7, [AB_EPOCH_FORGETS] = 8,
     [AB_BUSY] = 6, [AB_TIME] = 4, [AB_TRIM] = 10,
+    [AB_ROLL_LATE] = 11, [AB_ROLL_TWICE] = 11, [AB_ROLL_OUT] = 11,
 };
 
 

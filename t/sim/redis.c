@@ -9,7 +9,7 @@
 
 
 static void
-redis_limits(world_t *w, int a, unsigned version,
+redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
     apikey_account_limit_t *limits, apikey_account_call_t *call)
 {
     int64_t                  t, k;
@@ -51,6 +51,16 @@ redis_limits(world_t *w, int a, unsigned version,
             out->touched = w->books[a].nadm > 0;
         }
 
+        if (l->kind == ROLLING) {
+            out->fill = roll->back;
+            out->next = roll->since;
+            out->known = roll->more;
+
+            if (w->ab == AB_ROLL_LATE) {
+                out->next = w->now - l->p + 1;
+            }
+        }
+
         if (l->kind == PERIOD) {
 
             /* a node may not have seen the last end yet */
@@ -76,7 +86,7 @@ redis_plain(apikey_account_t *v, int64_t now)
     for (i = 0; i < v->nlevels; i++) {
         l = &v->levels[i];
 
-        if (l->tick) {
+        if (l->tick && l->tick != APIKEY_ACCOUNT_ROLLING) {
             rate = (apikey_rate_t) { l->token, l->refill, 0, l->tick };
             b.used = l->used;
             b.at = l->at;
@@ -122,6 +132,11 @@ redis_expired(apikey_account_t *v, int64_t now)
 
     for (i = 0; lost && i < v->nlevels; i++) {
         l = &v->levels[i];
+
+        if (l->tick == APIKEY_ACCOUNT_ROLLING) {
+            continue;
+        }
+
         units = lost * l->token;
 
         if (l->used > (v->out[0] + v->out[1]) * l->token) {
@@ -345,7 +360,8 @@ redis_start(world_t *w)
 
 void
 redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
-    apikey_account_sums_t *sums, apikey_account_grant_t *grant)
+    apikey_account_sums_t *sums, const roll_t *roll,
+    apikey_account_grant_t *grant)
 {
     uint64_t                born, returned;
     before_t                before;
@@ -356,7 +372,7 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
     v = redis_get(w, a);
     born = v->born;
 
-    redis_limits(w, a, version, limits, &call);
+    redis_limits(w, a, version, roll, limits, &call);
     redis_before(w, v, sums, &before);
     call.sums = *sums;
     returned = ask->returned;
@@ -376,6 +392,10 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
     redis_ablate(w, v, &call, born);
     apikey_account_lease(v, &call, ask, w->now, grant);
 
+    if (w->ab == AB_ROLL_OUT) {
+        v->out[0] -= grant->granted;
+    }
+
     if (w->ab == AB_STRADDLE) {
         grant->life = v->lease;
     }
@@ -390,7 +410,8 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
 
 bool
 redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
-    uint64_t *costs, apikey_account_sums_t *sums, uint64_t *eras)
+    uint64_t *costs, apikey_account_sums_t *sums, const roll_t *rolls,
+    uint64_t *eras)
 {
     int                     i;
     bool                    good;
@@ -404,7 +425,8 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     for (i = 0; i < n; i++) {
         v = redis_get(w, accts[i]);
 
-        redis_limits(w, accts[i], versions[i], limits[i], &call[i]);
+        redis_limits(w, accts[i], versions[i], &rolls[i], limits[i],
+                     &call[i]);
         redis_before(w, v, &sums[i], &before);
         call[i].sums = sums[i];
 

@@ -592,6 +592,7 @@ on_end(run_t *r, event_t *e)
         s->settled += cost - used;
         s->pending += r->w.ab == AB_DELTA || r->w.ab == AB_DELTA_RESEND
                       ? cost - used : 0;
+        roll_settle(r, rq, i, cost - used);
         judge_settled(&r->w, a, s->tally.node, &rq->adm[i], cost - used);
         timer(r, rq->node, a);
     }

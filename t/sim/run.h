@@ -49,6 +49,7 @@ struct message_s {
     request_t       *rq;
     apikey_account_ask_t    ask;
     apikey_account_sums_t   sums[ITEMS];
+    roll_t           roll[ITEMS];
     apikey_account_grant_t  grant;
     uint64_t         names[ITEMS];
     size_t           settled[ITEMS];     /* of the node so far */
@@ -66,6 +67,7 @@ typedef struct {
     int64_t              settled;        /* all there was to settle */
     int64_t              pending;        /* AB_DELTA */
     int64_t              told;           /* Redis got a LEASE of it */
+    roll_t               roll;
     bool                 gave_up;        /* half a horizon without answer */
     request_t          **wait;
     size_t               nwait, swait;
@@ -142,6 +144,12 @@ void on_take(run_t *r, message_t *m);
 void on_taken(run_t *r, event_t *e);
 void on_take_timeout(run_t *r, event_t *e);
 void on_timer(run_t *r, event_t *e);
+
+/* rolling.c */
+void roll_settle(run_t *r, const request_t *rq, int i, int64_t tokens);
+void roll_send(side_t *s, roll_t *out);
+void roll_lost(run_t *r, side_t *s, const roll_t *in);
+
 
 /* fault.c */
 void lapse(run_t *r, int n, int a);

@@ -67,11 +67,14 @@ typedef enum {
     AB_BUSY,             /* slots that are in use not told at renewal */
     AB_TIME,             /* another lease time while O > 0 */
     AB_TRIM,             /* trim admits where nothing is left */
+    AB_ROLL_LATE,        /* given back though it has left the window */
+    AB_ROLL_TWICE,       /* what is given back is said again if lost */
+    AB_ROLL_OUT,         /* what is out does not count in a window */
     ABLATIONS
 } ablation_e;
 
 
-typedef enum { BUCKET, PERIOD, TOTAL, SLOTS } kind_e;
+typedef enum { BUCKET, PERIOD, TOTAL, SLOTS, ROLLING } kind_e;
 
 
 typedef struct {
@@ -167,6 +170,24 @@ typedef struct {
 } credit_t;
 
 
+/* Of a rolling window: so much comes back of the admission at (at, ao). */
+
+typedef struct {
+    int64_t          t;
+    uint64_t         o;
+    int64_t          at;
+    uint64_t         ao;
+    int64_t          tokens;
+} given_t;
+
+
+/* Settlements of rolling windows, on their way. */
+
+typedef struct {
+    uint64_t         back, since, more;
+} roll_t;
+
+
 /* What one node has settled of one account, in this order. */
 
 typedef struct {
@@ -179,9 +200,10 @@ typedef struct {
 /* What a judge keeps of one account. */
 
 typedef struct {
-    size_t           nadm, ncred, sadm, scred;
+    size_t           nadm, ncred, sadm, scred, ngiven, sgiven;
     admission_t     *adm;
     credit_t        *cred;
+    given_t         *given;
     int64_t          period[LIMITS];         /* the last one that was used */
     int64_t          sum[LIMITS][PERIODS];
     uint64_t         granted, returned, taken;
@@ -224,6 +246,7 @@ void config_modes(cfg_t *c, uint64_t seed, int n);
 void config_periods(cfg_t *c, uint64_t seed, int n);
 void config_slots(cfg_t *c, uint64_t seed, int n);
 void config_failover(cfg_t *c, uint64_t seed, int n);
+void config_rolling(cfg_t *c, uint64_t seed, int n);
 
 typedef struct {
     int       rate, naccts, nodes, n;
@@ -247,9 +270,10 @@ void world_run(world_t *w, const cfg_t *c, ablation_e ab);
 void redis_start(world_t *w);
 void redis_lease(world_t *w, int a, unsigned version,
     apikey_account_ask_t *ask, apikey_account_sums_t *sums,
-    apikey_account_grant_t *grant);
+    const roll_t *roll, apikey_account_grant_t *grant);
 bool redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
-    uint64_t *costs, apikey_account_sums_t *sums, uint64_t *eras);
+    uint64_t *costs, apikey_account_sums_t *sums, const roll_t *rolls,
+    uint64_t *eras);
 void redis_copy(world_t *w);
 void redis_failover(world_t *w);
 void redis_flush(world_t *w);
