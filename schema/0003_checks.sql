@@ -193,17 +193,6 @@ COMMENT ON FUNCTION check_anchor(jsonb, text) IS
     'A day of the month, absent or null';
 
 
-CREATE OR REPLACE FUNCTION check_absent(value jsonb, at text, default_ jsonb,
-    what text)
-RETURNS jsonb
-LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN value IS NULL OR value IN ('null', default_) THEN '[]'
-    ELSE wrong(at, 'not_supported', what || ' cannot be set yet') END;
-
-COMMENT ON FUNCTION check_absent(jsonb, text, jsonb, text) IS
-    'What is not enforced yet may only be absent, null or its default';
-
-
 CREATE OR REPLACE FUNCTION check_scopes(value jsonb, at text)
 RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE
@@ -389,7 +378,7 @@ COMMENT ON FUNCTION check_future(jsonb, text) IS
 GRANT EXECUTE ON FUNCTION wrong(text, text, text),
     check_members(jsonb, text, text[], text[]),
     check_text(jsonb, text, int, text), check_boolean(jsonb, text),
-    check_count(jsonb, text, text), check_absent(jsonb, text, jsonb, text),
+    check_count(jsonb, text, text),
     check_scopes(jsonb, text), check_networks(jsonb, text),
     merge_metadata(jsonb, jsonb), metadata_fits(jsonb), check_metadata(jsonb, text, jsonb),
     check_future(jsonb, text), check_models(jsonb, text),

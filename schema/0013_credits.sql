@@ -378,6 +378,8 @@ GRANT EXECUTE ON FUNCTION credits_json(uuid, uuid), credit_next(uuid, text),
     TO apikey_gateway;
 
 
--- what refused credits until every mode counted them
+-- what refused credits and limits until every mode counted them
 
 DROP FUNCTION IF EXISTS credit_gate(jsonb, text);
+DROP FUNCTION IF EXISTS limit_gate(jsonb, text);
+DROP FUNCTION IF EXISTS check_absent(jsonb, text, jsonb, text);

@@ -112,6 +112,7 @@ for my $mode (qw(local direct leased)) { subtest $mode => sub {
                  limit(tokens => 7919, '31d', name => 'prime'),
                  limit(requests => 9007199254740991, 'total',
                        name => 'large') ],
+        [ rolls => limit(requests => 20, '1h', rolling => JSON::PP::true) ],
         [ small => limit(requests => 15, '31d') ],
         [ second => limit(requests => 40, '1s', burst => 100) ]);
 
@@ -142,6 +143,8 @@ for my $mode (qw(local direct leased)) { subtest $mode => sub {
         like($r->{headers}{ratelimit}, qr/^"l";r=0;t=\d+$/, 'and its rest');
         cmp_ok($r->{headers}{'retry-after'}, '>', 0, 'until it ends');
     }
+
+    $passes->(20, 32, '/', $key{rolls}, 'rate_limited', '20 in any hour');
 
     # totals; what is used stays used, whatever the limit becomes
 

@@ -60,7 +60,8 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
         limit('budget', 'cost', '50.00', 'month'),
         limit('jobs', 'concurrent', 8),
         limit('all', 'requests', 40, 'total'),
-        limit('other', 'requests', 9, 'day', model => 'x') ],
+        limit('other', 'requests', 9, 'day', model => 'x'),
+        limit('rolls', 'requests', 20, '31d', rolling => JSON::PP::true) ],
         owner_limits => [ limit('monthly', 'requests', 400, 'month') ]);
     my $debt = $t->key(owner => "bob $mode", limits => [
         limit('seen', 'cost', '1.00', 'month', mode => 'observe') ]);
@@ -77,7 +78,8 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
     # one of the nodes has settled later than the other answers
 
     my $have = [ 'small 10 2 83.3', 'budget 41.70 8.30 83.4', 'jobs 0 8 0',
-                 'all 10 30 25', 'other 0 9 0', 'monthly 10 390 2.5' ];
+                 'all 10 30 25', 'other 0 9 0', 'rolls 10 10 50',
+                 'monthly 10 390 2.5' ];
 
     for my $node ($a, $b) {
         wait_for('what is settled', sub {
@@ -91,7 +93,7 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
         apikey.time_text(p.\"end\")
         FROM apikey.period('UTC', 1, now()) AS p"))[0]};
 
-    is_deeply([ map { $_->{resets_at} } @data[0 .. 3, 5] ],
+    is_deeply([ map { $_->{resets_at} } @data[0 .. 3, 6] ],
               [ undef, $end, undef, undef, $end ], 'when they reset');
     cmp_ok(abs($data[0]{reset} - 10 * 31 * 7200), '<=', 120,
            'what refills is full again');
@@ -132,7 +134,7 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
         $cursor = "&cursor=$r->{next_cursor}";
     }
 
-    is("@seen", 'seen budget small all monthly', 'in pages');
+    is("@seen", 'seen budget small rolls all monthly', 'in pages');
 
     # who leaves meanwhile is let go
 
