@@ -21,6 +21,7 @@ static const char  apikey_account_lua[] =
 
 #include "limit/account_lua_plain.h"
 #include "limit/account_lua_time.h"
+#include "limit/account_lua_rare.h"
 #include "limit/account_lua_call.h"
 
 ;
