@@ -305,6 +305,69 @@ test_slots(void)
 }
 
 
+/* A log of the caller's; the clock is that which never steps. */
+
+static void
+test_rolling(void)
+{
+    apikey_limit_t    limit, other;
+    apikey_gauge_t    g;
+    apikey_rolling_t  log;
+
+    limit = test_limit(APIKEY_KIND_ROLLING, 10);
+    limit.window = 1000000;
+    limit.rate.refill = limit.window;
+    limit.rate.tick = APIKEY_RATE_ROLLING;
+
+    memset(&g, 0, sizeof(g));
+    g.log = &log;
+
+    apikey_gauge_init(&g, &limit, &none, BOOT);
+    ok(apikey_gauge_idle(&g, BOOT, T0), "nothing is used");
+
+    apikey_gauge_add(&g, 6);
+    is_uint(apikey_gauge_period(&g), BOOT, "paid at that time");
+
+    apikey_gauge_open(&g, &limit, &none, BOOT + 400000);
+    apikey_gauge_add(&g, 4);
+    ok(!apikey_gauge_fits(&g, &limit, 1), "all is used");
+    is_uint(apikey_gauge_wait(&g, &limit, &none, 1, BOOT + 400000, T0),
+            600000, "until the first has left the window");
+    is_uint(apikey_gauge_wait(&g, &limit, &none, 7, BOOT + 400000, T0),
+            1000000, "more needs more of them");
+    ok(apikey_gauge_wait(&g, &limit, &none, 11, BOOT, T0)
+       == APIKEY_BUCKET_NEVER, "more than there is, never");
+
+    apikey_gauge_settle(&g, -3, BOOT);
+    is_uint(apikey_gauge_remaining(&g, &limit), 3, "comes back");
+
+    apikey_gauge_open(&g, &limit, &none, BOOT + 1000000);
+    is_uint(apikey_gauge_remaining(&g, &limit), 6, "has left the window");
+
+    apikey_gauge_settle(&g, -3, BOOT);
+    is_uint(apikey_gauge_remaining(&g, &limit), 6, "and gives nothing back");
+
+    apikey_gauge_settle(&g, 2, BOOT);
+    is_uint(apikey_gauge_remaining(&g, &limit), 4, "but owes what was more");
+
+    apikey_gauge_raise(&g, 8, BOOT + 900000, BOOT + 1000000);
+    is_uint(apikey_gauge_remaining(&g, &limit), 2, "others have used more");
+
+    other = test_limit(APIKEY_KIND_BUCKET, 10);
+    apikey_gauge_open(&g, &other, &none, BOOT + 1000000);
+    is_uint(apikey_gauge_remaining(&g, &other), 2, "a bucket");
+
+    apikey_gauge_open(&g, &limit, &none, BOOT + 1000000);
+    is_uint(apikey_gauge_remaining(&g, &limit), 2, "rolls again");
+    is_uint(apikey_gauge_reset(&g, &limit, &none, BOOT + 1000000, T0),
+            1000000, "as of now");
+
+    other = test_limit(APIKEY_KIND_TOTAL, 10);
+    apikey_gauge_open(&g, &other, &none, BOOT + 3000000);
+    is_uint(apikey_gauge_remaining(&g, &other), 10, "a total, of nothing");
+}
+
+
 int
 main(void)
 {
@@ -315,6 +378,7 @@ main(void)
     test_settle();
     test_unknown();
     test_slots();
+    test_rolling();
 
     return unit_done();
 }
