@@ -300,10 +300,6 @@ subtest 'methods' => sub {
         problem($n->admin('GET', $path), 404, 'not_found', "/$path");
     }
 
-    # paths of the API that nothing stands behind yet
-
-    problem($n->admin('GET', $_), 400, 'not_supported', $_)
-        for 'import/usage';
     problem($n->admin('POST', "api-keys/$k->{id}/credits",
                       body => { add => '1.00' }),
             409, 'conflict', 'there are no credits');

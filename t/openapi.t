@@ -301,6 +301,18 @@ status_is(200, 'POST', '/api-keys/import', {}, body => json_encode(\%row),
           type => 'application/x-ndjson');
 status_is(415, 'POST', '/api-keys/import', {}, body => 'x', type => 'x/y');
 
+my %used = (date => '2026-01-01', endpoint => '/', requests => 2,
+            key => $id, cost => '0.001');
+
+status_is(200, 'POST', '/import/usage', { dry_run => 'true' },
+          body => [ \%used, { colour => 1 } ]);
+status_is(200, 'POST', '/import/usage', { owner => 'user_42' },
+          type => 'text/csv', body => "date,requests\n2026-01-01,1\n");
+status_is(200, 'POST', '/import/usage', { key => $id },
+          type => 'application/x-ndjson', body => json_encode(\%used));
+status_is(415, 'POST', '/import/usage', {}, body => 'x', type => 'x/y');
+status_is(400, 'POST', '/import/usage', {}, body => {});
+
 # a report of GitHub's, signed with a key of our own
 
 {

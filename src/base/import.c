@@ -26,6 +26,13 @@ typedef enum {
 } apikey_import_kind_e;
 
 
+typedef enum {
+    APIKEY_IMPORT_OBJECT = 0,
+    APIKEY_IMPORT_TOLD,          /* what is wrong with it is written */
+    APIKEY_IMPORT_NO_JSON
+} apikey_import_is_e;
+
+
 /* What is known of a row's "key" members, of which there may be several. */
 
 typedef struct {
@@ -250,22 +257,22 @@ apikey_import_list(apikey_json_t *j, const char *text, size_t len)
 }
 
 
-bool
-apikey_import_row(apikey_json_t *j, uint64_t number, const char *row,
-    size_t len, char *scratch)
+/* APIKEY_IMPORT_OBJECT, or it is told or not JSON. */
+
+static apikey_import_is_e
+apikey_import_is(apikey_json_t *j, uint64_t number, const char *row,
+    size_t len)
 {
-    size_t               n;
-    const char          *p;
-    apikey_import_key_t  key;
+    const char  *p;
 
     if (!apikey_json_check(row, len)) {
         apikey_import_wrong(j, number, "", "bad_value",
                             "this is not UTF-8 text");
-        return true;
+        return APIKEY_IMPORT_TOLD;
     }
 
     if (!apikey_json_valid(row, len)) {
-        return false;
+        return APIKEY_IMPORT_NO_JSON;
     }
 
     for (p = row; *p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'; p++) {
@@ -275,7 +282,48 @@ apikey_import_row(apikey_json_t *j, uint64_t number, const char *row,
     if (*p != '{') {
         apikey_import_wrong(j, number, "", "bad_type",
                             "the row must be a JSON object");
-        return true;
+        return APIKEY_IMPORT_TOLD;
+    }
+
+    return APIKEY_IMPORT_OBJECT;
+}
+
+
+bool
+apikey_import_plain(apikey_json_t *j, uint64_t number, const char *row,
+    size_t len)
+{
+    apikey_import_is_e  is;
+
+    is = apikey_import_is(j, number, row, len);
+
+    if (is != APIKEY_IMPORT_OBJECT) {
+        return is == APIKEY_IMPORT_TOLD;
+    }
+
+    apikey_json_object(j);
+    apikey_json_name(j, "row");
+    apikey_json_uint(j, number);
+    apikey_json_name(j, "json");
+    apikey_json_string(j, row, len);
+    apikey_json_object_end(j);
+
+    return true;
+}
+
+
+bool
+apikey_import_row(apikey_json_t *j, uint64_t number, const char *row,
+    size_t len, char *scratch)
+{
+    size_t               n;
+    apikey_import_is_e   is;
+    apikey_import_key_t  key;
+
+    is = apikey_import_is(j, number, row, len);
+
+    if (is != APIKEY_IMPORT_OBJECT) {
+        return is == APIKEY_IMPORT_TOLD;
     }
 
     memset(&key, 0, sizeof(apikey_import_key_t));

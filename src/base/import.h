@@ -53,6 +53,10 @@ const char *apikey_import_csv(const apikey_import_header_t *h,
 bool apikey_import_row(apikey_json_t *j, uint64_t number, const char *row,
     size_t len, char *scratch);
 
+/* The same of a row without secrets, which goes on as it is. */
+bool apikey_import_plain(apikey_json_t *j, uint64_t number, const char *row,
+    size_t len);
+
 /* The item of a row that cannot be read. */
 void apikey_import_wrong(apikey_json_t *j, uint64_t number,
     const char *location, const char *code, const char *message);

@@ -20,6 +20,8 @@ typedef enum {
     APIKEY_ROWS_VALUE,           /* array: an element */
     APIKEY_ROWS_IN,
     APIKEY_ROWS_AFTER,           /* array: ',' or ']' */
+    APIKEY_ROWS_WRAP,            /* data: in the object before its array */
+    APIKEY_ROWS_UNWRAP,          /* data: '}' is due */
     APIKEY_ROWS_DONE
 } apikey_rows_state_e;
 
@@ -38,6 +40,8 @@ typedef enum {
 static apikey_rows_e apikey_rows_array(apikey_rows_t *rows, const char **pos,
     const char *end, const char **part, size_t *len);
 static apikey_rows_e apikey_rows_between(apikey_rows_t *rows, char ch);
+static apikey_rows_e apikey_rows_open(apikey_rows_t *rows, char ch);
+static apikey_rows_e apikey_rows_wrap(apikey_rows_t *rows, char ch);
 static void apikey_rows_begin(apikey_rows_t *rows, char ch);
 static apikey_rows_e apikey_rows_element(apikey_rows_t *rows,
     const char **pos, const char *end);
@@ -48,6 +52,15 @@ static apikey_rows_e apikey_rows_wrong(apikey_rows_t *rows, const char *why);
 
 
 static const unsigned char  apikey_bom[] = { 0xef, 0xbb, 0xbf };
+
+
+/* The array has ended. */
+
+static uint8_t
+apikey_rows_closed(const apikey_rows_t *rows)
+{
+    return rows->wrapped ? APIKEY_ROWS_UNWRAP : APIKEY_ROWS_DONE;
+}
 
 
 static int
@@ -94,7 +107,7 @@ apikey_rows_next(apikey_rows_t *rows, const char **pos, const char *end,
         (*pos)++;
     }
 
-    if (rows->form == APIKEY_ROWS_ARRAY) {
+    if (rows->form <= APIKEY_ROWS_DATA) {
         return apikey_rows_array(rows, pos, end, part, len);
     }
 
@@ -136,6 +149,10 @@ apikey_rows_array(apikey_rows_t *rows, const char **pos, const char *end,
 static apikey_rows_e
 apikey_rows_between(apikey_rows_t *rows, char ch)
 {
+    if (rows->state == APIKEY_ROWS_WRAP) {
+        return apikey_rows_wrap(rows, ch);
+    }
+
     if (apikey_rows_blank(ch)) {
         return APIKEY_ROWS_MORE;
     }
@@ -144,12 +161,7 @@ apikey_rows_between(apikey_rows_t *rows, char ch)
 
     case APIKEY_ROWS_START:
 
-        if (ch != '[') {
-            return apikey_rows_wrong(rows, "a JSON array is needed");
-        }
-
-        rows->state = APIKEY_ROWS_FIRST;
-        break;
+        return apikey_rows_open(rows, ch);
 
     case APIKEY_ROWS_AFTER:
 
@@ -157,7 +169,17 @@ apikey_rows_between(apikey_rows_t *rows, char ch)
             return apikey_rows_wrong(rows, "a comma or ] is needed here");
         }
 
-        rows->state = (ch == ',') ? APIKEY_ROWS_VALUE : APIKEY_ROWS_DONE;
+        rows->state = (ch == ',') ? APIKEY_ROWS_VALUE
+                                  : apikey_rows_closed(rows);
+        break;
+
+    case APIKEY_ROWS_UNWRAP:
+
+        if (ch != '}') {
+            return apikey_rows_wrong(rows, "\"data\" must be the last member");
+        }
+
+        rows->state = APIKEY_ROWS_DONE;
         break;
 
     case APIKEY_ROWS_DONE:
@@ -166,7 +188,7 @@ apikey_rows_between(apikey_rows_t *rows, char ch)
     default: /* APIKEY_ROWS_FIRST, APIKEY_ROWS_VALUE */
 
         if (ch == ']' && rows->state == APIKEY_ROWS_FIRST) {
-            rows->state = APIKEY_ROWS_DONE;
+            rows->state = apikey_rows_closed(rows);
             break;
         }
 
@@ -175,6 +197,75 @@ apikey_rows_between(apikey_rows_t *rows, char ch)
         }
 
         apikey_rows_begin(rows, ch);
+    }
+
+    return APIKEY_ROWS_MORE;
+}
+
+
+static apikey_rows_e
+apikey_rows_open(apikey_rows_t *rows, char ch)
+{
+    if (ch == '[') {
+        rows->state = APIKEY_ROWS_FIRST;
+        return APIKEY_ROWS_MORE;
+    }
+
+    if (ch != '{' || rows->form != APIKEY_ROWS_DATA) {
+        return apikey_rows_wrong(rows, "a JSON array is needed");
+    }
+
+    rows->state = APIKEY_ROWS_WRAP;
+    rows->wrapped = 1;
+    rows->depth = 1;
+    rows->inside = APIKEY_ROWS_NEST;
+
+    return APIKEY_ROWS_MORE;
+}
+
+
+/* The members before "data", of which only strings and nesting count. */
+
+static apikey_rows_e
+apikey_rows_wrap(apikey_rows_t *rows, char ch)
+{
+    static const char  data[] = "\"data\"";
+
+    if (rows->inside == APIKEY_ROWS_STRING) {
+        rows->name = (rows->name && data[rows->name] == ch) ? rows->name + 1
+                                                            : 0;
+        if (rows->escape) {
+            rows->escape = 0;
+
+        } else if (ch == '\\') {
+            rows->escape = 1;
+
+        } else if (ch == '"') {
+            rows->inside = APIKEY_ROWS_NEST;
+        }
+
+        return APIKEY_ROWS_MORE;
+    }
+
+    if (ch == '"') {
+        rows->inside = APIKEY_ROWS_STRING;
+        rows->name = (rows->depth == 1);
+
+    } else if (ch == '[' && rows->name == sizeof(data)) {
+        rows->state = APIKEY_ROWS_FIRST;
+
+    } else if (ch == ':' && rows->name == sizeof(data) - 1) {
+        rows->name++;
+
+    } else if (!apikey_rows_blank(ch)) {
+        rows->name = 0;
+
+        if (ch == '{' || ch == '[') {
+            rows->depth++;
+
+        } else if ((ch == '}' || ch == ']') && --rows->depth == 0) {
+            return apikey_rows_wrong(rows, "there is no array \"data\"");
+        }
     }
 
     return APIKEY_ROWS_MORE;
@@ -339,7 +430,7 @@ apikey_rows_end(apikey_rows_t *rows)
         return APIKEY_ROWS_WRONG;
     }
 
-    if (rows->form == APIKEY_ROWS_ARRAY) {
+    if (rows->form <= APIKEY_ROWS_DATA) {
 
         if (rows->state == APIKEY_ROWS_DONE) {
             return APIKEY_ROWS_MORE;

@@ -1,7 +1,8 @@
 
 /*
  * Rows out of a body that arrives in pieces: the elements of a JSON array,
- * lines of JSON, records of CSV (RFC 4180).
+ * which may be the last member, "data", of an object; lines of JSON; records
+ * of CSV (RFC 4180).
  *
  * Finds where a row begins and ends, wherever the pieces are cut, and keeps
  * none of them: the caller puts the parts of a row together.  What stands in
@@ -21,6 +22,7 @@
 
 typedef enum {
     APIKEY_ROWS_ARRAY = 0,
+    APIKEY_ROWS_DATA,            /* an array, or {..., "data": [...]} */
     APIKEY_ROWS_LINES,
     APIKEY_ROWS_CSV
 } apikey_rows_form_e;
@@ -41,6 +43,8 @@ typedef struct {
     uint8_t      bom;
     uint8_t      inside;
     uint8_t      escape;
+    uint8_t      wrapped;        /* in an object */
+    uint8_t      name;           /* how much of "data" it is; else 0 */
     size_t       depth;
 } apikey_rows_t;
 

@@ -42,7 +42,6 @@ static const struct {
     const char  *title;
 } ngx_http_apikey_admin_titles[] = {
     { 400, "invalid_request", "Invalid request" },
-    { 400, "not_supported", "Not supported" },
     { 401, "missing_credential", "Missing credential" },
     { 401, "invalid_credential", "Invalid credential" },
     { 403, "forbidden", "Forbidden" },

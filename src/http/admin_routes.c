@@ -17,7 +17,6 @@
 
 static ngx_int_t ngx_http_apikey_admin_match(ngx_http_apikey_admin_t *a,
     const ngx_http_apikey_admin_route_t *route);
-static ngx_int_t ngx_http_apikey_admin_no_route(ngx_http_apikey_admin_t *a);
 static ngx_int_t ngx_http_apikey_admin_other_method(
     ngx_http_apikey_admin_t *a, ngx_uint_t allowed);
 
@@ -115,6 +114,8 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     ngx_http_apikey_report(NGX_HTTP_GET, "requests", "request_list"),
     ngx_http_apikey_sql(NGX_HTTP_GET, "requests/{id}", "request_get"),
 
+    { NGX_HTTP_POST, ngx_string("import/usage"), "usage_import",
+      ngx_http_apikey_import, NGX_HTTP_APIKEY_BODY_STREAM, 0, 0, 0 },
     { NGX_HTTP_GET, ngx_string("export/usage"), "export_usage",
       ngx_http_apikey_export, 0, 0, 0, 1 },
     { NGX_HTTP_GET, ngx_string("export/conversations"), "export_conversations",
@@ -132,15 +133,6 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
       NGX_HTTP_APIKEY_BODY_OLDER, 0, 1, 0 },
     { NGX_HTTP_POST, ngx_string("keys/usageAnalytics"), "keys_analytics", NULL,
       NGX_HTTP_APIKEY_BODY_OLDER, 0, 1, 0 },
-
-    { 0, ngx_null_string, NULL, NULL, 0, 0, 0, 0 }
-};
-
-
-/* Paths of the API that nothing stands behind yet, whatever the method. */
-
-static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_later[] = {
-    ngx_http_apikey_sql(0, "import/usage", NULL),
 
     { 0, ngx_null_string, NULL, NULL, 0, 0, 0, 0 }
 };
@@ -207,24 +199,8 @@ ngx_http_apikey_admin_route(ngx_http_apikey_admin_t *a)
         allowed |= route->method;
     }
 
-    return allowed ? ngx_http_apikey_admin_other_method(a, allowed)
-                   : ngx_http_apikey_admin_no_route(a);
-}
-
-
-static ngx_int_t
-ngx_http_apikey_admin_no_route(ngx_http_apikey_admin_t *a)
-{
-    const ngx_http_apikey_admin_route_t  *route;
-
-    for (route = ngx_http_apikey_admin_later; route->pattern.len; route++) {
-
-        if (ngx_http_apikey_admin_match(a, route) == NGX_OK) {
-            return ngx_http_apikey_admin_problem(a,
-                                         NGX_HTTP_APIKEY_PROBLEM_NOT_SUPPORTED,
-                                         "This version does not have this "
-                                         "path yet.", NULL);
-        }
+    if (allowed) {
+        return ngx_http_apikey_admin_other_method(a, allowed);
     }
 
     return ngx_http_apikey_admin_problem(a, NGX_HTTP_APIKEY_PROBLEM_NOT_FOUND,

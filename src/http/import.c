@@ -1,7 +1,7 @@
 
 /*
- * POST api-keys/import: reads a batch, hands it to Postgres, lets the keyring
- * learn its keys, and so on to the end of the body.
+ * POST api-keys/import and import/usage: reads a batch, hands it to Postgres,
+ * lets the keyring learn its keys, and so on to the end of the body.
  *
  * One call of SQL after another, over a connection of their own: no other
  * change waits for them.  A batch that is done stays done, whatever becomes
@@ -87,6 +87,7 @@ ngx_http_apikey_import_start(ngx_http_apikey_admin_t *a)
     }
 
     im->admin = a;
+    im->usage = (ngx_strcmp(a->route->function, "usage_import") == 0);
     im->once = ngx_http_apikey_admin_header(a->request, "idempotency-key",
                                             &once)
                != 0;
@@ -361,7 +362,9 @@ ngx_http_apikey_import_results(ngx_http_apikey_import_t *im,
 
     len = w->value_len - 2;
 
-    if (len == 0) {
+    if (len == 0
+        || (im->usage && results->len > NGX_HTTP_APIKEY_IMPORT_FAILS))
+    {
         return NGX_OK;
     }
 

@@ -20,6 +20,8 @@
 
 #define NGX_HTTP_APIKEY_IMPORT_ROWS   10000
 #define NGX_HTTP_APIKEY_IMPORT_BATCH  25         /* rows of one call */
+#define NGX_HTTP_APIKEY_IMPORT_USAGE  500        /* of usage */
+#define NGX_HTTP_APIKEY_IMPORT_FAILS  (1024 * 1024)  /* bytes of them told */
 #define NGX_HTTP_APIKEY_IMPORT_BYTES  (192 * 1024)
 #define NGX_HTTP_APIKEY_IMPORT_ROW    (512 * 1024)
 
@@ -74,6 +76,7 @@ typedef struct {
     unsigned                       dry_run:1;
     unsigned                       once:1;       /* has Idempotency-Key */
     unsigned                       sealed:1;     /* the call without rows */
+    unsigned                       usage:1;      /* rows are of usage */
 } ngx_http_apikey_import_t;
 
 

@@ -1,6 +1,6 @@
 
 /*
- * The body of POST api-keys/import: rows as they arrive, into the batch that
+ * The body of an import: rows as they arrive, into the batch that
  * goes to Postgres next.  What is not read stays in the kernel, so a client
  * is no faster than Postgres.
  */
@@ -107,12 +107,17 @@ ngx_http_apikey_import_form(ngx_http_apikey_import_t *im)
             && encoding.len == 0)
         {
             im->form = ngx_http_apikey_import_types[i].form;
+
+            if (im->usage && im->form == APIKEY_ROWS_ARRAY) {
+                im->form = APIKEY_ROWS_DATA;
+            }
+
             return NGX_OK;
         }
     }
 
     return ngx_http_apikey_admin_problem(a, NGX_HTTP_APIKEY_PROBLEM_MEDIA_TYPE,
-                                     "Send the keys as application/json, "
+                                     "Send the rows as application/json, "
                                      "application/x-ndjson or text/csv, "
                                      "without Content-Encoding.", NULL);
 }
@@ -133,7 +138,10 @@ ngx_http_apikey_import_read(ngx_http_apikey_import_t *im)
             }
         }
 
-        if (im->nbatch == NGX_HTTP_APIKEY_IMPORT_BATCH || im->over) {
+        if (im->over
+            || im->nbatch == (im->usage ? NGX_HTTP_APIKEY_IMPORT_USAGE
+                                        : NGX_HTTP_APIKEY_IMPORT_BATCH))
+        {
             return NGX_OK;
         }
 
@@ -307,7 +315,7 @@ ngx_http_apikey_import_put(ngx_http_apikey_import_t *im)
         }
     }
 
-    if (im->nrows == NGX_HTTP_APIKEY_IMPORT_ROWS) {
+    if (im->nrows == NGX_HTTP_APIKEY_IMPORT_ROWS && !im->usage) {
         return ngx_http_apikey_import_stop(im, "too_many",
                                            "a call takes at most 10000 rows");
     }
@@ -436,15 +444,17 @@ ngx_http_apikey_import_item(ngx_http_apikey_import_t *im,
         return NGX_AGAIN;
     }
 
-    if (apikey_import_row(&im->json, number, (char *) row->data, row->len,
-                          (char *) im->scratch.data))
+    if (im->usage
+        ? apikey_import_plain(&im->json, number, (char *) row->data, row->len)
+        : apikey_import_row(&im->json, number, (char *) row->data, row->len,
+                            (char *) im->scratch.data))
     {
         return NGX_AGAIN;
     }
 
     /* where it ends is known for sure only where it is a line */
 
-    if (im->form == APIKEY_ROWS_ARRAY) {
+    if (im->form <= APIKEY_ROWS_DATA) {
         return ngx_http_apikey_import_stop(im, "bad_value",
                                            "this element is not JSON");
     }

@@ -27,7 +27,7 @@ fuzz_rows_split(uint8_t form, const char *body, size_t len, size_t piece,
     apikey_rows_e   rc;
     apikey_rows_t   state;
 
-    apikey_rows_init(&state, form % 3);
+    apikey_rows_init(&state, form % 4);
 
     start = out;
     rows = 0;
@@ -128,7 +128,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     p = one;
 
-    if (*data % 3 == APIKEY_ROWS_ARRAY && data[1] == '['
+    if (*data % 4 == APIKEY_ROWS_ARRAY && data[1] == '['
         && apikey_json_walk(&w, (const char *) data + 1, size - 1))
     {
         for (n = 0; apikey_json_walk_next(&w); n++) {

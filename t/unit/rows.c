@@ -97,6 +97,18 @@ test_cut(void)
         { APIKEY_ROWS_ARRAY, "{}", "<!" },
         { APIKEY_ROWS_ARRAY, "", "<!" },
 
+        { APIKEY_ROWS_DATA, "[{},1]", "<{}><1>" },
+        { APIKEY_ROWS_DATA, " {\"data\" : [ {} ,{}] } \n", "<{}><{}>" },
+        { APIKEY_ROWS_DATA, "{\"a\":\"\\\"data\",\"b\":{\"data\":[1]},"
+          "\"data\":[2]}", "<2>" },
+        { APIKEY_ROWS_DATA, "{\"data\":[]}", "" },
+        { APIKEY_ROWS_DATA, "{\"data\":[1]", "<1><!" },
+        { APIKEY_ROWS_DATA, "{\"data\":[1],\"n\":1}", "<1><!" },
+        { APIKEY_ROWS_DATA, "{\"data\":[1]}}", "<1><!" },
+        { APIKEY_ROWS_DATA, "{\"data\":1,\"x\":[2]}", "<!" },
+        { APIKEY_ROWS_DATA, "{\"datas\":[2],\"dat\":[2]}", "<!" },
+        { APIKEY_ROWS_DATA, "[1]}", "<1><!" },
+
         { APIKEY_ROWS_LINES, "", "" },
         { APIKEY_ROWS_LINES, "{\"a\":1}\n{}\n", "<{\"a\":1}><{}>" },
         { APIKEY_ROWS_LINES, "\n\r\n  {\"a\":1}\r\n\n \t\n{}", "<{\"a\":1}\r>"
