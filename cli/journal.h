@@ -91,6 +91,9 @@ void apikey_journal_close(apikey_journal_t *j);
 /* All segments, oldest first, then all rings. */
 bool apikey_journal_read(apikey_journal_t *j);
 
+/* journal_ring.c: after the segments */
+bool apikey_journal_ring(apikey_journal_t *j, uint32_t number);
+
 /* NULL: out of memory */
 apikey_journal_stream_t *apikey_journal_stream(apikey_journal_t *j,
     uint32_t number, uint64_t epoch);

@@ -1,6 +1,6 @@
 
 /*
- * Reading a journal: the spool's segments as they lie on disk, and rings.
+ * Reading a journal: the spool's segments as they lie on disk.
  *
  * A segment is read whole (16 MB at most) and gone over like the module does:
  * what is damaged is passed over at the next sound frame.
@@ -10,7 +10,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +17,6 @@
 #include <unistd.h>
 
 #include "base/uuid.h"
-#include "usage/ring.h"
 #include "usage/spool_file.h"
 
 #include "journal.h"
@@ -42,9 +40,6 @@ static bool apikey_journal_frame(apikey_journal_t *j,
     apikey_journal_segment_t *segment, const uint8_t *buf);
 static bool apikey_journal_add(apikey_journal_t *j, uint32_t number,
     uint64_t epoch, uint64_t first, uint64_t last);
-static bool apikey_journal_ring(apikey_journal_t *j, uint32_t number);
-static bool apikey_journal_records(apikey_journal_t *j,
-    const apikey_ring_t *ring, uint64_t number, uint64_t head);
 
 
 bool
@@ -493,98 +488,4 @@ apikey_journal_compare_range(const void *one, const void *two)
     b = two;
 
     return a->first < b->first ? -1 : a->first > b->first;
-}
-
-
-/* What is in memory only stands behind what is in the spool. */
-
-static bool
-apikey_journal_ring(apikey_journal_t *j, uint32_t number)
-{
-    bool                      ok;
-    size_t                    i;
-    uint64_t                  from;
-    apikey_ring_t             ring;
-    apikey_journal_stream_t  *stream;
-
-    if (apikey_ring_open(&ring, j->rings, number, j->node)
-        != APIKEY_RING_OK)
-    {
-        return true;
-    }
-
-    stream = apikey_journal_stream(j, number, ring.file->epoch);
-
-    if (stream == NULL) {
-        apikey_ring_close(&ring);
-        return false;
-    }
-
-    stream->ring = true;
-    stream->head = apikey_ring_head(&ring);
-    stream->tail = apikey_ring_tail(&ring);
-    stream->pid = ring.file->dirty && kill((pid_t) ring.file->pid, 0) == 0
-                  ? ring.file->pid : 0;
-
-    from = stream->tail;
-
-    for (i = 0; i < stream->n; i++) {
-        if (stream->range[i].last > from) {
-            from = stream->range[i].last;
-        }
-    }
-
-    ok = apikey_journal_records(j, &ring, from + 1, stream->head);
-
-    apikey_ring_close(&ring);
-
-    return ok;
-}
-
-
-/*
- * Through a frame of one, as the shipper reads them: its slot may be taken
- * again while it is copied, and then the frame is no use.
- */
-
-static bool
-apikey_journal_records(apikey_journal_t *j, const apikey_ring_t *ring,
-    uint64_t number, uint64_t head)
-{
-    bool                    more;
-    uint8_t                 buf[2 * APIKEY_RECORD_LARGE];
-    apikey_event_t          event;
-    apikey_encoder_t       *encoder;
-    const apikey_record_t  *record;
-
-    encoder = calloc(1, sizeof(apikey_encoder_t));
-
-    if (encoder == NULL) {
-        apikey_ctl_error("out of memory");
-        return false;
-    }
-
-    for (more = true; more && j->event && number <= head; number++) {
-        record = apikey_ring_record(ring, number);
-
-        apikey_frame_begin(encoder, buf, sizeof(buf), ring->file->stream,
-                           ring->file->epoch, number);
-
-        if (record == NULL || !apikey_frame_add(encoder, record)
-            || apikey_frame_end(encoder) == 0
-            || apikey_ring_tail(ring) >= number)
-        {
-            continue;
-        }
-
-        apikey_frame_open(&j->decoder, buf);
-
-        if (apikey_frame_next(&j->decoder, &event) == 1) {
-            more = j->event(j, &j->decoder.frame, &event, number);
-        }
-    }
-
-    free(encoder);
-
-    return more;
 }

@@ -21,6 +21,8 @@ static ngx_int_t ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path,
 static ngx_int_t ngx_http_apikey_prepare_could(ngx_log_t *log, u_char *path);
 static ngx_int_t ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid);
+static ngx_uint_t ngx_http_apikey_make_node(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, u_char *name, ngx_uint_t damaged);
 static ngx_int_t ngx_http_apikey_read_node(u_char *name, u_char node[16]);
 static ngx_int_t ngx_http_apikey_prepare_rings(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid);
@@ -211,13 +213,12 @@ ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
     }
 
     if (rc == NGX_ERROR) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "\"%s\" holds no UUID: mend it, or delete it together "
-                      "with the journal", name);
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
+                      "\"%s\" cannot be read", name);
         return NGX_ERROR;
     }
 
-    if (!apikey_uuid_make(conf->node, apikey_clock_real())) {
+    if (!ngx_http_apikey_make_node(cycle, conf, name, rc == NGX_ABORT)) {
         return NGX_ERROR;
     }
 
@@ -251,6 +252,29 @@ ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
 }
 
 
+/* Without its id nobody would ship what lies in a journal. */
+
+static ngx_uint_t
+ngx_http_apikey_make_node(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, u_char *name, ngx_uint_t damaged)
+{
+    if (damaged) {
+        ngx_log_error(NGX_LOG_ALERT, cycle->log, 0,
+                      "\"%s\" holds no UUID, it is made anew from the "
+                      "journal", name);
+        (void) unlink((char *) name);
+
+        if (apikey_spool_whose((char *) conf->directory.data, conf->node)) {
+            return 1;
+        }
+    }
+
+    return apikey_uuid_make(conf->node, apikey_clock_real());
+}
+
+
+/* NGX_DECLINED: there is none; NGX_ABORT: what it holds is no id. */
+
 static ngx_int_t
 ngx_http_apikey_read_node(u_char *name, u_char node[16])
 {
@@ -268,7 +292,7 @@ ngx_http_apikey_read_node(u_char *name, u_char node[16])
 
     return n == (ssize_t) sizeof(text)
            && apikey_uuid_parse(node, text, sizeof(text))
-           ? NGX_OK : NGX_ERROR;
+           ? NGX_OK : NGX_ABORT;
 }
 
 

@@ -106,6 +106,9 @@ apikey_spool_e apikey_spool_open(apikey_spool_t *spool, const char *dir,
     const uint8_t node[16], uint64_t limit);
 void apikey_spool_close(apikey_spool_t *spool);
 
+/* Whose segments lie there, by the newest one; false: nobody can say. */
+bool apikey_spool_whose(const char *dir, uint8_t node[16]);
+
 /*
  * Whole frames, at most CHUNK bytes; written when it returns OK, on disk after
  * the next sync().  Shipped segments are deleted, oldest first, when the room

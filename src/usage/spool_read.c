@@ -6,8 +6,10 @@
  */
 
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +21,57 @@ static bool apikey_spool_walk(apikey_segment_t *segment, int fd,
     uint8_t *buf, uint64_t size);
 static size_t apikey_spool_sound(apikey_segment_t *segment, uint8_t *buf,
     size_t len, bool last, size_t *used);
+
+
+bool
+apikey_spool_whose(const char *dir, uint8_t node[16])
+{
+    DIR                    *d;
+    int                     fd;
+    bool                    known;
+    char                    name[1024];
+    uint64_t                newest;
+    struct dirent          *entry;
+    apikey_spool_header_t   header;
+
+    d = opendir(dir);
+    if (d == NULL) {
+        return false;
+    }
+
+    known = false;
+    newest = 0;
+
+    while ((entry = readdir(d)) != NULL) {
+        if (strncmp(entry->d_name, "spool.", 6) != 0
+            || snprintf(name, sizeof(name), "%s/%s", dir, entry->d_name)
+               >= (int) sizeof(name))
+        {
+            continue;
+        }
+
+        fd = open(name, O_RDONLY|O_CLOEXEC|O_NOFOLLOW);
+        if (fd == -1) {
+            continue;
+        }
+
+        if (pread(fd, &header, sizeof(header), 0) == (ssize_t) sizeof(header)
+            && header.magic == APIKEY_SPOOL_MAGIC
+            && header.crc == apikey_spool_header_crc(header)
+            && header.seq >= newest)
+        {
+            memcpy(node, header.node, 16);
+            newest = header.seq;
+            known = true;
+        }
+
+        (void) close(fd);
+    }
+
+    (void) closedir(d);
+
+    return known;
+}
 
 
 apikey_spool_e

@@ -391,8 +391,12 @@ sub stop {
         kill 'STOP', $process->pid;
         kill 'KILL', @pids, children_of($process->pid);
 
+        # one whose first thread is a zombie may have others that still run
+
         wait_for("end of $self->{name}", sub {
-            !$process->alive && !grep { kill 0, $_ } @pids;
+            !$process->alive && !grep {
+                runs($_) || (() = glob "/proc/$_/task/*") > 1
+            } @pids;
         });
         unlink "$self->{dir}/nginx.pid";
         return;
