@@ -21,11 +21,13 @@ static bool apikey_account_young(const apikey_account_t *v,
 static void apikey_account_refill(apikey_account_t *v,
     apikey_account_level_t *level, uint64_t now);
 static bool apikey_account_older(const apikey_account_call_t *call);
-static bool apikey_account_touched(const apikey_account_call_t *call);
+static bool apikey_account_touched(const apikey_account_t *v,
+    const apikey_account_call_t *call);
 static void apikey_account_lost(apikey_account_t *v,
     const apikey_account_call_t *call, uint64_t now);
 static void apikey_account_lose(apikey_account_t *v,
-    const apikey_account_call_t *call, const apikey_account_limit_t *limit);
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit,
+    uint64_t now);
 static void apikey_account_time(apikey_account_t *v,
     const apikey_account_call_t *call);
 static void apikey_account_limit(apikey_account_t *v,
@@ -42,7 +44,7 @@ apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
 {
     unsigned  i;
 
-    if (v->state == APIKEY_ACCOUNT_ABSENT && apikey_account_touched(call)) {
+    if (apikey_account_touched(v, call)) {
         v->state = APIKEY_ACCOUNT_UNREADABLE;
     }
 
@@ -270,16 +272,38 @@ apikey_account_older(const apikey_account_call_t *call)
 }
 
 
-/* Somebody took this value away: what had been used was in it. */
+/*
+ * Somebody took this value away, and what had been used was in it: it is not
+ * there, or who came first did not know and made it anew.
+ */
 
 static bool
-apikey_account_touched(const apikey_account_call_t *call)
+apikey_account_touched(const apikey_account_t *v,
+    const apikey_account_call_t *call)
 {
-    unsigned  i;
+    unsigned                       i, k;
+    const apikey_account_level_t  *level;
 
     for (i = 0; i < call->nlimits; i++) {
 
-        if (call->limits[i].touched) {
+        if (!call->limits[i].touched) {
+            continue;
+        }
+
+        if (v->state != APIKEY_ACCOUNT_PRESENT) {
+            return true;
+        }
+
+        level = apikey_account_level(v, call->limits[i].id);
+
+        for (k = 0; level && k < v->nlevels; k++) {
+
+            if (v->levels[k].born < level->born) {
+                level = NULL;
+            }
+        }
+
+        if (level && level->used == APIKEY_ACCOUNT_MAX && v->lost == 0) {
             return true;
         }
     }
@@ -292,9 +316,11 @@ static void
 apikey_account_lost(apikey_account_t *v, const apikey_account_call_t *call,
     uint64_t now)
 {
+    bool      absent;
     uint64_t  from, out;
     unsigned  i, n;
 
+    absent = (v->state == APIKEY_ACCOUNT_ABSENT);
     from = v->state == APIKEY_ACCOUNT_UNREADABLE || call->since > now
            ? now : call->since;
 
@@ -331,21 +357,34 @@ apikey_account_lost(apikey_account_t *v, const apikey_account_call_t *call,
     v->dirty = true;
 
     for (i = 0; i < call->nlimits; i++) {
-        apikey_account_lose(v, call, &call->limits[i]);
+        apikey_account_lose(v, call, &call->limits[i], now);
+    }
+
+    /* it may have gone long after from: whoever knows of use will say so */
+
+    if (absent) {
+        v->lost = from + 2 * v->lease < now ? 0 : now;
     }
 }
 
 
 static void
 apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
-    const apikey_account_limit_t *limit)
+    const apikey_account_limit_t *limit, uint64_t now)
 {
     apikey_account_level_t  *level;
 
     level = apikey_account_find(v, limit->id);
 
     if (level == NULL) {
-        apikey_account_add(v, call, limit);
+        level = apikey_account_add(v, call, limit);
+
+        /* nobody knows that it was not used in this period */
+
+        if (level && level->tick == 0 && limit->end <= now) {
+            level->at = limit->next;
+        }
+
         return;
     }
 

@@ -44,8 +44,9 @@
  * lost(from): another primary (and not moved), or a value that cannot be read
  *     used = max(used, capacity), quotas unknown, O = out[0] = the ceiling,
  *     all as of from; other entries but counters are dropped
- * open(now): lost (also if absent, and a quota is touched), advance, a new
- *     lease time (if O == 0), then each limit:
+ * open(now): lost (also if absent, and a quota is touched; or if that quota
+ *     is unknown, no level is older, and it was not lost before), advance, a
+ *     new lease time (if O == 0), then each limit:
  *     new:     a bucket at its floor, or as lost() if older than the epoch;
  *              a quota is unknown; with others there, a new era
  *     edited:  as a bucket; what is used stays used

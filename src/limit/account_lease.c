@@ -373,7 +373,13 @@ apikey_account_credit(apikey_account_t *v, apikey_account_level_t *level,
         return;
     }
 
-    floor = apikey_account_floor(v, level);
+    /*
+     * Of what refills a part may have refilled that is out.  What does not
+     * was charged with all of it: it comes back though its node has not told
+     * yet that it is spent.
+     */
+
+    floor = level->tick && level->refill ? apikey_account_floor(v, level) : 0;
 
     if (level->used <= floor) {
         return;

@@ -42,6 +42,9 @@ static ngx_http_apikey_ask_t *ngx_http_apikey_ask_get(
 static void ngx_http_apikey_ask_put(ngx_http_apikey_ask_t *ask);
 static ngx_int_t ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask,
     ngx_uint_t back);
+static ngx_uint_t ngx_http_apikey_ask_limits(ngx_http_apikey_ask_t *ask,
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    int64_t now);
 static ngx_int_t ngx_http_apikey_ask_send(ngx_http_apikey_ask_t *ask);
 static void ngx_http_apikey_ask_handler(ngx_http_apikey_redis_call_t *call,
     struct redisReply *reply);
@@ -50,7 +53,8 @@ static ngx_int_t ngx_http_apikey_ask_error(ngx_http_apikey_ask_t *ask,
 static ngx_int_t ngx_http_apikey_ask_answer(ngx_http_apikey_ask_t *ask,
     ngx_str_t *text);
 static void ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
-    apikey_bucket_t *levels, int64_t now);
+    const apikey_account_grant_t *grant, apikey_bucket_t *levels,
+    int64_t now);
 static void ngx_http_apikey_ask_failed(ngx_http_apikey_ask_t *ask);
 
 
@@ -171,12 +175,10 @@ ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask, ngx_uint_t back)
 {
     int64_t                         now;
     uint64_t                        need, least;
-    ngx_uint_t                      n;
     apikey_account_call_t          *terms;
     ngx_http_apikey_leases_t       *leases;
     ngx_http_apikey_limiter_t      *l;
     ngx_http_apikey_lease_entry_t  *entry;
-    ngx_http_apikey_lease_limit_t  *limit;
 
     l = ask->limiter;
     leases = l->conf.sh->leases;
@@ -184,7 +186,9 @@ ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask, ngx_uint_t back)
 
     now = apikey_clock_boot();
 
-    if (!entry->linked) {
+    /* a call that names no limit would say that all of them are gone */
+
+    if (!entry->linked || entry->nlimits == 0) {
         return NGX_DECLINED;
     }
 
@@ -198,20 +202,10 @@ ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask, ngx_uint_t back)
     ask->account.unit = entry->unit;
     ask->account.scope = entry->scope;
 
-    n = 0;
-
-    for (limit = ngx_http_apikey_leases_limit(leases, entry->limits);
-         limit && n < APIKEY_ACCOUNT_LEVELS;
-         limit = ngx_http_apikey_leases_limit(leases, limit->next))
-    {
-        ask->limits[n] = limit->terms;
-        ngx_http_apikey_rolls_lease(limit, &ask->limits[n++]);
-    }
-
     terms = &ask->terms;
 
     terms->limits = ask->limits;
-    terms->nlimits = n;
+    terms->nlimits = ngx_http_apikey_ask_limits(ask, leases, entry, now);
     terms->slots = entry->conf.slots;
     terms->lease = entry->conf.time;
     terms->horizon = entry->conf.horizon;
@@ -228,6 +222,31 @@ ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask, ngx_uint_t back)
     entry->asker = l->id;
 
     return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_ask_limits(ngx_http_apikey_ask_t *ask,
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    int64_t now)
+{
+    int64_t                         redis;
+    ngx_uint_t                      n;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    redis = ngx_http_apikey_leases_time(leases, now);
+    n = 0;
+
+    for (limit = ngx_http_apikey_leases_limit(leases, entry->limits);
+         limit && n < APIKEY_ACCOUNT_LEVELS;
+         limit = ngx_http_apikey_leases_limit(leases, limit->next))
+    {
+        ask->limits[n] = limit->terms;
+        ask->limits[n].touched = ngx_http_apikey_leases_touched(limit, redis);
+        ngx_http_apikey_rolls_lease(limit, &ask->limits[n++]);
+    }
+
+    return n;
 }
 
 
@@ -396,17 +415,19 @@ ngx_http_apikey_ask_answer(ngx_http_apikey_ask_t *ask, ngx_str_t *text)
 
     ngx_http_apikey_leases_clock(sh->leases, now, reply.now);
 
-    /* the lease may be void, and its entry another account's */
+    /* the lease may be void, and its entry another account's: all the same */
 
-    if (entry->lease.call == ask->number) {
-        apikey_tally_acked(ngx_http_apikey_claims_tally(l, entry, now),
-                           &ask->terms.sums, grant.era);
-    }
+    apikey_tallies_acked(l->conf.tallies, ask->account.holder,
+                         ask->account.level, ask->account.unit,
+                         ask->account.scope, &ask->terms.sums, grant.era);
 
     if (apikey_lease_answer(&entry->lease, ask->number, &ask->ask, &grant,
                             ask->sent, now, (uint64_t) ngx_random()))
     {
-        ngx_http_apikey_ask_granted(ask, levels, now);
+        ngx_http_apikey_ask_granted(ask, &grant, levels, now);
+
+    } else {
+        ngx_http_apikey_leases_queue(sh->leases, entry, now, now);
     }
 
     ngx_shmtx_unlock(&shpool->mutex);
@@ -419,7 +440,8 @@ ngx_http_apikey_ask_answer(ngx_http_apikey_ask_t *ask, ngx_str_t *text)
 
 static void
 ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
-    apikey_bucket_t *levels, int64_t now)
+    const apikey_account_grant_t *grant, apikey_bucket_t *levels,
+    int64_t now)
 {
     ngx_uint_t                      i;
     ngx_http_apikey_leases_t       *leases;
@@ -432,7 +454,13 @@ ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
     leases->trip = (7 * leases->trip + (uint64_t) (now - ask->sent)) / 8;
 
     entry->conf.trip = leases->trip;
-    entry->seen = now;
+
+    /* a period that ends gives anew */
+
+    if (grant->life < entry->conf.time) {
+        entry->lease.hold = ngx_min(entry->lease.hold,
+                                    now + (int64_t) grant->life);
+    }
 
     /* a slot does not refill with time: it is free when some request ends */
 
@@ -448,26 +476,40 @@ ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
         limit = ngx_http_apikey_leases_limit(leases, limit->next);
     }
 
+    ngx_http_apikey_leases_told(leases, entry, now);
+
     ngx_http_apikey_leases_queue(leases, entry, now,
-                              ask->sent + (int64_t) (entry->conf.time / 2));
+                  now + (int64_t) (entry->conf.time / APIKEY_LEASE_LOOKS));
 }
 
 
 static void
 ngx_http_apikey_ask_failed(ngx_http_apikey_ask_t *ask)
 {
-    ngx_slab_pool_t            *shpool;
-    ngx_http_apikey_limiter_t  *l;
+    int64_t                         now;
+    ngx_slab_pool_t                *shpool;
+    ngx_http_apikey_limiter_t      *l;
+    ngx_http_apikey_lease_entry_t  *entry;
 
     l = ask->limiter;
     shpool = l->conf.shpool;
+    entry = &l->conf.sh->leases->entries[ask->entry];
 
     ngx_shmtx_lock(&shpool->mutex);
 
-    (void) apikey_lease_timeout(&l->conf.sh->leases->entries[ask->entry].lease,
-                                ask->number);
+    now = apikey_clock_boot();
+
+    (void) apikey_lease_timeout(&entry->lease, ask->number);
+
     ngx_http_apikey_rolls_keep(l->conf.sh->leases, &ask->account, ask->limits,
                                ask->terms.nlimits);
+
+    /* what is owed is said again */
+
+    if (entry->linked) {
+        ngx_http_apikey_leases_queue(l->conf.sh->leases, entry, now,
+                                     now + (int64_t) (entry->conf.time / 2));
+    }
 
     ngx_shmtx_unlock(&shpool->mutex);
 

@@ -434,12 +434,7 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         out = &account->buckets[k];
         rate = &out->limit->rate;
 
-        b.used = 0;
-        b.at = redis;
-
-        if (limit && limit->terms.id == out->limit->id) {
-            b = limit->seen;
-        }
+        b = ngx_http_apikey_leases_seen(limit, out, redis);
 
         out->refused = 0;
         out->unknown = 0;

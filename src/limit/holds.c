@@ -15,7 +15,7 @@
 static ngx_int_t ngx_http_apikey_holds_lock(int fd, ngx_uint_t seat,
     int type);
 static void ngx_http_apikey_holds_reclaim(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, ngx_uint_t seat, int64_t now);
+    ngx_http_apikey_leases_t *leases, ngx_uint_t seat);
 
 
 ngx_http_apikey_holds_t *
@@ -94,7 +94,7 @@ ngx_http_apikey_holds_lock(int fd, ngx_uint_t seat, int type)
 
 ngx_uint_t
 ngx_http_apikey_holds_order(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, int fd, ngx_uint_t seat, int64_t now)
+    ngx_http_apikey_leases_t *leases, int fd, ngx_uint_t seat)
 {
     ngx_uint_t  i, dead;
 
@@ -108,7 +108,7 @@ ngx_http_apikey_holds_order(ngx_http_apikey_holds_t *holds,
             continue;
         }
 
-        ngx_http_apikey_holds_reclaim(holds, leases, i, now);
+        ngx_http_apikey_holds_reclaim(holds, leases, i);
 
         holds->taken[i] = 0;
         dead = 1;
@@ -122,14 +122,14 @@ ngx_http_apikey_holds_order(ngx_http_apikey_holds_t *holds,
 
 ngx_uint_t
 ngx_http_apikey_holds_enter(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, ngx_uint_t seat, int64_t now)
+    ngx_http_apikey_leases_t *leases, ngx_uint_t seat)
 {
     ngx_uint_t  dead;
 
     dead = holds->taken[seat];
 
     if (dead) {
-        ngx_http_apikey_holds_reclaim(holds, leases, seat, now);
+        ngx_http_apikey_holds_reclaim(holds, leases, seat);
     }
 
     holds->taken[seat] = 1;
@@ -140,7 +140,7 @@ ngx_http_apikey_holds_enter(ngx_http_apikey_holds_t *holds,
 
 static void
 ngx_http_apikey_holds_reclaim(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, ngx_uint_t seat, int64_t now)
+    ngx_http_apikey_leases_t *leases, ngx_uint_t seat)
 {
     uint32_t                        i;
     apikey_claim_t                  claim;
@@ -156,7 +156,7 @@ ngx_http_apikey_holds_reclaim(ngx_http_apikey_holds_t *holds,
             entry = &leases->entries[hold->entry];
 
             if (hold->kind == NGX_HTTP_APIKEY_HOLD_SLOTS) {
-                apikey_lease_leave(&entry->lease, hold->cost, now);
+                apikey_lease_leave(&entry->lease, hold->cost, hold->epoch);
 
             } else {
                 ngx_memzero(&claim, sizeof(apikey_claim_t));

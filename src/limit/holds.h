@@ -62,9 +62,9 @@ void ngx_http_apikey_holds_leave(ngx_http_apikey_holds_t *holds, int fd,
 
 /* 1: somebody had this seat and died; order() looks at all others. */
 ngx_uint_t ngx_http_apikey_holds_enter(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, ngx_uint_t seat, int64_t now);
+    ngx_http_apikey_leases_t *leases, ngx_uint_t seat);
 ngx_uint_t ngx_http_apikey_holds_order(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, int fd, ngx_uint_t seat, int64_t now);
+    ngx_http_apikey_leases_t *leases, int fd, ngx_uint_t seat);
 
 /* 0: no memory; the lease then has lost it when this worker dies. */
 uint32_t ngx_http_apikey_holds_add(ngx_http_apikey_holds_t *holds,

@@ -10,26 +10,18 @@
 #include "limit/lease.h"
 
 
-#define APIKEY_LEASE_DECAY   500000.0    /* us, of the demand */
-#define APIKEY_LEASE_LN2     0.69314718055994531
+#define APIKEY_LEASE_SHORT  3            /* holds, each twice as long */
 
 
 static bool apikey_lease_direct(const apikey_claim_t *claim);
-static double apikey_lease_decay(double demand, double span);
-static double apikey_lease_now(const apikey_lease_t *lease, int64_t now);
+static bool apikey_lease_scarce(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, double demand);
+static int64_t apikey_lease_wait(apikey_lease_t *lease, uint64_t hold,
+    uint64_t jitter, int64_t now);
 static void apikey_lease_take(apikey_claim_t *claim, apikey_claim_e state);
 static void apikey_lease_spend(apikey_claim_t *claim);
 static bool apikey_lease_good(const apikey_claim_t *claim, int64_t now);
 static void apikey_lease_drop(apikey_lease_t *lease);
-
-
-void
-apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now)
-{
-    lease->demand = apikey_lease_now(lease, now)
-                    + (double) cost * (1000000 / APIKEY_LEASE_DECAY);
-    lease->demand_at = now;
-}
 
 
 apikey_lease_decision_e
@@ -220,29 +212,24 @@ apikey_lease_ahead(const apikey_claim_t *claim, int64_t now)
 }
 
 
-bool
-apikey_lease_due(const apikey_lease_t *lease, const apikey_tally_t *tally)
-{
-    return lease->left || lease->held || lease->spent || lease->busy
-           || !apikey_tally_clean(tally);
-}
-
-
 uint64_t
 apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     const apikey_lease_conf_t *conf, uint64_t need, uint64_t least, bool back,
     int64_t now, apikey_account_ask_t *ask, apikey_account_sums_t *sums)
 {
-    double    goal;
+    double    goal, demand;
     uint64_t  enough;
 
     if (now >= lease->deadline && (lease->left || lease->held)) {
         apikey_lease_drop(lease);
     }
 
-    goal = apikey_lease_now(lease, now) * (double) conf->time / 2000000;
+    demand = apikey_lease_wanted(lease, now);
+    goal = demand * (double) conf->time / 2000000;
 
-    if (conf->direct) {
+    if (conf->direct || apikey_lease_rests(lease, conf, now)
+        || apikey_lease_scarce(lease, conf, demand))
+    {
         goal = 0;
     }
 
@@ -252,10 +239,11 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
 
     enough = (uint64_t) goal + need;
 
-    ask->returned = 0;
+    ask->returned = lease->back;
+    lease->back = 0;
 
     if (back && lease->left > enough) {
-        ask->returned = lease->left - enough;
+        ask->returned += lease->left - enough;
         lease->left = enough;
     }
 
@@ -269,6 +257,7 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     ask->least = least;
 
     lease->spent = 0;
+    lease->asked = now;
     lease->call = ++lease->calls;
 
     apikey_tally_send(tally, conf->horizon, now, sums);
@@ -304,8 +293,7 @@ apikey_lease_answer(apikey_lease_t *lease, uint64_t call,
     lease->deadline = sent + (int64_t) us;
 
     if (grant->hold) {
-        us = grant->hold / 1024 * (768 + jitter % 513);
-        lease->hold = now + (int64_t) us;
+        lease->hold = now + apikey_lease_wait(lease, grant->hold, jitter, now);
     }
 
     lease->left += grant->granted;
@@ -333,6 +321,26 @@ apikey_lease_void(apikey_lease_t *lease)
     lease->call = 0;
     lease->born = 0;
     lease->spent = 0;
+    lease->back = 0;
+
+    apikey_lease_drop(lease);
+}
+
+
+void
+apikey_lease_retire(apikey_lease_t *lease, int64_t now)
+{
+    /* what a call in flight has told may be told twice */
+
+    if (lease->call || now >= lease->deadline) {
+        apikey_lease_void(lease);
+        return;
+    }
+
+    /* who holds may spend it yet */
+
+    lease->spent += lease->held;
+    lease->back += lease->left;
 
     apikey_lease_drop(lease);
 }
@@ -353,44 +361,54 @@ apikey_lease_direct(const apikey_claim_t *claim)
 
     active = lease->active ? lease->active : 1;
 
-    return conf->direct || claim->cost > conf->burst / (4 * active)
+    return conf->direct || apikey_lease_scarce(lease, conf, lease->demand)
+           || claim->cost > conf->burst / (4 * active)
            || lease->demand * (double) conf->time
               < 1e6 * (double) conf->few * (double) claim->cost;
 }
 
 
-/* demand * e^(-span / DECAY): halvings, and a series for what is left. */
+/*
+ * What others hold would be missed soon: until it is back, requests would be
+ * refused for ever though something is left.  All nodes together, which this
+ * one is taken as typical of, or the room has shown, spend it in no less than
+ * three lease times, so that no lease outlasts it.
+ */
 
-static double
-apikey_lease_decay(double demand, double span)
+static bool
+apikey_lease_scarce(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, double demand)
 {
-    double    x;
-    uint64_t  halves;
+    double  pace;
 
-    x = span / APIKEY_LEASE_DECAY;
+    pace = demand * (double) (lease->active ? lease->active : 1);
+    pace = pace < lease->pace ? lease->pace : pace;
 
-    if (x >= 40) {
-        return 0;
-    }
-
-    halves = (uint64_t) (x / APIKEY_LEASE_LN2);
-    x -= (double) halves * APIKEY_LEASE_LN2;
-
-    demand /= (double) (UINT64_C(1) << halves);
-
-    return demand * (1 - x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4))));
+    return conf->quota
+           && (double) lease->room < 3 * pace * (double) conf->time / 1000000;
 }
 
 
-static double
-apikey_lease_now(const apikey_lease_t *lease, int64_t now)
+/* The first holds are short: a burst may be over sooner than a round. */
+
+static int64_t
+apikey_lease_wait(apikey_lease_t *lease, uint64_t hold, uint64_t jitter,
+    int64_t now)
 {
-    if (now <= lease->demand_at) {
-        return lease->demand;
+    uint64_t  us;
+
+    us = hold / 1024 * (768 + jitter % 513);
+
+    if (now - lease->hold > 4 * (int64_t) hold) {
+        lease->holds = 0;
     }
 
-    return apikey_lease_decay(lease->demand,
-                              (double) (now - lease->demand_at));
+    if (lease->holds < APIKEY_LEASE_SHORT) {
+        us >>= APIKEY_LEASE_SHORT - lease->holds;
+        lease->holds++;
+    }
+
+    return (int64_t) us;
 }
 
 

@@ -23,6 +23,7 @@
 
 #define APIKEY_LEASE_DRIFT  20           /* permille: what the rates of two
                                             clocks may differ by */
+#define APIKEY_LEASE_LOOKS  10
 
 
 typedef struct {
@@ -34,6 +35,8 @@ typedef struct {
                                 worth it */
     bool      direct;        /* no leases, whatever the demand */
     bool      slots;         /* of concurrent: never direct */
+    bool      quota;         /* some limit never refills: no leases where
+                                little of it is left */
 } apikey_lease_conf_t;
 
 
@@ -41,6 +44,8 @@ typedef struct {
 
 typedef struct {
     uint64_t  left;
+    uint64_t  back;          /* to be returned: what was left when limits
+                                changed */
     uint64_t  held;          /* by requests that wait for their TAKE */
     uint64_t  spent;         /* since the last ask() */
     uint64_t  busy;          /* slots that requests run in */
@@ -52,10 +57,21 @@ typedef struct {
                                 does not come back */
     uint64_t  call;          /* in flight; 0: none */
     uint64_t  calls;
+    int64_t   asked;         /* when the last call was sent */
     int64_t   hold;          /* nothing is to be had until then */
+    unsigned  holds;         /* one after the other */
     uint64_t  active;        /* nodes, as last told */
+    uint64_t  room;          /* of its quotas, as last told, beside what is
+                                out */
+    uint64_t  then;          /* room, at room_at */
+    int64_t   room_at;
+    double    pace;          /* tokens a second, by which it sank */
     double    demand;        /* tokens a second, of half a second or so */
     int64_t   demand_at;
+    uint64_t  cost;          /* the last one */
+    uint64_t  recent;        /* demand since recent_at */
+    int64_t   recent_at;
+    int64_t   fell;          /* when demand last fell by much; 0: never */
 } apikey_lease_t;
 
 
@@ -114,8 +130,26 @@ typedef enum {
 } apikey_lease_decision_e;
 
 
+typedef enum {
+    APIKEY_LEASE_NEVER = 0,  /* there is nothing that would be told */
+    APIKEY_LEASE_LATER,
+    APIKEY_LEASE_NOW
+} apikey_lease_due_e;
+
+
 /* A request comes; before decide(), whatever becomes of it. */
 void apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now);
+
+/* An answer says what is left of the quotas; fewest tokens. */
+void apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
+    uint64_t room, int64_t now);
+
+/* Of a quota nothing is kept for a key that rests: it may be the last. */
+bool apikey_lease_rests(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now);
+
+/* Tokens a second that are wanted now. */
+double apikey_lease_wanted(const apikey_lease_t *lease, int64_t now);
 
 /*
  * From all accounts or from none.  ADMITTED is not final before confirm().
@@ -152,10 +186,16 @@ void apikey_lease_leave(apikey_lease_t *lease, uint64_t slots,
 /* After an admission: a LEASE before the tokens run out. */
 bool apikey_lease_ahead(const apikey_claim_t *claim, int64_t now);
 
-/* At half of the lease time: a LEASE that renews and returns, or a want of 0
- * for sums that are not acknowledged. */
-bool apikey_lease_due(const apikey_lease_t *lease,
-    const apikey_tally_t *tally);
+/*
+ * Now and then, at LOOKS a lease time at least: NOW, a LEASE that renews and
+ * returns, or a want of 0 for sums that are not acknowledged.  That is so at
+ * half of the lease time; sooner after a fall of demand and while such falls
+ * come again: what is spent and not told, or left where nobody wants it,
+ * keeps the bucket from filling up for others.
+ */
+apikey_lease_due_e apikey_lease_due(apikey_lease_t *lease,
+    const apikey_tally_t *tally, const apikey_lease_conf_t *conf,
+    int64_t now);
 
 /*
  * A LEASE is sent now: what it says, and its number.  need: the costs of
@@ -183,6 +223,9 @@ bool apikey_lease_timeout(apikey_lease_t *lease, uint64_t call);
  * where a limit was raised.
  */
 void apikey_lease_void(apikey_lease_t *lease);
+
+/* The same, where the lease can be trusted: what is left goes back. */
+void apikey_lease_retire(apikey_lease_t *lease, int64_t now);
 
 
 /* A TAKE is sent: the sums that travel with it. */

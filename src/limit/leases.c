@@ -12,19 +12,13 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
+#include "base/clock.h"
 #include "limit/leases.h"
 #include "limit/level.h"
 
 
 #define NGX_HTTP_APIKEY_LEASES_SCAN    64     /* entries looked at for one */
 #define NGX_HTTP_APIKEY_LEASES_OLD     INT64_C(3600000000)
-#define NGX_HTTP_APIKEY_LEASES_MINUTE  UINT64_C(60000000)
-#define NGX_HTTP_APIKEY_LEASES_HOUR    UINT64_C(3600000000)
-#define NGX_HTTP_APIKEY_LEASES_SLOTS   1000000          /* us, of a lease */
-
-/* a burst of fewer tokens is not worth a lease, nor are fewer a second */
-#define NGX_HTTP_APIKEY_LEASES_SMALL   16
-#define NGX_HTTP_APIKEY_LEASES_DEMAND  3
 
 
 static uint32_t *ngx_http_apikey_leases_head(ngx_http_apikey_leases_t *leases,
@@ -37,14 +31,15 @@ static ngx_uint_t ngx_http_apikey_leases_idle(
     int64_t now);
 static void ngx_http_apikey_leases_unlink(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry);
+static ngx_uint_t ngx_http_apikey_leases_ids(
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_account_t *account);
 static ngx_uint_t ngx_http_apikey_leases_same(
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
     ngx_http_apikey_account_t *account);
 static ngx_int_t ngx_http_apikey_leases_resize(
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
     ngx_uint_t n);
-static uint64_t ngx_http_apikey_leases_lifetime(double rate,
-    uint64_t window);
 
 
 ngx_http_apikey_leases_t *
@@ -242,7 +237,7 @@ ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
     }
 
     if (entry->turn == leases->turn || entry->queued || lease->call
-        || lease->held || lease->busy
+        || lease->held || lease->busy || lease->back
         || (lease->left && now < lease->deadline)
         || now - lease->demand_at < leases->rest)
     {
@@ -312,7 +307,12 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
         return NGX_OK;
     }
 
-    apikey_lease_void(&entry->lease);
+    if (ngx_http_apikey_leases_ids(leases, entry, account)) {
+        apikey_lease_retire(&entry->lease, apikey_clock_boot());
+
+    } else {
+        apikey_lease_void(&entry->lease);
+    }
 
     entry->lease.hold = 0;
     entry->quiet = 0;
@@ -343,6 +343,39 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
     entry->conf.direct |= leases->direct && !entry->conf.slots;
 
     return NGX_OK;
+}
+
+
+/*
+ * The same limits, though changed: they were charged with what is left, and
+ * it may go back to them.
+ */
+
+static ngx_uint_t
+ngx_http_apikey_leases_ids(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_account_t *account)
+{
+    ngx_uint_t                      i;
+    ngx_http_apikey_lease_limit_t  *l;
+
+    if (entry->nlimits != account->nbuckets) {
+        return 0;
+    }
+
+    l = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+    for (i = 0; l && i < account->nbuckets; i++) {
+
+        if (l->terms.id != account->buckets[i].limit->id
+            || l->terms.quota != apikey_limit_quota(account->buckets[i].limit))
+        {
+            return 0;
+        }
+
+        l = ngx_http_apikey_leases_limit(leases, l->next);
+    }
+
+    return i == account->nbuckets;
 }
 
 
@@ -380,44 +413,6 @@ ngx_http_apikey_leases_same(ngx_http_apikey_leases_t *leases,
     }
 
     return i == account->nbuckets;
-}
-
-
-void
-ngx_http_apikey_leases_terms(apikey_account_limit_t *terms,
-    const ngx_http_apikey_bucket_t *bucket)
-{
-    ngx_memzero(terms, sizeof(apikey_account_limit_t));
-
-    terms->id = bucket->limit->id;
-    terms->rate = bucket->limit->rate;
-    terms->made = bucket->limit->made;
-    terms->mode = bucket->limit->mode;
-    terms->known = APIKEY_ACCOUNT_UNKNOWN;
-
-    if (bucket->limit->kind == APIKEY_KIND_ROLLING) {
-        terms->fill = bucket->back;
-        terms->next = bucket->since;
-        terms->known = bucket->more;
-        return;
-    }
-
-    if (!apikey_limit_quota(bucket->limit)) {
-        return;
-    }
-
-    terms->quota = true;
-    terms->end = bucket->period.end;
-    terms->next = bucket->period.next;
-    terms->fill = bucket->limit->fill * bucket->limit->rate.token;
-
-    if (bucket->asked) {
-        terms->known = bucket->known;
-
-        /* credits begin at their base, not at 0 */
-
-        terms->touched = (bucket->known != bucket->limit->base);
-    }
 }
 
 
@@ -467,87 +462,4 @@ ngx_http_apikey_leases_resize(ngx_http_apikey_leases_t *leases,
     }
 
     return NGX_OK;
-}
-
-
-/* Nodes must agree about the lease time: it follows from the limits alone. */
-
-void
-ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
-    ngx_http_apikey_account_t *account)
-{
-    double                rate, r;
-    uint64_t              tokens, window;
-    ngx_uint_t            i, loose;
-    const apikey_rate_t  *form;
-
-    ngx_memzero(conf, sizeof(apikey_lease_conf_t));
-
-    conf->burst = APIKEY_ACCOUNT_MAX;
-    window = UINT64_MAX;
-    loose = 0;
-    rate = 0;
-
-    for (i = 0; i < account->nbuckets; i++) {
-        form = &account->buckets[i].limit->rate;
-        tokens = form->capacity / form->token;
-
-        /* what does not refuse for its size alone is TAKE's */
-
-        if (account->buckets[i].limit->mode == APIKEY_STRICT) {
-            conf->burst = ngx_min(conf->burst, tokens);
-
-        } else {
-            loose = 1;
-        }
-
-        /* a lost lease of what never refills would be lost for good */
-
-        loose |= apikey_limit_quota(account->buckets[i].limit);
-
-        if (form->tick == APIKEY_RATE_ROLLING) {
-            loose = 1;
-            continue;
-        }
-
-        if (form->refill) {
-            r = (double) form->refill * 1000000
-                / ((double) form->tick * (double) form->token);
-            rate = (rate == 0 || r < rate) ? r : rate;
-            window = ngx_min(window, account->buckets[i].limit->window);
-        }
-    }
-
-    conf->slots = (account->unit == APIKEY_UNIT_CONCURRENT);
-    conf->time = conf->slots ? NGX_HTTP_APIKEY_LEASES_SLOTS
-                             : ngx_http_apikey_leases_lifetime(rate, window);
-    conf->trip = NGX_HTTP_APIKEY_LEASES_TRIP;
-    conf->horizon = NGX_HTTP_APIKEY_LEASES_HORIZON;
-    conf->few = NGX_HTTP_APIKEY_LEASES_DEMAND * conf->time / 1000000;
-    conf->direct = !conf->slots
-                   && (loose || conf->burst < NGX_HTTP_APIKEY_LEASES_SMALL);
-}
-
-
-/*
- * Time for some twenty tokens, and longer where the limit is: in few steps,
- * that edits change it seldom.
- */
-
-static uint64_t
-ngx_http_apikey_leases_lifetime(double rate, uint64_t window)
-{
-    if (rate == 0) {
-        return 5000000;
-    }
-
-    if (window >= NGX_HTTP_APIKEY_LEASES_HOUR) {
-        return 20000000;
-    }
-
-    if (window >= NGX_HTTP_APIKEY_LEASES_MINUTE || rate < 2) {
-        return rate < 2 ? 10000000 : 5000000;
-    }
-
-    return rate >= 20 ? 1000000 : rate >= 10 ? 2000000 : 5000000;
 }

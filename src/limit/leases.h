@@ -122,6 +122,19 @@ ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_get(
 ngx_int_t ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_account_t *account);
 
+/* Levels have been seen: what they say of the quotas among them. */
+void ngx_http_apikey_leases_told(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now);
+
+/* This node knows that of a quota something is used by now. */
+ngx_uint_t ngx_http_apikey_leases_touched(
+    const ngx_http_apikey_lease_limit_t *limit, int64_t redis);
+
+/* Its level as it was last seen; limit: NULL, or another one: never. */
+apikey_bucket_t ngx_http_apikey_leases_seen(
+    const ngx_http_apikey_lease_limit_t *limit,
+    const ngx_http_apikey_bucket_t *out, int64_t redis);
+
 /* A limit in the words of limit/account.h. */
 void ngx_http_apikey_leases_terms(apikey_account_limit_t *terms,
     const ngx_http_apikey_bucket_t *bucket);

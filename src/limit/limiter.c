@@ -165,8 +165,7 @@ ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l)
                            2000 * (int64_t) l->conf.redis->timeout);
 
     if (l->seat != NGX_ERROR
-        && ngx_http_apikey_holds_enter(l->conf.sh->holds, leases, l->seat,
-                                       now))
+        && ngx_http_apikey_holds_enter(l->conf.sh->holds, leases, l->seat))
     {
         ngx_http_apikey_leases_rebuild(leases, now);
     }

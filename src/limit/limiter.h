@@ -91,6 +91,7 @@ struct ngx_http_apikey_limiter_s {
     unsigned                       hope:1;       /* no attempt to connect has
                                                     failed yet */
     unsigned                       up:1;
+    unsigned                       ticks:1;      /* something is queued */
 };
 
 

@@ -17,6 +17,7 @@
 
 
 #define NGX_HTTP_APIKEY_RENEW_TICK   50      /* ms */
+#define NGX_HTTP_APIKEY_RENEW_IDLE   500     /* ms, where nothing waits */
 #define NGX_HTTP_APIKEY_RENEW_BATCH  32      /* in one hold of the mutex */
 #define NGX_HTTP_APIKEY_RENEW_SEATS  1000    /* ms between two looks */
 
@@ -53,9 +54,24 @@ ngx_http_apikey_renew_stop(ngx_http_apikey_limiter_t *l)
 void
 ngx_http_apikey_renew_arm(ngx_http_apikey_limiter_t *l)
 {
-    if (!l->tick.timer_set && l->conf.sh->leases->queued && !ngx_exiting) {
-        ngx_add_timer(&l->tick, NGX_HTTP_APIKEY_RENEW_TICK);
+    ngx_uint_t  queued;
+
+    queued = l->conf.sh->leases->queued;
+
+    if (ngx_exiting || (l->tick.timer_set && (l->ticks || !queued))) {
+        return;
     }
+
+    if (l->tick.timer_set) {
+        ngx_del_timer(&l->tick);
+    }
+
+    /* who puts something there may be leaving: somebody always looks */
+
+    l->ticks = (queued != 0);
+
+    ngx_add_timer(&l->tick, queued ? NGX_HTTP_APIKEY_RENEW_TICK
+                                   : NGX_HTTP_APIKEY_RENEW_IDLE);
 }
 
 
@@ -128,34 +144,33 @@ static ngx_uint_t
 ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_lease_entry_t *entry, int64_t now)
 {
-    int64_t                    half, then;
+    int64_t                    half;
     apikey_tally_t            *tally;
     ngx_http_apikey_leases_t  *leases;
 
     leases = l->conf.sh->leases;
     half = (int64_t) (entry->conf.time / 2);
 
-    tally = ngx_http_apikey_claims_tally(l, entry, now);
-
-    if (!entry->linked || !apikey_lease_due(&entry->lease, tally)) {
+    if (!entry->linked) {
         return 0;
     }
+
+    tally = ngx_http_apikey_claims_tally(l, entry, now);
 
     (void) ngx_http_apikey_ask_stale(l, entry, now);
 
-    if (entry->lease.call) {
-        ngx_http_apikey_leases_queue(leases, entry, now, now + half);
+    switch (apikey_lease_due(&entry->lease, tally, &entry->conf, now)) {
+
+    case APIKEY_LEASE_NEVER:
         return 0;
-    }
 
-    /* a refill was a renewal, too */
-
-    then = entry->asked + half;
-
-    if (then > now + NGX_HTTP_APIKEY_LEASES_TICK && apikey_tally_clean(tally))
-    {
-        ngx_http_apikey_leases_queue(leases, entry, now, then);
+    case APIKEY_LEASE_LATER:
+        ngx_http_apikey_leases_queue(leases, entry, now,
+                  now + (int64_t) (entry->conf.time / APIKEY_LEASE_LOOKS));
         return 0;
+
+    default: /* APIKEY_LEASE_NOW */
+        break;
     }
 
     if (ngx_http_apikey_limiter_ready(l)) {
@@ -195,7 +210,7 @@ ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l)
     now = apikey_clock_boot();
 
     if (ngx_http_apikey_holds_order(sh->holds, sh->leases, l->conf.tallies->fd,
-                                    l->seat, now))
+                                    l->seat))
     {
         ngx_http_apikey_leases_rebuild(sh->leases, now);
     }

@@ -18,8 +18,11 @@
 
 static void ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i);
+static void ngx_http_apikey_settle_queue(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_decision_t *d, ngx_http_apikey_account_t *account,
+    int64_t now);
 static void ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now);
+    ngx_http_apikey_decision_t *d, ngx_uint_t i);
 static void ngx_http_apikey_settle_local(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_settle_account(ngx_http_apikey_table_t *table,
@@ -94,7 +97,6 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     apikey_tallies_entry_t         *e;
     ngx_http_apikey_leases_t       *leases;
     ngx_http_apikey_account_t      *account;
-    ngx_http_apikey_lease_entry_t  *entry;
 
     account = &d->accounts[i];
     claim = &d->claims[i];
@@ -107,7 +109,7 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     now = apikey_clock_boot();
 
     if (account->unit == APIKEY_UNIT_CONCURRENT) {
-        ngx_http_apikey_settle_slot(l, d, i, now);
+        ngx_http_apikey_settle_slot(l, d, i);
         return;
     }
 
@@ -132,6 +134,19 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
                      (int64_t) account->cost - (int64_t) account->actual, era,
                      now - d->paid_at, NGX_HTTP_APIKEY_LEASES_HORIZON);
 
+    ngx_http_apikey_settle_queue(leases, d, account, now);
+}
+
+
+/* It goes along with the next call about the account. */
+
+static void
+ngx_http_apikey_settle_queue(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_decision_t *d, ngx_http_apikey_account_t *account,
+    int64_t now)
+{
+    ngx_http_apikey_lease_entry_t  *entry;
+
     ngx_http_apikey_leases_begin(leases);
 
     entry = ngx_http_apikey_leases_get(leases, account, now);
@@ -144,13 +159,19 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
         ngx_http_apikey_rolls_settle(leases, entry, d, account, now);
         ngx_http_apikey_leases_queue(leases, entry, now,
                                    now + (int64_t) (entry->conf.time / 2));
+
+        /* there may be room now */
+
+        if (account->actual < account->cost) {
+            entry->quiet = 0;
+        }
     }
 }
 
 
 static void
 ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now)
+    ngx_http_apikey_decision_t *d, ngx_uint_t i)
 {
     ngx_http_apikey_account_t      *account;
     ngx_http_apikey_lease_entry_t  *entry;
@@ -160,7 +181,7 @@ ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
     entry = ngx_http_apikey_leases_find(l->conf.sh->leases, account);
 
     if (entry) {
-        apikey_lease_leave(&entry->lease, account->cost, now);
+        apikey_lease_leave(&entry->lease, account->cost, d->claims[i].epoch);
     }
 
     ngx_http_apikey_holds_drop(l->conf.sh->holds, d->parts[i].hold);

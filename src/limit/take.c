@@ -17,6 +17,10 @@
 #include "limit/script.h"
 
 
+/* us: what somebody else has paid for a request in flight may come back */
+#define NGX_HTTP_APIKEY_TAKE_QUIET  1000000
+
+
 static ngx_uint_t ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 static u_char *ngx_http_apikey_take_block(u_char *p,
@@ -437,13 +441,15 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     }
 
     if (entry) {
-        entry->seen = now;
+        ngx_http_apikey_leases_told(leases, entry, now);
         entry->quiet = 0;
 
         /* what is not known may soon be */
 
         if (us && !unknown) {
             us = ngx_min(us, entry->conf.time);
+            us = entry->conf.quota ? ngx_min(us, NGX_HTTP_APIKEY_TAKE_QUIET)
+                                   : us;
             entry->quiet = now + (int64_t) us;
             entry->quiet_cost = account->cost;
         }

@@ -232,6 +232,29 @@ apikey_tallies_get(apikey_tallies_t *tallies, const uint8_t root[16],
 }
 
 
+void
+apikey_tallies_acked(apikey_tallies_t *tallies, const uint8_t holder[16],
+    unsigned level, unsigned unit, uint64_t scope,
+    const apikey_account_sums_t *sums, uint64_t era)
+{
+    unsigned                 i;
+    uint64_t                 h;
+    apikey_tallies_entry_t  *e;
+
+    h = apikey_tallies_hash(holder, level, unit, scope);
+
+    for (i = 0; i < APIKEY_TALLIES_WAYS; i++) {
+        e = &tallies->file->entries[(h + i) % APIKEY_TALLIES_SIZE];
+
+        /* a name is given once: it is the account's, too */
+
+        if (e->used && e->tally.node == sums->node) {
+            apikey_tally_acked(&e->tally, sums, era);
+        }
+    }
+}
+
+
 static uint64_t
 apikey_tallies_hash(const uint8_t holder[16], unsigned level, unsigned unit,
     uint64_t scope)

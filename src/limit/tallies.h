@@ -73,6 +73,11 @@ typedef struct {
 bool apikey_tallies_claim(apikey_tallies_t *tallies, const char *dir,
     uint64_t name, int uid, int gid);
 
+/* Any answer to a call about it that took these sums along, however late. */
+void apikey_tallies_acked(apikey_tallies_t *tallies, const uint8_t holder[16],
+    unsigned level, unsigned unit, uint64_t scope,
+    const apikey_account_sums_t *sums, uint64_t era);
+
 /* The tally of an account, made if need be; NULL: all are in use. */
 apikey_tallies_entry_t *apikey_tallies_get(apikey_tallies_t *tallies,
     const uint8_t root[16], const uint8_t holder[16], unsigned level,

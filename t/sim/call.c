@@ -30,19 +30,6 @@ latency(run_t *r)
 }
 
 
-void
-timer(run_t *r, int n, int a)
-{
-    side_t  *s = &r->nodes[n].side[a];
-
-    if (!s->timer) {
-        s->timer = true;
-        push(r, r->w.now + (int64_t) s->conf[s->version].time / 2, E_TIMER, n,
-             a, 0, NULL);
-    }
-}
-
-
 /* What the node's tally says, for one call; the ablations of settlement. */
 
 static void
@@ -283,6 +270,7 @@ on_lease(run_t *r, message_t *m)
 
     redis_lease(&r->w, m->acct, m->version[0], &m->ask, &m->sums[0],
                 &m->roll[0], &m->grant);
+    m->rooms[0] = redis_room(&r->w, m->acct, m->version[0]);
 
     if (!m->grant.kept) {
         b->lost += m->ask.returned;
@@ -379,6 +367,9 @@ on_answer(run_t *r, event_t *e)
         return;
     }
 
+    apikey_lease_room(&s->lease, &s->conf[s->version], m->rooms[0],
+                      local(nd, r->w.now));
+
     wake(r, m->node, m->acct);
 }
 
@@ -454,6 +445,10 @@ on_take(run_t *r, message_t *m)
                          m->roll, m->eras);
     r->w.order++;
 
+    for (i = 0; i < m->n; i++) {
+        m->rooms[i] = redis_room(&r->w, m->accts[i], m->version[i]);
+    }
+
     if (m->good) {
         rq->taken++;
         rq->tr = r->w.now;
@@ -478,6 +473,7 @@ on_taken(run_t *r, event_t *e)
 {
     int         i;
     int64_t     t;
+    side_t     *s;
     message_t  *m = e->p;
     request_t  *rq = m->rq;
     node_t     *nd = &r->nodes[rq->node];
@@ -512,6 +508,9 @@ on_taken(run_t *r, event_t *e)
 
     for (i = 0; i < m->n; i++) {
         acked(r, &nd->side[m->accts[i]], &m->sums[i], m->eras[i]);
+        s = &nd->side[m->accts[i]];
+        apikey_lease_room(&s->lease, &s->conf[s->version], m->rooms[i],
+                          local(nd, r->w.now));
     }
 
     taken(r, rq, m);
@@ -549,47 +548,4 @@ on_take_timeout(run_t *r, event_t *e)
 
     put_back(r, rq);
     finish(rq, &r->w.st.unavailable);
-}
-
-
-void
-on_timer(run_t *r, event_t *e)
-{
-    int       i, k;
-    int64_t   t;
-    node_t   *nd = &r->nodes[e->a];
-    side_t   *s = &nd->side[e->b];
-
-    t = nd->stopped[0];
-
-    for (i = 1; i < r->w.cfg->workers; i++) {
-        t = nd->stopped[i] < t ? nd->stopped[i] : t;
-    }
-
-    t = t > nd->down ? t : nd->down;
-
-    if (r->w.now < t) {
-        push_at(r, t, e->seq, E_TIMER, e->a, e->b, 0, NULL);
-        return;
-    }
-
-    s->timer = false;
-
-    if (!apikey_lease_due(&s->lease, &s->tally) && s->lease.call == 0
-        && s->pending == 0)
-    {
-        return;
-    }
-
-    if (s->lease.call == 0) {
-        k = rnd(&r->rng, r->w.cfg->workers);
-
-        while (nd->stopped[k] > r->w.now) {
-            k = (k + 1) % r->w.cfg->workers;
-        }
-
-        send_lease(r, e->a, e->b, k, true);
-    }
-
-    timer(r, e->a, e->b);
 }

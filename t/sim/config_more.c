@@ -320,6 +320,70 @@ config_periods(cfg_t *c, uint64_t seed, int n)
 }
 
 
+/*
+ * Totals that are spent to the last token: leased while there is much, then
+ * by TAKE.  Without faults nobody is refused before.
+ */
+
+void
+config_budgets(cfg_t *c, uint64_t seed, int n)
+{
+    double      rate, mean, share, time;
+    uint64_t    s, all;
+    acct_t     *ac;
+    pulse_t     pulse = { 0, 0, 0, 0 };
+    key_list_t  key;
+
+    s = begin(c, seed + 8000000);
+    random_shape(c, &s);
+    rate = OF(&s, 200, 600, 2000);
+    c->exact = rnd(&s, 2);
+    share = between(&s, .3, .7);
+    time = OF(&s, 2e5, 4e5, 1e6);
+
+    /* it lasts for some lease times, or all of it is an end */
+
+    if (c->exact && time > share * n / rate * SECOND / 6) {
+        time = share * n / rate * SECOND / 6;
+    }
+
+    c->rtt = (double) c->rtt > time / 20 ? (int64_t) time / 20 : c->rtt;
+    c->tau = 20 * c->rtt;
+
+    ac = some_account(c, &s, "A", &mean);
+    ac->versions[0].time = (uint64_t) time;
+
+    if (c->exact) {
+        ac->lo = ac->hi;
+        ac->settle = false;
+        mean = (double) ac->hi;
+    }
+
+    all = (uint64_t) (share * n * mean) / ac->hi * ac->hi;
+    ac->versions[0].limits[0] = quota(TOTAL, all, all, 0, 0);
+
+    if (rnd(&s, 2)) {
+        ac->versions[0].limits[1] = some_bucket(&s, 40 * rate * mean, ac->hi,
+                                                1000000);
+    }
+
+    same_key(&key, c);
+
+    if (!c->exact) {
+        random_pulse(&pulse, &s);
+    }
+
+    poisson(c, &s, rate, n, &key, 1, OF(&s, 0, 0, 1), &pulse, false);
+
+    if (c->exact) {
+        finish_times(c, &s);
+
+    } else {
+        some_faults(c, &s);
+    }
+}
+
+
 void
 config_slots(cfg_t *c, uint64_t seed, int n)
 {
@@ -423,6 +487,7 @@ config_failover(cfg_t *c, uint64_t seed, int n)
     for (i = 1 + (int) rnd(&s, 3); i; i--) {
 
         if (flush && rnd(&s, 2)) {
+            c->late = true;
             fault(c, (int64_t) (between(&s, .2, 1) * secs * SECOND), F_FLUSH,
                   0, 0, 0);
 

@@ -93,6 +93,61 @@ message(run_t *r)
 }
 
 
+/*
+ * Somebody was told that nothing is left.  What TAKE took for others who have
+ * not heard it yet is gone.
+ */
+
+static void
+judge_refused(world_t *w, int a, uint64_t cost)
+{
+    unsigned        i;
+    uint64_t        gone;
+    book_t         *b = &w->books[a];
+    const limit_t  *l;
+
+    for (i = 0; w->cfg->exact && i < LIMITS; i++) {
+        l = &w->cfg->accts[a].versions[0].limits[i];
+        gone = (uint64_t) b->sum[i][0] + b->taken - b->tspent - b->tlost;
+
+        if (l->there && l->kind == TOTAL && gone + cost <= l->burst) {
+            w->st.early++;
+        }
+    }
+}
+
+
+void
+refused(run_t *r, request_t *rq)
+{
+    int  i;
+
+    for (i = 0; i < rq->n; i++) {
+        judge_refused(&r->w, rq->acct[i], rq->claim[i].cost);
+    }
+
+    finish(rq, &r->w.st.denied);
+}
+
+
+static bool
+quotas(const version_t *v)
+{
+    unsigned  i;
+
+    for (i = 0; i < LIMITS; i++) {
+
+        if (v->limits[i].there && (v->limits[i].kind == PERIOD
+                                   || v->limits[i].kind == TOTAL))
+        {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
 static void
 setup(run_t *r)
 {
@@ -144,6 +199,9 @@ setup(run_t *r)
                 s->conf[v].direct = ac->mode == 'D'
                                     || (ac->mode == 'M' && n % 2);
                 s->conf[v].slots = ac->slots;
+                s->conf[v].quota = quotas(&ac->versions[v])
+                                   && ac->mode == 'A'
+                                   && r->w.ab != AB_SCARCE;
 
                 if (v) {
                     push(r, ac->versions[v].from
@@ -178,7 +236,7 @@ ledger(run_t *r)
         for (n = 0; n < r->w.cfg->nodes; n++) {
             s = &r->nodes[n].side[a];
             gave_up |= s->gave_up;
-            left += s->lease.left + s->lease.held;
+            left += s->lease.left + s->lease.back + s->lease.held;
 
             if (!r->w.cfg->accts[a].settle || r->w.st.epochs) {
                 continue;

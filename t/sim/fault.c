@@ -84,7 +84,7 @@ wipe(run_t *r, int n, int a)
     side_t    *s = &r->nodes[n].side[a];
     uint64_t   epoch, calls;
 
-    r->w.books[a].lost += s->lease.left + s->lease.held;
+    r->w.books[a].lost += s->lease.left + s->lease.back + s->lease.held;
 
     /* other memory: no number of a call that still flies comes again */
 
@@ -247,32 +247,41 @@ on_edit(run_t *r, event_t *e)
 {
     side_t         *s = &r->nodes[e->a].side[e->b];
     unsigned        i;
-    bool            same;
+    bool            others, less;
+    uint64_t        held, kept;
     const acct_t   *ac = &r->w.cfg->accts[e->b];
 
     if (e->n <= s->version) {
         return;
     }
 
-    same = true;
+    others = false;
+    less = false;
 
     for (i = 0; i < LIMITS; i++) {
         const limit_t  *a = &ac->versions[s->version].limits[i];
         const limit_t  *b = &ac->versions[e->n].limits[i];
 
-        if (a->there != b->there
-            || (a->there && (a->kind != b->kind || lowered(a, b))))
-        {
-            same = false;
-        }
+        others |= a->there != b->there;
+        less |= a->there && (a->kind != b->kind || lowered(a, b));
     }
 
     s->version = e->n;
     s->lease.hold = 0;
+    held = s->lease.held;
 
-    if (!same && r->w.ab != AB_EDIT_KEEPS) {
-        r->w.books[e->b].lost += s->lease.left + s->lease.held;
-        apikey_lease_void(&s->lease);
+    if ((others || less) && r->w.ab != AB_EDIT_KEEPS) {
+        kept = s->lease.left + s->lease.back;
+
+        if (others) {
+            apikey_lease_void(&s->lease);
+
+        } else {
+            apikey_lease_retire(&s->lease,
+                                local(&r->nodes[e->a], r->w.now));
+        }
+
+        r->w.books[e->b].lost += held + kept - s->lease.back;
         wake(r, e->a, e->b);
     }
 }

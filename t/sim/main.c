@@ -19,6 +19,7 @@
 typedef struct {
     uint64_t   runs, requests, admitted, calls, unquiet;
     uint64_t   bucket, quota, slots, late, conserve, ledger, order, twice;
+    uint64_t   early;
     uint64_t   crashes, stops, held, old, epochs, first;
     double     debt;
 } total_t;
@@ -84,6 +85,7 @@ static const family_t  families[] = {
     { "quotas",   config_quotas },
     { "modes",    config_modes },
     { "rolling",  config_rolling },
+    { "budgets",  config_budgets },
 };
 
 #define FAMILIES  (sizeof(families) / sizeof(families[0]))
@@ -121,6 +123,8 @@ static const char  *ablations[ABLATIONS] = {
     "what comes back of what has left a rolling window",
     "what comes back said again",
     "what is out does not count in a rolling window",
+    "a value made by who knew of no use is kept",
+    "quotas are leased to their end",
 };
 
 
@@ -128,7 +132,7 @@ static bool
 caught(const total_t *t)
 {
     return t->bucket || t->quota || t->slots || t->late || t->conserve
-           || t->ledger || t->order || t->twice;
+           || t->ledger || t->order || t->twice || t->early;
 }
 
 
@@ -152,6 +156,7 @@ sum(total_t *t, const stats_t *st, uint64_t seed)
     t->ledger += st->ledger != 0;
     t->order += st->order != 0;
     t->twice += st->twice != 0;
+    t->early += st->early != 0;
     t->crashes += st->crashes;
     t->stops += st->stops;
     t->held += st->held_calls;
@@ -275,12 +280,12 @@ say_caught(const total_t *t)
 
     static const char  *judges[] = {
         "bucket", "quota", "slots", "write-off", "double entry", "ledger",
-        "order", "TAKE twice"
+        "order", "TAKE twice", "refused early"
     };
 
     printf("#   ");
 
-    for (i = 0; i < 8; i++) {
+    for (i = 0; i < 9; i++) {
 
         if (n[i]) {
             printf(" %s %llu", judges[i], (unsigned long long) n[i]);
@@ -332,8 +337,9 @@ static const unsigned char  shown[ABLATIONS] = {
     [AB_SHORT_PX] = 3, [AB_TAKE_REFUND] = 3, [AB_LEAK_DEAD] = FAMILIES,
     [AB_EDIT_REFILLS] = 4, [AB_EDIT_KEEPS] = 4, [AB_STRADDLE] = 5,
     [AB_PART] = 5, [AB_SAME_EPOCH] = 7, [AB_EPOCH_FORGETS] = 8,
-    [AB_BUSY] = 6, [AB_TIME] = 4, [AB_TRIM] = 10,
+    [AB_BUSY] = 6, [AB_TIME] = 9, [AB_TRIM] = 10,
     [AB_ROLL_LATE] = 11, [AB_ROLL_TWICE] = 11, [AB_ROLL_OUT] = 11,
+    [AB_UNTOUCHED] = 7, [AB_SCARCE] = 12,
 };
 
 

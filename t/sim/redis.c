@@ -46,9 +46,12 @@ redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
         out->known = APIKEY_ACCOUNT_UNKNOWN;
         out->quota = l->kind == PERIOD || l->kind == TOTAL;
 
-        if (out->quota) {
+        if (out->quota && (!w->cfg->late || w->books[a].missed)) {
             out->known = judge_known(w, a, i, w->now);
-            out->touched = w->books[a].nadm > 0;
+            out->touched = w->books[a].nadm > 0
+                           && (w->ab != AB_UNTOUCHED
+                               || w->redis[a].value.state
+                                  != APIKEY_ACCOUNT_PRESENT);
         }
 
         if (l->kind == ROLLING) {
@@ -350,6 +353,52 @@ redis_ablate(world_t *w, apikey_account_t *v,
 }
 
 
+/* Who has got "unknown" asks Postgres, and tells it in calls to come. */
+
+static void
+redis_missed(world_t *w, int a)
+{
+    unsigned                       i;
+    const apikey_account_level_t  *l;
+
+    w->books[a].missed = false;
+
+    for (i = 0; i < LIMITS; i++) {
+        l = apikey_account_level(&w->redis[a].value, i + 1);
+        w->books[a].missed |= l && l->used == APIKEY_ACCOUNT_MAX;
+    }
+}
+
+
+/* What quotas have left beside what is out. */
+
+uint64_t
+redis_room(world_t *w, int a, unsigned version)
+{
+    uint64_t                       least, room, full;
+    unsigned                       i;
+    const limit_t                 *m;
+    const apikey_account_level_t  *l;
+
+    least = APIKEY_ACCOUNT_MAX;
+
+    for (i = 0; i < LIMITS; i++) {
+        m = &w->cfg->accts[a].versions[version].limits[i];
+
+        if (!m->there || (m->kind != PERIOD && m->kind != TOTAL)) {
+            continue;
+        }
+
+        l = apikey_account_level(&w->redis[a].value, i + 1);
+        full = m->rate.capacity;
+        room = l && l->used < full ? (full - l->used) / m->rate.token : 0;
+        least = room < least ? room : least;
+    }
+
+    return least;
+}
+
+
 void
 redis_start(world_t *w)
 {
@@ -403,6 +452,8 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
     redis_after(w, a, v, sums, &before);
     redis_set(w, a);
 
+    redis_missed(w, a);
+
     w->books[a].granted += grant->granted;
     w->books[a].returned += grant->kept ? returned : 0;
 }
@@ -453,6 +504,7 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
             w->books[accts[i]].taken += costs[i];
         }
 
+        redis_missed(w, accts[i]);
         redis_set(w, accts[i]);
     }
 

@@ -278,7 +278,7 @@ decide(run_t *r, request_t *rq)
 
     case APIKEY_LEASE_REFUSED:
         r->w.st.nowait += !rq->waited;
-        finish(rq, &r->w.st.denied);
+        refused(r, rq);
         return;
 
     case APIKEY_LEASE_WAIT:
@@ -421,7 +421,7 @@ taken(run_t *r, request_t *rq, const message_t *m)
     }
 
     if (rc == APIKEY_LEASE_REFUSED) {
-        finish(rq, &r->w.st.denied);
+        refused(r, rq);
         return;
     }
 

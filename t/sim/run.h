@@ -53,6 +53,7 @@ struct message_s {
     apikey_account_grant_t  grant;
     uint64_t         names[ITEMS];
     size_t           settled[ITEMS];     /* of the node so far */
+    uint64_t         rooms[ITEMS];       /* of quotas, afterwards */
 };
 
 
@@ -120,6 +121,7 @@ void push_at(run_t *r, int64_t t, uint64_t seq, event_e kind, int a, int b,
 void push(run_t *r, int64_t t, event_e kind, int a, int b, uint64_t n,
     void *p);
 message_t *message(run_t *r);
+void refused(run_t *r, request_t *rq);
 
 /* request.c */
 void finish(request_t *rq, uint64_t *count);
@@ -131,9 +133,12 @@ void taken(run_t *r, request_t *rq, const message_t *m);
 void on_arrival(run_t *r, event_t *e);
 void on_end(run_t *r, event_t *e);
 
+/* timer.c */
+void timer(run_t *r, int n, int a);
+void on_timer(run_t *r, event_t *e);
+
 /* call.c */
 int64_t local(const node_t *nd, int64_t t);
-void timer(run_t *r, int n, int a);
 void send_lease(run_t *r, int n, int a, int worker, bool back);
 void send_take(run_t *r, request_t *rq);
 void on_lease(run_t *r, message_t *m);
@@ -143,7 +148,6 @@ void on_timeout(run_t *r, event_t *e);
 void on_take(run_t *r, message_t *m);
 void on_taken(run_t *r, event_t *e);
 void on_take_timeout(run_t *r, event_t *e);
-void on_timer(run_t *r, event_t *e);
 
 /* rolling.c */
 void roll_settle(run_t *r, const request_t *rq, int i, int64_t tokens);

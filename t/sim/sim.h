@@ -70,6 +70,8 @@ typedef enum {
     AB_ROLL_LATE,        /* given back though it has left the window */
     AB_ROLL_TWICE,       /* what is given back is said again if lost */
     AB_ROLL_OUT,         /* what is out does not count in a window */
+    AB_UNTOUCHED,        /* a value made anew by who knew of no use is kept */
+    AB_SCARCE,           /* quotas are leased to their end */
     ABLATIONS
 } ablation_e;
 
@@ -134,6 +136,10 @@ typedef struct {
     int64_t          rtt, tau, drain, learn;
     double           lossq, lossr, spike, die, stop;
     bool             drift, ref, long_runs;
+    bool             late;           /* what Postgres knows is told when it
+                                        was missed */
+    bool             exact;          /* without faults: a total is used up
+                                        before anyone is refused */
     uint64_t         horizon;
     int              naccts, narrivals, nfaults;
     acct_t           accts[ACCOUNTS];
@@ -149,7 +155,7 @@ typedef struct {
 
     /* judges */
     uint64_t         over, over_hold, over_take, quota, slots, conserve;
-    uint64_t         ledger, order, twice, late;
+    uint64_t         ledger, order, twice, late, early;
     double           debt;
     bool             quiet;
 } stats_t;
@@ -211,6 +217,7 @@ typedef struct {
     settled_t        own[NAMES];
     int64_t          settled, credited;
     int64_t          running;
+    bool             missed;         /* a quota was unknown to Redis */
 } book_t;
 
 
@@ -243,6 +250,7 @@ void config_lost(cfg_t *c, uint64_t seed);
 void config_edits(cfg_t *c, uint64_t seed, int n);
 void config_quotas(cfg_t *c, uint64_t seed, int n);
 void config_modes(cfg_t *c, uint64_t seed, int n);
+void config_budgets(cfg_t *c, uint64_t seed, int n);
 void config_periods(cfg_t *c, uint64_t seed, int n);
 void config_slots(cfg_t *c, uint64_t seed, int n);
 void config_failover(cfg_t *c, uint64_t seed, int n);
@@ -274,6 +282,7 @@ void redis_lease(world_t *w, int a, unsigned version,
 bool redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     uint64_t *costs, apikey_account_sums_t *sums, const roll_t *rolls,
     uint64_t *eras);
+uint64_t redis_room(world_t *w, int a, unsigned version);
 void redis_copy(world_t *w);
 void redis_failover(world_t *w);
 void redis_flush(world_t *w);

@@ -1,0 +1,182 @@
+
+/*
+ * What is wanted of a lease, and when it is to be told: demand as it comes
+ * and goes, renewals, early returns.
+ */
+
+
+#include "limit/lease.h"
+
+
+#define APIKEY_LEASE_DECAY   500000.0    /* us, of the demand */
+#define APIKEY_LEASE_LN2     0.69314718055994531
+#define APIKEY_LEASE_FALL    4           /* times less is a fall */
+#define APIKEY_LEASE_SURE    12          /* requests that should have come */
+#define APIKEY_LEASE_MEMORY  8           /* lease times */
+#define APIKEY_LEASE_SOON    10          /* reports a lease time, then */
+#define APIKEY_LEASE_TOLD    INT64_C(1000000)    /* us: what is settled */
+
+
+static double apikey_lease_decay(double demand, double span);
+static bool apikey_lease_fell(apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now);
+
+
+void
+apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now)
+{
+    lease->demand = apikey_lease_wanted(lease, now)
+                    + (double) cost * (1000000 / APIKEY_LEASE_DECAY);
+    lease->demand_at = now;
+    lease->recent += cost;
+
+    if (cost) {
+        lease->cost = cost;
+    }
+}
+
+
+double
+apikey_lease_wanted(const apikey_lease_t *lease, int64_t now)
+{
+    if (now <= lease->demand_at) {
+        return lease->demand;
+    }
+
+    return apikey_lease_decay(lease->demand,
+                              (double) (now - lease->demand_at));
+}
+
+
+void
+apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
+    uint64_t room, int64_t now)
+{
+    int64_t  span;
+
+    lease->room = room;
+
+    span = now - lease->room_at;
+
+    if (span < (int64_t) conf->time / APIKEY_LEASE_LOOKS) {
+        return;
+    }
+
+    lease->pace = 0;
+
+    if (room < lease->then && span < 2 * (int64_t) conf->time) {
+        lease->pace = (double) (lease->then - room) * 1000000 / (double) span;
+    }
+
+    lease->then = room;
+    lease->room_at = now;
+}
+
+
+/* demand * e^(-span / DECAY): halvings, and a series for what is left. */
+
+static double
+apikey_lease_decay(double demand, double span)
+{
+    double    x;
+    uint64_t  halves;
+
+    x = span / APIKEY_LEASE_DECAY;
+
+    if (x >= 40) {
+        return 0;
+    }
+
+    halves = (uint64_t) (x / APIKEY_LEASE_LN2);
+    x -= (double) halves * APIKEY_LEASE_LN2;
+
+    demand /= (double) (UINT64_C(1) << halves);
+
+    return demand * (1 - x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4))));
+}
+
+
+apikey_lease_due_e
+apikey_lease_due(apikey_lease_t *lease, const apikey_tally_t *tally,
+    const apikey_lease_conf_t *conf, int64_t now)
+{
+    bool     clean, fell;
+    int64_t  rest, time;
+
+    clean = apikey_tally_clean(tally);
+    fell = apikey_lease_fell(lease, conf, now);
+    time = (int64_t) conf->time;
+
+    if (lease->left == 0 && lease->back == 0 && lease->held == 0
+        && lease->spent == 0 && lease->busy == 0 && clean)
+    {
+        return APIKEY_LEASE_NEVER;
+    }
+
+    if (lease->call) {
+        return APIKEY_LEASE_LATER;
+    }
+
+    rest = time / 2;
+
+    if (!clean && now - tally->last >= (rest < APIKEY_LEASE_TOLD
+                                        ? rest : APIKEY_LEASE_TOLD))
+    {
+        return APIKEY_LEASE_NOW;
+    }
+
+    if (lease->fell && now - lease->fell < APIKEY_LEASE_MEMORY * time) {
+        rest = time / APIKEY_LEASE_SOON;
+    }
+
+    fell |= lease->left && apikey_lease_rests(lease, conf, now);
+
+    return fell || lease->back || now - lease->asked >= rest
+           ? APIKEY_LEASE_NOW : APIKEY_LEASE_LATER;
+}
+
+
+bool
+apikey_lease_rests(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now)
+{
+    return conf->quota
+           && now - lease->demand_at >= 2 * (int64_t) conf->time
+                                        / APIKEY_LEASE_LOOKS;
+}
+
+
+/* In a tenth of a lease time far less came than did before. */
+
+static bool
+apikey_lease_fell(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
+    int64_t now)
+{
+    double   usual, seen;
+    int64_t  span;
+
+    span = now - lease->recent_at;
+
+    if (span < (int64_t) conf->time / APIKEY_LEASE_LOOKS || conf->slots) {
+        return false;
+    }
+
+    usual = apikey_lease_wanted(lease, now) * (double) span / 1000000;
+    seen = (double) lease->recent;
+
+    lease->recent = 0;
+    lease->recent_at = now;
+
+    if (span > (int64_t) conf->time / 2
+        || usual < (double) lease->cost * APIKEY_LEASE_SURE
+        || seen * APIKEY_LEASE_FALL > usual)
+    {
+        return false;
+    }
+
+    lease->demand = seen * 1000000 / (double) span;
+    lease->demand_at = now;
+    lease->fell = now;
+
+    return true;
+}

@@ -1,0 +1,216 @@
+
+/*
+ * The file of tallies: who has it, what stands in it after everybody has
+ * died, and whose place is given to whom.
+ */
+
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "limit/tallies.h"
+
+#include "unit.h"
+
+
+#define SECOND   INT64_C(1000000)
+#define HORIZON  (600 * SECOND)
+
+
+static char     dir[] = "/tmp/apikey-tallies-XXXXXX";
+static uint8_t  root[16];
+
+
+static apikey_tally_t *
+get(apikey_tallies_t *t, uint64_t account, int64_t now)
+{
+    uint8_t                  holder[16];
+    apikey_tallies_entry_t  *e;
+
+    memset(holder, 0, sizeof(holder));
+    memcpy(holder, &account, sizeof(account));
+
+    e = apikey_tallies_get(t, root, holder, 0, 1, 7, now);
+
+    return e ? &e->tally : NULL;
+}
+
+
+static void
+acked(apikey_tallies_t *t, uint64_t account, const apikey_account_sums_t *sums,
+    uint64_t era)
+{
+    uint8_t  holder[16];
+
+    memset(holder, 0, sizeof(holder));
+    memcpy(holder, &account, sizeof(account));
+
+    apikey_tallies_acked(t, holder, 0, 1, 7, sums, era);
+}
+
+
+/* A mapping has the file, too. */
+
+static void
+leave(apikey_tallies_t *t)
+{
+    (void) munmap(t->file, sizeof(apikey_tallies_file_t)
+                           + APIKEY_TALLIES_SIZE
+                             * sizeof(apikey_tallies_entry_t));
+    (void) close(t->fd);
+}
+
+
+static void
+test_claim(apikey_tallies_t *first)
+{
+    char              name[64];
+    uint64_t          node, file;
+    apikey_tally_t   *tally;
+    apikey_tallies_t  second, third;
+
+    ok(apikey_tallies_claim(first, dir, 5, -1, -1), "a file is claimed");
+    ok(apikey_tallies_claim(&second, dir, 6, -1, -1), "another one");
+    ok(first->file->node != second.file->node, "of another name");
+    file = second.file->node;
+
+    tally = get(&second, 1, SECOND);
+    apikey_tally_add(tally, 9, tally->era, 0, HORIZON);
+    node = tally->node;
+
+    /* its processes have gone */
+
+    leave(&second);
+
+    ok(apikey_tallies_claim(&third, dir, 8, -1, -1), "who comes next");
+    is_uint(third.file->node, file, "finds it");
+    is_uint(get(&third, 1, SECOND)->node, node, "with its tallies");
+    is_uint(get(&third, 1, SECOND)->sum, 9, "and their sums");
+
+    leave(&third);
+
+    (void) snprintf(name, sizeof(name), "%s/tally.1", dir);
+    (void) truncate(name, 10);
+
+    ok(apikey_tallies_claim(&third, dir, 8, -1, -1), "one that was cut off");
+    is_uint(get(&third, 1, SECOND)->sum, 0, "begins anew");
+    ok(get(&third, 1, SECOND)->node != node, "under another name");
+
+    leave(&third);
+    (void) unlink(name);
+}
+
+
+static void
+test_late(apikey_tallies_t *t)
+{
+    uint64_t               node;
+    apikey_tally_t        *tally;
+    apikey_account_sums_t  one, two;
+
+    tally = get(t, 1, SECOND);
+    apikey_tally_send(tally, HORIZON, SECOND, &one);
+    acked(t, 1, &one, 3);
+    is_uint(tally->era, 3, "an answer says which era it is");
+
+    apikey_tally_add(tally, 5, 3, 0, HORIZON);
+    apikey_tally_send(tally, HORIZON, 2 * SECOND, &one);
+    apikey_tally_add(tally, 6, 3, 0, HORIZON);
+    apikey_tally_send(tally, HORIZON, 3 * SECOND, &two);
+    ok(!apikey_tally_clean(tally), "something is on its way");
+
+    acked(t, 1, &two, 3);
+    ok(apikey_tally_clean(tally), "and is there");
+
+    acked(t, 1, &one, 2);
+    ok(apikey_tally_clean(tally) && tally->era == 3,
+       "an answer that was overtaken says nothing new");
+
+    /* its place has gone to itself again: that is another tally */
+
+    apikey_tally_add(tally, 4, 3, 0, HORIZON);
+    apikey_tally_send(tally, HORIZON, 4 * SECOND, &one);
+    node = one.node;
+    one.node++;
+    acked(t, 1, &one, 3);
+    ok(!apikey_tally_clean(tally), "an answer to another one is not its own");
+
+    one.node = node;
+    acked(t, 2, &one, 3);
+    ok(get(t, 2, SECOND)->acked == 0, "nor one about another account");
+
+    acked(t, 1, &one, 3);
+    ok(apikey_tally_clean(tally), "its own is, however late");
+}
+
+
+/* More accounts than there are places. */
+
+static void
+test_full(apikey_tallies_t *t)
+{
+    bool                   good, named;
+    uint64_t               a, n, node;
+    apikey_tally_t        *tally;
+
+    good = true;
+    named = true;
+
+    for (a = 100; a < 100 + 2 * APIKEY_TALLIES_SIZE; a++) {
+        tally = get(t, a, (int64_t) a * SECOND);
+        good = good && tally != NULL;
+    }
+
+    ok(good, "what is acknowledged gives its place away");
+
+    node = get(t, 100, 1)->node;
+
+    for (a = 0, n = 0; a < APIKEY_TALLIES_SIZE; a++) {
+        n += t->file->entries[a].used != 0;
+    }
+
+    ok(n > APIKEY_TALLIES_SIZE * 9 / 10, "most places are in use");
+
+    for (a = 0; a < 4 * APIKEY_TALLIES_SIZE; a++) {
+        tally = get(t, 1000000 + a, SECOND);
+
+        if (tally) {
+            named = named && tally->node != node;
+            apikey_tally_add(tally, 1, 0, 0, HORIZON);
+        }
+    }
+
+    ok(named, "no name is given twice");
+    ok(get(t, 9000000, SECOND) == NULL || n < APIKEY_TALLIES_SIZE,
+       "what is owed does not");
+
+    for (a = 0, n = 0; a < APIKEY_TALLIES_SIZE; a++) {
+        n += t->file->entries[a].used
+             && !apikey_tally_clean(&t->file->entries[a].tally);
+    }
+
+    ok(n > APIKEY_TALLIES_SIZE * 9 / 10, "all of it still stands there");
+}
+
+
+int
+main(void)
+{
+    char              name[64];
+    apikey_tallies_t  tallies;
+
+    if (mkdtemp(dir) == NULL) {
+        return 1;
+    }
+
+    test_claim(&tallies);
+    test_late(&tallies);
+    test_full(&tallies);
+
+    (void) snprintf(name, sizeof(name), "%s/tally.0", dir);
+    (void) unlink(name);
+    (void) rmdir(dir);
+
+    return unit_done();
+}
