@@ -367,7 +367,7 @@ BEGIN
         UPDATE webhook SET failures = 0, not_before = NULL,
             delivered_at = now() WHERE id = w.id;
 
-    ELSIF d.attempt = a_attempt THEN
+    ELSIF d.attempt = a_attempt AND d.state = 'pending' THEN
         UPDATE webhook_delivery
         SET state = CASE WHEN next IS NULL OR a_status = 410 THEN 'failed'
                 ELSE 'pending' END,
