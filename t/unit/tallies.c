@@ -93,11 +93,14 @@ test_claim(apikey_tallies_t *first)
     (void) snprintf(name, sizeof(name), "%s/tally.1", dir);
     (void) truncate(name, 10);
 
-    ok(apikey_tallies_claim(&third, dir, 8, -1, -1), "one that was cut off");
-    is_uint(get(&third, 1, SECOND)->sum, 0, "begins anew");
+    ok(apikey_tallies_claim(&third, dir, 8, -1, -1), "one that was cut off is nobody's");
+    is_uint(get(&third, 1, SECOND)->sum, 0, "another one is made");
     ok(get(&third, 1, SECOND)->node != node, "under another name");
 
     leave(&third);
+    (void) unlink(name);
+
+    (void) snprintf(name, sizeof(name), "%s/tally.2", dir);
     (void) unlink(name);
 }
 
