@@ -93,7 +93,7 @@ test_claim(apikey_tallies_t *first)
     (void) snprintf(name, sizeof(name), "%s/tally.1", dir);
     (void) truncate(name, 10);
 
-    ok(apikey_tallies_claim(&third, dir, 8, -1, -1), "one that was cut off is nobody's");
+    ok(apikey_tallies_claim(&third, dir, 8, -1, -1), "who finds a torn one");
     is_uint(get(&third, 1, SECOND)->sum, 0, "another one is made");
     ok(get(&third, 1, SECOND)->node != node, "under another name");
 
