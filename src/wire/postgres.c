@@ -267,6 +267,12 @@ ngx_http_apikey_pg_wake(ngx_event_t *ev)
             ngx_http_apikey_pg_fail_op(pg, op, pg->error);
         }
 
+        /* the deadline of what has failed would hold up a worker's end */
+
+        if (pg->timer.timer_set) {
+            ngx_del_timer(&pg->timer);
+        }
+
         ngx_http_apikey_pg_run_failed(pg);
     }
 }
