@@ -159,7 +159,7 @@ my @priced = grep {
 is(scalar(grep { $have{$_}{cost} != $went{$_} } @priced), 0,
    scalar(@priced) . ' requests cost what the upstream said');
 is($pg->value('SELECT sum(cost) FROM apikey.usage_quarter'),
-   sum(map { $_->{cost} } values %have), 'so do the roll-ups');
+   sum(map { $_->{cost} // 0 } values %have), 'so do the roll-ups');
 is($pg->value('SELECT sum(requests) FROM apikey.usage_quarter'),
    scalar(grep { $_->{outcome} ne 'refused' } values %have),
    'the roll-ups say the same');
