@@ -156,7 +156,7 @@ is(scalar(@lost), 0, 'every id that a client saw is in Postgres');
 my @priced = grep {
     $have{$_} && $have{$_}{status_code} == 200 && $have{$_}{aborted} eq ''
 } keys %went;
-is(scalar(grep { $have{$_}{cost} != $went{$_} } @priced), 0,
+is(scalar(grep { ($have{$_}{cost} // 0) != $went{$_} } @priced), 0,
    scalar(@priced) . ' requests cost what the upstream said');
 is($pg->value('SELECT sum(cost) FROM apikey.usage_quarter'),
    sum(map { $_->{cost} // 0 } values %have), 'so do the roll-ups');
