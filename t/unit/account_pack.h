@@ -70,6 +70,22 @@ same(const char *what, uint64_t is, uint64_t should)
 }
 
 
+/* A sum that a script makes of two: a double, which may be above 2^53. */
+
+static void
+same_sum(const char *what, const char **p, uint64_t one, uint64_t two)
+{
+    double  d;
+
+    memcpy(&d, *p, 8);
+    *p += 8;
+
+    if (d != (double) one + (double) two) {
+        fail("%s is %f, not %f", what, d, (double) one + (double) two);
+    }
+}
+
+
 static size_t
 pack_call(char *arg, const account_t *a, const apikey_account_call_t *c,
     const apikey_account_ask_t *ask)

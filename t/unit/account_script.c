@@ -198,7 +198,7 @@ lease(const char *sha, unsigned which)
     same("hold", get(&p), g.hold);
     same("life", get(&p), g.life);
     same("kept", get(&p), g.kept);
-    same("out", get(&p), a->value.out[0] + a->value.out[1]);
+    same_sum("out", &p, a->value.out[0], a->value.out[1]);
     check_levels(&p, a, 0);
     same("size of the reply", n, p - reply);
 
@@ -264,7 +264,7 @@ take(const char *sha, unsigned count)
         }
 
         same("era", get(&p), v->era);
-        same("out", get(&p), v->out[0] + v->out[1]);
+        same_sum("out", &p, v->out[0], v->out[1]);
         same("cost", get(&p), accounts[i].cost);
         check_levels(&p, &accounts[i], whole[i] && accounts[i].cost == 0
                                        ? 1 : accounts[i].cost);
