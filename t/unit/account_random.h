@@ -203,7 +203,17 @@ random_sums(account_t *a, apikey_account_sums_t *s)
     p = &a->peers[k];
     s->node = 0xff00ff00ff00ff00ULL + k;
 
-    if (quiet || rnd(4) == 0) {
+    if (rnd(4) == 0) {
+        return;
+    }
+
+    /* as a node says it at each call: all is acknowledged */
+
+    if (quiet && rnd(500)) {
+        s->number = ++p->number;
+        s->sum = s->acked = p->sum;
+        s->era = p->era;
+        s->part = s->part_acked = p->part;
         return;
     }
 
