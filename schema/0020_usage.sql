@@ -127,6 +127,15 @@ CREATE INDEX IF NOT EXISTS usage_quarter_key ON usage_quarter (key_id, start);
 CREATE INDEX IF NOT EXISTS usage_quarter_owner
     ON usage_quarter (owner, start);
 
+-- For a range of "start" in usage_hourly, usage_daily and usage_monthly, which
+-- have the same expressions; rows lie in the order of time.
+
+CREATE INDEX IF NOT EXISTS usage_quarter_starts ON usage_quarter USING brin (
+    (date_trunc('hour', start AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'),
+    (date_trunc('day', start AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'),
+    (date_trunc('month', start AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'))
+    WITH (pages_per_range = 32, autosummarize = on);
+
 
 CREATE TABLE IF NOT EXISTS usage_event (
     time              timestamptz  NOT NULL,
@@ -594,7 +603,7 @@ BEGIN
     LOOP
         EXECUTE format($q$
 CREATE OR REPLACE VIEW usage_%s AS
-SELECT date_trunc(%L, q.start, 'UTC') AS start,
+SELECT date_trunc(%L, q.start AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS start,
     nullif(q.owner, '') AS owner, nullif(q.customer, '') AS customer,
     nullif(q.key_id, '00000000-0000-0000-0000-000000000000') AS key,
     q.service, q.endpoint, nullif(q.model, '') AS model, q.outcome,
@@ -622,6 +631,44 @@ $do$;
 COMMENT ON VIEW usage_hourly IS 'Usage by UTC hour';
 COMMENT ON VIEW usage_daily IS 'Usage by UTC day';
 COMMENT ON VIEW usage_monthly IS 'Usage by UTC month';
+
+DO $do$
+DECLARE
+    v  text;
+    c  record;
+BEGIN
+    FOREACH v IN ARRAY ARRAY['hourly', 'daily', 'monthly']
+    LOOP
+        FOR c IN SELECT * FROM (VALUES
+            ('start', 'Begin of the hour, day or month, in UTC'),
+            ('owner', 'The user''s own id of the owner at the time of the'
+                ' request; null: none'),
+            ('customer', 'The key''s customer; null: none'),
+            ('key', 'Null: anonymous, or refused with no or an unknown key'),
+            ('service', 'apikey_service; empty: none'),
+            ('endpoint', 'apikey_endpoint; empty: none'),
+            ('model', 'apikey_model; null: none'),
+            ('outcome', 'success (< 400), error, aborted, refused'),
+            ('verdict', 'ok, anonymous, or why it was refused'),
+            ('limit_name', 'The limit that refused it; null: none did'),
+            ('node', 'apikey_node, or the node''s id'),
+            ('requests', 'Admitted'),
+            ('refused', 'By the gateway; never part of requests'),
+            ('errors', 'Admitted, answered >= 400'),
+            ('tokens', 'Input and output'),
+            ('tokens_cached', 'Part of tokens_input'),
+            ('tokens_reasoning', 'Part of tokens_output'),
+            ('cost', 'In units of the currency, exact to nine decimals'),
+            ('unpriced', 'Requests whose price is unknown; not in cost'),
+            ('duration_ms', 'Sum; divide by requests + refused'))
+            AS x (name, text)
+        LOOP
+            EXECUTE format('COMMENT ON COLUMN usage_%s.%I IS %L', v, c.name,
+                c.text);
+        END LOOP;
+    END LOOP;
+END
+$do$;
 
 
 GRANT SELECT, INSERT, UPDATE ON usage_node, usage_stream, usage_quarter,

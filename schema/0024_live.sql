@@ -391,6 +391,16 @@ COMMENT ON VIEW limit_status IS
     'What is left of the limits of all keys and owners by the usage in'
     ' Postgres; used is null for lengths of time and concurrent, which only'
     ' GET limits knows';
+COMMENT ON COLUMN limit_status.key IS 'Whose it is; null: the owner''s own';
+COMMENT ON COLUMN limit_status.owner IS 'The user''s own id of the owner';
+COMMENT ON COLUMN limit_status.level IS 'key or owner';
+COMMENT ON COLUMN limit_status."limit" IS
+    'Money in units of the currency, as used and remaining';
+COMMENT ON COLUMN limit_status.used IS
+    'In this period, since the limit was made';
+COMMENT ON COLUMN limit_status.percent IS 'How much of it is used';
+COMMENT ON COLUMN limit_status.reset IS
+    'Seconds until the period ends; null: it has none';
 
 GRANT SELECT ON limit_status TO apikey_reader;
 GRANT EXECUTE ON FUNCTION pattern_covers(text, text) TO apikey_reader;

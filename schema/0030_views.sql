@@ -2,8 +2,8 @@
 -- Views over keys for dashboards and other readers, stable in name and
 -- columns.  They run as their owner, so they show every tenant's rows: only
 -- apikey_reader is given them.  A function in a view would read tables as the
--- reader, who has none; so what limits_json() and secrets_json() do for the
--- admin API is written out here.
+-- reader, who has none; so what limits_json(), credits_json() and
+-- secrets_json() do for the admin API is written out here.
 --
 
 SET LOCAL ROLE apikey_owner;
@@ -31,7 +31,19 @@ SELECT k.id, k.name, o.external AS owner, k.customer, k.plan, k.prefix,
                     ELSE to_json(l.burst) END AS burst, l.rolling, l.model,
                 l.service, l.mode) AS x
         WHERE l.key_id = k.id) AS limits,
-    NULL::json AS credits,
+    (SELECT row_to_json(x)
+        FROM credit c, LATERAL (SELECT greatest(c.total - c.used,
+                CASE WHEN c.refill_at <= now() THEN c.refill ELSE 0 END) AS n)
+                AS left_,
+            LATERAL (SELECT c.unit,
+                CASE c.unit WHEN 'cost' THEN to_json(money_text(left_.n))
+                    ELSE to_json(left_.n) END AS remaining,
+                CASE WHEN c.refill IS NOT NULL THEN (SELECT row_to_json(y)
+                    FROM (SELECT CASE c.unit
+                              WHEN 'cost' THEN to_json(money_text(c.refill))
+                              ELSE to_json(c.refill) END AS amount,
+                          c.every) AS y) END AS refill) AS x
+        WHERE c.key_id = k.id) AS credits,
     coalesce((SELECT c.value FROM setting c WHERE c.name = 'currency'), 'USD')
         AS currency,
     k.metadata,
@@ -60,6 +72,8 @@ FROM key k
 COMMENT ON VIEW key_summary IS 'The key object of the admin API, flat';
 COMMENT ON COLUMN key_summary.owner IS 'The user''s own id of the owner';
 COMMENT ON COLUMN key_summary.limits IS 'JSON array, as in the admin API';
+COMMENT ON COLUMN key_summary.credits IS
+    'JSON object, as in the admin API; null: it has none';
 COMMENT ON COLUMN key_summary.secrets IS
     'JSON array, newest first, as in the admin API';
 COMMENT ON COLUMN key_summary.usage_count IS 'Admitted requests';

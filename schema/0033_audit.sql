@@ -143,6 +143,10 @@ SELECT a.id, a.at AS "time", a.actor, a.actor_kind, a.address, a.action,
 FROM audit a;
 
 COMMENT ON VIEW audit_log IS 'Who changed what: the audit of the admin API';
+COMMENT ON COLUMN audit_log.actor IS 'Who did it; actor_kind says what that is';
+COMMENT ON COLUMN audit_log.action IS 'What was done, as GET audit says it';
+COMMENT ON COLUMN audit_log.before IS 'The object; null: it was made';
+COMMENT ON COLUMN audit_log.after IS 'The object; null: it was deleted';
 COMMENT ON COLUMN audit_log.object_id IS 'As the admin API names the object';
 COMMENT ON COLUMN audit_log.owner IS 'The user''s own id of whose it is';
 
