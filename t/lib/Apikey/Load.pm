@@ -6,10 +6,13 @@ package Apikey::Load;
 #     my $load = $node->load(key => $key, uri => '/x', clients => 4);
 #     $load->wait_results(100);
 #     $load->stop;
-#     for my $r ($load->results) { $r->{status}, $r->{id}, $r->{error} }
+#     for my $r ($load->results) { $r->{status}, $r->{id}, $r->{error},
+#                                  $r->{key} }
 #
 # Options: clients (default 2), pause => seconds between two requests of one
-# (0.002), close => 1 (a connection a request), what Apikey::Http::build takes.  nodes => [...] spreads over several.  A request
+# (0.002), close => 1 (a connection a request), keys => [...] (one after the
+# other, again and again), what Apikey::Http::build takes.  nodes => [...]
+# spreads over several.  A request
 # that got no whole answer has status 0 and an error: "connect: ..." was never
 # sent, everything else may have been taken.
 
@@ -65,6 +68,8 @@ sub run {
     my $method = delete $opt{method} // 'GET';
     my $uri = delete $opt{uri} // '/';
     my $pause = delete $opt{pause} // 0.002;
+    my $keys = delete $opt{keys};
+    my $n = 0;
 
     my $stop = 0;
     local $SIG{TERM} = sub { $stop = 1 };
@@ -85,6 +90,8 @@ sub run {
             next;
         }
 
+        $opt{key} = $keys->[$n++ % @$keys] if $keys;
+
         my $used = $conn->{used}++;
         my $r = eval { $conn->request($method, $uri, %opt) };
         my $why = $r ? '' : line($@);
@@ -94,7 +101,8 @@ sub run {
 
         syswrite $f, join("\t", $r ? $r->{status} : 0,
             $r ? $r->{headers}{'x-request-id'} // '' : '', $start,
-            time - $start, $retry ? 'kept: ' . $why : $why) . "\n";
+            time - $start, $retry ? 'kept: ' . $why : $why, $opt{key} // '')
+            . "\n";
 
         $conn = undef
             if !$r || ($r->{headers}{connection} // '') eq 'close';
@@ -106,7 +114,7 @@ sub run {
 sub line { my ($text) = @_; $text =~ s/\s+/ /g; return $text }
 
 
-# { status, id, start, seconds, error }
+# { status, id, start, seconds, error, key }
 
 sub results {
     my ($self) = @_;
@@ -119,7 +127,7 @@ sub results {
         while (my $line = <$f>) {
             chomp $line or last;
             my %r;
-            @r{qw(status id start seconds error)} = split /\t/, $line, -1;
+            @r{qw(status id start seconds error key)} = split /\t/, $line, -1;
             push @results, \%r;
         }
     }
