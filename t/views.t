@@ -90,7 +90,8 @@ $pg->run(q{
     SELECT brin_summarize_new_values('apikey.usage_quarter_starts') \gset x
     ANALYZE apikey.usage_quarter;});
 
-my %range = (hourly => [ 'hour', '2026-03-08 05:00+00', '2026-03-08 09:00+00' ],
+my %range = (hourly => [ 'hour', '2026-03-08 05:00+00',
+                         '2026-03-08 09:00+00' ],
              daily => [ 'day', '2026-03-08 00:00+00', '2026-03-11 00:00+00' ],
              monthly => [ 'month', '2026-02-01 00:00+00',
                           '2026-03-01 00:00+00' ]);
