@@ -592,6 +592,7 @@ BEGIN
             WHEN 'key' THEN (SELECT k.owner_id FROM key k
                              WHERE k.id = object_id)
             WHEN 'alert' THEN audit_owner(before, after)
+            WHEN 'schedule' THEN audit_owner(before, after)
             WHEN 'webhook' THEN audit_owner(before, after) END,
         before::jsonb, after::jsonb, read_uuid(req ->> 'request_id'));
 END

@@ -55,7 +55,8 @@ RETURN (SELECT row_to_json(x) FROM (SELECT (a).id, time_text((a).at) AS time,
         CASE (a).object_kind WHEN 'key' THEN (a).object_id END AS key,
         coalesce((a).after, (a).before) ->> CASE (a).object_kind
             WHEN 'owner' THEN 'id' WHEN 'key' THEN 'owner'
-            WHEN 'alert' THEN 'owner' WHEN 'webhook' THEN 'owner' END AS owner,
+            WHEN 'alert' THEN 'owner' WHEN 'webhook' THEN 'owner'
+            WHEN 'schedule' THEN 'owner' END AS owner,
         (a).before, (a).after, (a).request_id) AS x);
 
 COMMENT ON FUNCTION audit_json(audit) IS 'An entry of the audit';
@@ -138,7 +139,7 @@ SELECT a.id, a.at AS "time", a.actor, a.actor_kind, a.address, a.action,
     CASE a.object_kind WHEN 'key' THEN a.object_id END AS key,
     coalesce(a.after, a.before) ->> CASE a.object_kind WHEN 'owner' THEN 'id'
         WHEN 'key' THEN 'owner' WHEN 'alert' THEN 'owner'
-        WHEN 'webhook' THEN 'owner' END AS owner,
+        WHEN 'webhook' THEN 'owner' WHEN 'schedule' THEN 'owner' END AS owner,
     a.before, a.after, a.request_id
 FROM audit a;
 

@@ -497,6 +497,23 @@ COMMENT ON FUNCTION export_open(jsonb, owner, text, timestamptz,
     ' transaction may see; how many there are, for JSON';
 
 
+-- What stands before the lines.
+
+CREATE OR REPLACE FUNCTION export_head(form text, at timestamptz,
+    total bigint, names text[])
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN CASE form
+    WHEN 'csv' THEN array_to_string(names, ',') || E'\n'
+    WHEN 'ndjson' THEN ''
+    ELSE format('{"success":true,"exportDate":"%s","format":"json",'
+        '"recordCount":%s,"data":[', export_time(at), total) END;
+
+COMMENT ON FUNCTION export_head(text, timestamptz, bigint, text[]) IS
+    'How an export begins';
+
+
 -- What nginx sends before the rows is in refresh: there is no key to be told
 -- of, and an older client's body would be looked into.
 
@@ -519,11 +536,7 @@ BEGIN
         to_char(("to" - interval '1 us') AT TIME ZONE zone, 'YYYY-MM-DD'),
         form);
     body := '';
-    refresh := CASE form
-        WHEN 'csv' THEN array_to_string(names, ',') || E'\n'
-        WHEN 'ndjson' THEN ''
-        ELSE format('{"success":true,"exportDate":"%s","format":"json",'
-            '"recordCount":%s,"data":[', export_time(now()), total) END;
+    refresh := export_head(form, now(), total, names);
 END
 $$;
 
@@ -578,5 +591,6 @@ GRANT EXECUTE ON FUNCTION export_time(timestamptz), export_money(numeric),
     export_sql(jsonb, owner, text, boolean),
     export_count(jsonb, owner, text, boolean),
     export_open(jsonb, owner, text, timestamptz, timestamptz),
+    export_head(text, timestamptz, bigint, text[]),
     export_answer(jsonb, text, text, timestamptz, timestamptz, bigint, text[]),
     api_export_usage(jsonb, jsonb) TO apikey_gateway;

@@ -445,6 +445,37 @@ status_is(403, 'GET', '/analytics', {}, as => $own);
     status_is(204, 'DELETE', '/alerts/{id}', { id => $alert });
 }
 
+# scheduled exports
+
+{
+    status_is(409, 'POST', '/export/schedules', {},
+              body => { name => 'x', every => 'day' });
+    $t->postgres->run("INSERT INTO apikey.setting VALUES ('export_dir', '/')");
+
+    for my $time (1, 2) {
+        $r = status_is($time == 1 ? 201 : 200, 'POST', '/export/schedules',
+            {}, headers => [ 'Idempotency-Key' => 'a-schedule' ], body => {
+                name => 'x', every => 'week', format => 'csv',
+                profile => 'full', time_zone => 'Asia/Kathmandu',
+                enabled => $true, owner => 'user_42' });
+    }
+
+    my $schedule = json($r)->{id};
+
+    status_is(201, 'POST', '/export/schedules', {},
+              body => { name => 'x', every => 'month' });
+    status_is(400, 'POST', '/export/schedules', {}, body => { name => 1 });
+    status_is(200, 'GET', '/export/schedules',
+              { owner => 'user_42', limit => 1 });
+    status_is(200, 'GET', '/export/schedules', {});
+    status_is(200, 'GET', '/export/schedules/{id}', { id => $schedule });
+    status_is(404, 'GET', '/export/schedules/{id}', { id => 'x' });
+    status_is(200, $_, '/export/schedules/{id}', { id => $schedule },
+              body => { format => undef, every => 'day' })
+        for 'PATCH', 'PUT';
+    status_is(204, 'DELETE', '/export/schedules/{id}', { id => $schedule });
+}
+
 # what came of a request to the gateway
 
 {

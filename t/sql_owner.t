@@ -131,7 +131,7 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
         AND c.relkind IN ('r', 'p', 'v', 'm')
         AND has_any_column_privilege('apikey_gateway', c.oid, 'SELECT')
     ORDER BY 1}) ],
-    [ qw(alert alert_entry alert_progress alert_state audit credit idempotency key key_usage leak limit_rule owner secret
+    [ qw(alert alert_entry alert_progress alert_state audit credit export_schedule idempotency key key_usage leak limit_rule owner secret
          secret_usage usage_quarter usage_request webhook webhook_attempt
          webhook_delivery webhook_event webhook_secret) ],
     'all tables are tried');
@@ -153,7 +153,11 @@ $pg->run(q{INSERT INTO apikey.webhook (owner_id, url)
     INSERT INTO apikey.alert_state SELECT id, 'x', 80, 'key', owner_id, false,
         true, '', now(), now(), now(), '{}' FROM apikey.alert;
     INSERT INTO apikey.alert_entry (alert_id, owner_id, state, event_id, data)
-    SELECT id, owner_id, 'firing', id, '{}' FROM apikey.alert});
+    SELECT id, owner_id, 'firing', id, '{}' FROM apikey.alert;
+    INSERT INTO apikey.export_schedule (owner_id, name, every, time_zone,
+        format, profile, next_at)
+    SELECT id, 'x', 'day', 'UTC', 'csv', 'basic', now() FROM apikey.owner
+    UNION ALL SELECT NULL, 'x', 'day', 'UTC', 'csv', 'basic', now()});
 
 my $bobs = "(SELECT '$bob->{owner}'::uuid)";
 my %whose = (
@@ -176,7 +180,7 @@ my %whose = (
     usage_request => 'owner',
     (map { ($_ => '(SELECT o.external FROM apikey.owner o'
                   . ' WHERE o.id = x.owner_id)') }
-     qw(webhook webhook_event alert alert_entry)),
+     qw(webhook webhook_event alert alert_entry export_schedule)),
     alert_state => '(SELECT o.external FROM apikey.owner o, apikey.alert a'
         . ' WHERE o.id = a.owner_id AND a.id = x.alert_id)',
     alert_progress => "'of nodes only'",
@@ -192,7 +196,7 @@ my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, credit => 4, aud
             usage_quarter => 3, usage_request => 3, webhook => 1,
             webhook_event => 1, webhook_delivery => 1, webhook_secret => 1,
             webhook_attempt => 1, alert => 1, alert_entry => 1,
-            alert_state => 1, alert_progress => 0);
+            alert_state => 1, alert_progress => 0, export_schedule => 1);
 
 for my $table (sort keys %whose) {
     is_deeply([ as_ada("SELECT coalesce($whose{$table}, 'nobody''s')"

@@ -121,6 +121,18 @@ static const ngx_http_apikey_admin_route_t  ngx_http_apikey_admin_routes[] = {
     { NGX_HTTP_GET, ngx_string("export/conversations"), "export_conversations",
       ngx_http_apikey_export, 0, 0, 0, 1 },
 
+    ngx_http_apikey_sql(NGX_HTTP_GET, "export/schedules", "schedule_list"),
+    ngx_http_apikey_sql_body(NGX_HTTP_POST, "export/schedules",
+                             "schedule_create"),
+    ngx_http_apikey_sql(NGX_HTTP_GET, "export/schedules/{id}",
+                        "schedule_get"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PATCH, "export/schedules/{id}",
+                             "schedule_update"),
+    ngx_http_apikey_sql_body(NGX_HTTP_PUT, "export/schedules/{id}",
+                             "schedule_update"),
+    ngx_http_apikey_sql(NGX_HTTP_DELETE, "export/schedules/{id}",
+                        "schedule_delete"),
+
     { NGX_HTTP_POST, ngx_string("leaks"), "leak_report",
       ngx_http_apikey_leaks, NGX_HTTP_APIKEY_BODY_SECRET, 1, 0, 0 },
 

@@ -18,11 +18,10 @@
 #include <ngx_http.h>
 
 #include "http/admin.h"
+#include "http/lines.h"
 #include "http/reports.h"
 
 
-#define NGX_HTTP_APIKEY_EXPORT_FETCH    "FETCH 1000 FROM export"
-#define NGX_HTTP_APIKEY_EXPORT_LINES    1000
 #define NGX_HTTP_APIKEY_EXPORT_TIMEOUT  (NGX_HTTP_APIKEY_EXPORT_STATEMENT     \
                                          + 5000)
 #define NGX_HTTP_APIKEY_EXPORT_LONGEST  (60 * 60 * 1000)  /* ms, all of it */
@@ -42,17 +41,12 @@ typedef struct {
     ngx_http_apikey_pg_op_t        begin;
     ngx_msec_t                     started;
 
-    u_char                        *data;         /* malloc'd: lines */
-    size_t                         size;
-    size_t                         len;
+    ngx_http_apikey_lines_t        lines;
 
     ngx_buf_t                      buf;
     ngx_chain_t                    out;
 
     unsigned                       beginning:1;  /* begin is in use */
-    unsigned                       array:1;      /* JSON: commas between */
-    unsigned                       some:1;       /* a line was written */
-    unsigned                       over:1;       /* that was the last */
     unsigned                       failed:1;
 } ngx_http_apikey_export_t;
 
@@ -66,10 +60,6 @@ static ngx_int_t ngx_http_apikey_export_next(ngx_http_apikey_export_t *ex);
 static ngx_int_t ngx_http_apikey_export_fetch(ngx_http_apikey_export_t *ex);
 static void ngx_http_apikey_export_fetched(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
-static void ngx_http_apikey_export_lines(ngx_http_apikey_export_t *ex,
-    PGresult *res);
-static ngx_int_t ngx_http_apikey_export_room(ngx_http_apikey_export_t *ex,
-    size_t size);
 static ngx_int_t ngx_http_apikey_export_send(ngx_http_apikey_export_t *ex);
 static ngx_int_t ngx_http_apikey_export_sent(ngx_http_apikey_export_t *ex);
 static void ngx_http_apikey_export_writable(ngx_http_request_t *r);
@@ -201,18 +191,12 @@ ngx_http_apikey_export_opened(ngx_http_apikey_export_t *ex)
         return rc;
     }
 
-    /* what stands before the lines */
-
-    if (ngx_http_apikey_export_room(ex, a->refresh.len + 1) != NGX_OK) {
+    if (ngx_http_apikey_lines_head(&ex->lines, a->refresh.data,
+                                   a->refresh.len, a->request->connection->log)
+        != NGX_OK)
+    {
         return NGX_ERROR;
     }
-
-    if (a->refresh.len) {
-        ngx_memcpy(ex->data, a->refresh.data, a->refresh.len);
-    }
-
-    ex->len = a->refresh.len;
-    ex->array = (ex->len && ex->data[ex->len - 1] == '[');
 
     ngx_str_null(&a->refresh);
 
@@ -269,7 +253,7 @@ ngx_http_apikey_export_fetch(ngx_http_apikey_export_t *ex)
 
     ngx_memzero(&a->op, sizeof(ngx_http_apikey_pg_op_t));
 
-    a->op.sql = NGX_HTTP_APIKEY_EXPORT_FETCH;
+    a->op.sql = NGX_HTTP_APIKEY_LINES_FETCH;
     a->op.timeout = NGX_HTTP_APIKEY_EXPORT_TIMEOUT;
     a->op.handler = ngx_http_apikey_export_fetched;
     a->op.data = ex;
@@ -310,93 +294,11 @@ ngx_http_apikey_export_fetched(ngx_http_apikey_pg_op_t *op, PGresult *res)
                       "an export was cut off: SQLSTATE %s",
                       PQresultErrorField(res, PG_DIAG_SQLSTATE));
 
-    } else {
-        ngx_http_apikey_export_lines(ex, res);
+    } else if (ngx_http_apikey_lines_batch(&ex->lines, res, log) != NGX_OK) {
+        ex->failed = 1;
     }
 
     ngx_http_apikey_admin_resume(a);
-}
-
-
-static void
-ngx_http_apikey_export_lines(ngx_http_apikey_export_t *ex, PGresult *res)
-{
-    int      i, n, len;
-    size_t   size;
-    u_char  *p;
-
-    n = PQntuples(res);
-    size = sizeof("\n]}\n");
-
-    for (i = 0; i < n; i++) {
-        size += PQgetlength(res, i, 0) + 2;
-    }
-
-    if (ngx_http_apikey_export_room(ex, size) != NGX_OK) {
-        ex->failed = 1;
-        return;
-    }
-
-    p = ex->data;
-
-    for (i = 0; i < n; i++) {
-
-        if (ex->array) {
-            if (ex->some) {
-                *p++ = ',';
-            }
-
-            *p++ = '\n';
-        }
-
-        len = PQgetlength(res, i, 0);
-        p = ngx_cpymem(p, PQgetvalue(res, i, 0), len);
-
-        if (!ex->array) {
-            *p++ = '\n';
-        }
-
-        ex->some = 1;
-    }
-
-    ex->over = (n < NGX_HTTP_APIKEY_EXPORT_LINES);
-
-    if (ex->over && ex->array) {
-        if (ex->some) {
-            *p++ = '\n';
-        }
-
-        p = ngx_cpymem(p, "]}\n", sizeof("]}\n") - 1);
-    }
-
-    ex->len = p - ex->data;
-}
-
-
-static ngx_int_t
-ngx_http_apikey_export_room(ngx_http_apikey_export_t *ex, size_t size)
-{
-    u_char  *data;
-
-    if (size <= ex->size) {
-        return NGX_OK;
-    }
-
-    size = ngx_align(size + size / 4, ngx_pagesize);
-
-    data = ngx_alloc(size, ex->admin->request->connection->log);
-    if (data == NULL) {
-        return NGX_ERROR;
-    }
-
-    if (ex->data) {
-        ngx_free(ex->data);
-    }
-
-    ex->data = data;
-    ex->size = size;
-
-    return NGX_OK;
 }
 
 
@@ -413,14 +315,14 @@ ngx_http_apikey_export_send(ngx_http_apikey_export_t *ex)
 
     ngx_memzero(b, sizeof(ngx_buf_t));
 
-    b->pos = ex->data;
-    b->last = ex->data + ex->len;
+    b->pos = ex->lines.data;
+    b->last = ex->lines.data + ex->lines.len;
     b->start = b->pos;
     b->end = b->last;
-    b->temporary = (ex->len != 0);
-    b->flush = !ex->over;
-    b->last_buf = ex->over;
-    b->last_in_chain = ex->over;
+    b->temporary = (ex->lines.len != 0);
+    b->flush = !ex->lines.over;
+    b->last_buf = ex->lines.over;
+    b->last_in_chain = ex->lines.over;
 
     ex->out.buf = b;
     ex->out.next = NULL;
@@ -432,7 +334,7 @@ ngx_http_apikey_export_send(ngx_http_apikey_export_t *ex)
         return NGX_ERROR;
     }
 
-    if (ex->over) {
+    if (ex->lines.over) {
         ngx_http_apikey_export_release(a);
         return NGX_ABORT;
     }
@@ -543,8 +445,5 @@ ngx_http_apikey_export_detach(ngx_http_apikey_admin_t *a)
 
     ngx_http_apikey_export_release(a);
 
-    if (ex->data) {
-        ngx_free(ex->data);
-        ex->data = NULL;
-    }
+    ngx_http_apikey_lines_free(&ex->lines);
 }

@@ -126,6 +126,7 @@ typedef struct ngx_http_apikey_drift_s    ngx_http_apikey_drift_t;
 typedef struct ngx_http_apikey_webhook_s  ngx_http_apikey_webhook_t;
 typedef struct ngx_http_apikey_reports_s  ngx_http_apikey_reports_t;
 typedef struct ngx_http_apikey_alert_s    ngx_http_apikey_alert_t;
+typedef struct ngx_http_apikey_due_s      ngx_http_apikey_due_t;
 
 
 typedef struct {
@@ -168,6 +169,7 @@ typedef struct {
     ngx_http_apikey_drift_t        *drift;
     ngx_http_apikey_webhook_t      *webhook;
     ngx_http_apikey_alert_t        *alert;
+    ngx_http_apikey_due_t          *due;
 } ngx_http_apikey_main_conf_t;
 
 

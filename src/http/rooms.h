@@ -28,5 +28,10 @@ ngx_http_apikey_alert_t *ngx_http_apikey_alert_start(ngx_cycle_t *cycle,
     ngx_http_apikey_main_conf_t *amcf);
 void ngx_http_apikey_alert_stop(ngx_http_apikey_alert_t *alert);
 
+/* due.c: scheduled exports */
+ngx_http_apikey_due_t *ngx_http_apikey_due_start(ngx_cycle_t *cycle,
+    ngx_http_apikey_main_conf_t *amcf);
+void ngx_http_apikey_due_stop(ngx_http_apikey_due_t *due);
+
 
 #endif /* NGX_HTTP_APIKEY_ROOMS_H_INCLUDED */

@@ -64,8 +64,10 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
     amcf->drift = ngx_http_apikey_drift_start(cycle, amcf);
     amcf->webhook = ngx_http_apikey_webhook_start(cycle, amcf);
     amcf->alert = ngx_http_apikey_alert_start(cycle, amcf);
+    amcf->due = ngx_http_apikey_due_start(cycle, amcf);
 
-    return amcf->drift && amcf->webhook && amcf->alert ? NGX_OK : NGX_ERROR;
+    return amcf->drift && amcf->webhook && amcf->alert && amcf->due
+           ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -84,6 +86,11 @@ ngx_http_apikey_worker_lost(void *data, const apikey_hold_t *hold)
 void
 ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
 {
+    if (amcf->due) {
+        ngx_http_apikey_due_stop(amcf->due);
+        amcf->due = NULL;
+    }
+
     if (amcf->alert) {
         ngx_http_apikey_alert_stop(amcf->alert);
         amcf->alert = NULL;
