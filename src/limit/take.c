@@ -444,12 +444,10 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
         ngx_http_apikey_leases_told(leases, entry, now);
         entry->quiet = 0;
 
-        /* what is not known may soon be */
+        /* what is not known may soon be, and others may give back */
 
         if (us && !unknown) {
-            us = ngx_min(us, entry->conf.time);
-            us = entry->conf.quota ? ngx_min(us, NGX_HTTP_APIKEY_TAKE_QUIET)
-                                   : us;
+            us = ngx_min(us, NGX_HTTP_APIKEY_TAKE_QUIET);
             entry->quiet = now + (int64_t) us;
             entry->quiet_cost = account->cost;
         }
