@@ -9,6 +9,7 @@ use warnings;
 use Test::More;
 use Time::HiRes qw(time);
 
+use Apikey::Postgres;
 use Apikey::Test qw(wait_for rounds);
 
 my $t = Apikey::Test->new;
@@ -50,6 +51,25 @@ wait_for('batches of both', sub {
     time >= $end && ($pg->value('SELECT min(n) FROM (SELECT count(*) AS n
         FROM apikey.usage_batch GROUP BY node) x') // 0) >= 5;
 }, 180);
+
+# and surely at the same time: both wait for a row that somebody else holds,
+# with those in hand that came before
+
+for my $round (1 .. 3) {
+    open my $psql, '|-', Apikey::Postgres::bindir() . '/psql', '-Xqo',
+        '/dev/null', '-d', $pg->conninfo(user => 'postgres') or die $!;
+    $psql->autoflush;
+    print $psql "BEGIN; SELECT FROM apikey.key_usage WHERE key_id =
+        (SELECT key_id FROM apikey.key_usage ORDER BY 1 OFFSET 25 LIMIT 1)
+        FOR UPDATE;\n";
+    wait_for('both to wait', sub {
+        $pg->value(q{SELECT count(*) FROM pg_stat_activity
+                     WHERE wait_event_type = 'Lock'
+                         AND usename = 'apikey_gateway'}) >= 2;
+    });
+    print $psql "COMMIT;\n";
+    close $psql;
+}
 
 $_->stop for @load;
 
