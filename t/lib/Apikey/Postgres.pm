@@ -145,7 +145,7 @@ sub start {
         cmd => [ bindir() . '/postgres', '-D', $data, '-k', $self->{dir},
                  '-h', '127.0.0.1', '-p', $self->{port}, '-F',
                  map { ('-c', $_) } 'full_page_writes=off',
-                     'max_connections=60', 'shared_buffers=16MB',
+                     'max_connections=200', 'shared_buffers=16MB',
                      'log_line_prefix=%m [%p] %a ', 'autovacuum=off',
                      'max_parallel_workers=0', @{$self->{conf}} ],
         user => $self->{user}, log => $self->{log}, dir => $self->{dir},
