@@ -111,9 +111,12 @@ EOS
     wait_for('what came back', sub {
         $get->($trim, '/close?cost=9')->{status} == 502;
     }, 20);
-    wait_for('what that one gave back', sub {
+
+    # it gives back after its answer, perhaps in another worker
+
+    ok(eval { wait_for('what that one gave back', sub {
         $get->($trim, price('0.4') . '?cost=9')->{status} == 200;
-    }, 20);
+    }, 20) }, 'still some');
     is($get->($trim, '/?cost=0.01')->{status}, 402, 'nothing is left');
 
     is($get->($observe, price('0.4') . '?cost=9')->{status}, 200, 'observe')
