@@ -6,18 +6,11 @@
 
 
     "local SKEW = 1000000\n"
-    "local ROUND = 50000\n"
     "local ROLLING, PLACES = 2, 64\n"
-    "local LEVELS, NODES, COUNTERS = 16, 64, 64\n"
-    "local NODE, NODESIZE = '<c8d', 16\n"
+    "local LEVELS, COUNTERS = 16, 64\n"
     "local COUNTER, COUNTERSIZE = '<c8ddddd', 48\n"
-    "local ASK, ASKSIZE = '<dddddddd', 64\n"
 
     "local min, max = math.min, math.max\n"
-
-    "local function div(a, b)\n"
-    "  return (a - a % b) / b\n"
-    "end\n"
 
     "local function times(a, b)\n"
     "  if a > div(MAX, b) then\n"

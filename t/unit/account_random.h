@@ -16,6 +16,7 @@
 #define LIMITS    4
 #define IDS       6
 #define PEERS     5
+#define CROWD     90          /* more than a value has places for */
 
 
 typedef struct {
@@ -31,7 +32,7 @@ typedef struct {
     unsigned                nlimits;
     bool                    slots;
     uint64_t                lease;
-    peer_t                  peers[PEERS];
+    peer_t                  peers[CROWD];
     uint64_t                cost;
 } account_t;
 
@@ -40,6 +41,7 @@ static account_t  accounts[ACCOUNTS];
 static uint64_t   now, epoch, since, moved;
 static bool       quiet;         /* nothing is to be settled */
 static bool       hoards;            /* little is given back */
+static bool       crowd;
 
 
 static uint64_t
@@ -163,6 +165,50 @@ edit(account_t *a)
 }
 
 
+/* Plain limits, that seldom change, and nothing to be settled. */
+
+static void
+plain_limits(account_t *a)
+{
+    unsigned  i;
+
+    edit(a);
+
+    a->slots = false;
+
+    for (i = 0; i < a->nlimits; i++) {
+
+        do {
+            random_limit(&a->limits[i], false);
+        } while (a->limits[i].rate.tick == APIKEY_ACCOUNT_ROLLING
+                 || a->limits[i].rate.capacity < 100);
+
+        a->limits[i].mode = rnd(20) ? APIKEY_ACCOUNT_STRICT : rnd(3);
+        a->limits[i].known = rnd(10) ? 0 : APIKEY_ACCOUNT_UNKNOWN;
+    }
+}
+
+
+/* Tokens enough for everybody. */
+
+static void
+large_limit(account_t *a)
+{
+    apikey_account_limit_t  *l;
+
+    a->nlimits = 1;
+    a->slots = false;
+    a->lease = 2000000;
+
+    l = &a->limits[0];
+
+    memset(l, 0, sizeof(*l));
+    l->id = 1;
+    l->known = APIKEY_ACCOUNT_UNKNOWN;
+    (void) apikey_rate_init(&l->rate, 1000000, 1000000, 1000000);
+}
+
+
 static void
 step(void)
 {
@@ -199,7 +245,7 @@ random_sums(account_t *a, apikey_account_sums_t *s)
     peer_t    *p;
 
     memset(s, 0, sizeof(*s));
-    k = rnd(PEERS);
+    k = rnd(crowd ? CROWD : PEERS);
     p = &a->peers[k];
     s->node = 0xff00ff00ff00ff00ULL + k;
 
@@ -209,7 +255,7 @@ random_sums(account_t *a, apikey_account_sums_t *s)
 
     /* as a node says it at each call: all is acknowledged */
 
-    if (quiet && rnd(500)) {
+    if (quiet && rnd(2000)) {
         s->number = ++p->number;
         s->sum = s->acked = p->sum;
         s->era = p->era;
@@ -272,6 +318,11 @@ random_ask(const account_t *a, const apikey_account_call_t *c,
     ask->node = c->sums.node;
     ask->want = rnd(4) ? rnd(300) : rnd(2) ? 0 : rnd(APIKEY_ACCOUNT_MAX);
     ask->least = rnd(3) ? 1 : rnd(100);
+
+    if (quiet && rnd(8)) {
+        ask->want = rnd(rnd(2) ? 3 : 60);
+        ask->least = rnd(2);
+    }
 
     if (v->state != APIKEY_ACCOUNT_PRESENT || rnd(8) == 0) {
         ask->busy = a->slots ? rnd(4) : 0;

@@ -21,10 +21,11 @@
 
 
 #define ROUNDS  12000
-#define CALM    4000         /* more, of TAKE alone */
+#define CALM    8000         /* more, undisturbed */
 
 
-static unsigned  granted, taken, refused, lost, plain;
+static unsigned  granted, taken, refused, lost, most;
+static unsigned  calls[2], plain[2];         /* of calm(): TAKE, LEASE */
 
 
 static void
@@ -34,7 +35,7 @@ load(char *sha)
         "local time = call('TIME')\n"
         "local now = time[1] * 1000000 + time[2]\n";
     static const char  general[] = "local SKEW";
-    static const char  count[] = "call('INCR', 'general')\n";
+    static const char  count[] = "call('INCR', 'general' .. op)\n";
 
     char  text[65536], *p;
 
@@ -409,26 +410,20 @@ rolling(const char *sha)
 }
 
 
-/* Plain limits, that seldom change, and nothing to be settled. */
+/* What went on to the functions. */
 
 static void
-plain_limits(account_t *a)
+count_plain(void)
 {
-    unsigned  i;
+    char      key[] = "general0", text[64];
+    long      n;
+    unsigned  op;
 
-    edit(a);
-
-    a->slots = false;
-
-    for (i = 0; i < a->nlimits; i++) {
-
-        do {
-            random_limit(&a->limits[i], false);
-        } while (a->limits[i].rate.tick == APIKEY_ACCOUNT_ROLLING
-                 || a->limits[i].rate.capacity < 100);
-
-        a->limits[i].mode = rnd(20) ? APIKEY_ACCOUNT_STRICT : rnd(3);
-        a->limits[i].known = rnd(10) ? 0 : APIKEY_ACCOUNT_UNKNOWN;
+    for (op = 0; op < 2; op++) {
+        key[7] = '0' + op;
+        n = run(text, 2, "GET", key);
+        text[n > 0 ? n : 0] = '\0';
+        plain[op] = calls[op] - atoi(text);
     }
 }
 
@@ -437,13 +432,14 @@ static void
 calm(const char *sha)
 {
     char      text[64];
-    unsigned  i, round;
+    unsigned  i, op, round;
 
-    run(text, 2, "DEL", "general");
+    run(text, 3, "DEL", "general0", "general1");
     quiet = true;
 
     for (round = 0; round < CALM; round++) {
-        now += rnd(rnd(10) ? 50000 : rnd(10) ? 100000000 : 86400000000);
+        now += rnd(rnd(3) ? 50000 : rnd(10) ? 5000000 : 100000000);
+        now += rnd(100) ? 0 : rnd(86400000000);
         now -= rnd(50) ? 0 : rnd(3000000);
 
         if (rnd(300) == 0) {
@@ -454,27 +450,59 @@ calm(const char *sha)
 
         for (i = 0; i < ACCOUNTS; i++) {
 
-            if (round == 0 || rnd(100) == 0) {
+            if (round == 0 || rnd(400) == 0) {
                 plain_limits(&accounts[i]);
             }
 
-            if (round == 0 || rnd(200) == 0) {
+            if (round == 0 || rnd(1000) == 0) {
                 spoil(i);
             }
         }
 
-        if (rnd(1000) == 0) {
-            lease(sha, rnd(ACCOUNTS));
-        }
+        op = rnd(2);
+        calls[op]++;
 
-        take(sha, 1 + rnd(rnd(2) ? ACCOUNTS : 1));
+        if (op) {
+            lease(sha, rnd(ACCOUNTS));
+
+        } else {
+            take(sha, 1 + rnd(rnd(2) ? ACCOUNTS : 1));
+        }
     }
 
     quiet = false;
 
-    i = run(text, 2, "GET", "general");
-    text[i] = '\0';
-    plain = CALM - atoi(text);
+    count_plain();
+}
+
+
+/* More nodes in one lease time than there are places for. */
+
+static void
+crowded(const char *sha)
+{
+    char      text[64];
+    unsigned  n, round;
+
+    crowd = true;
+    quiet = true;
+
+    run(text, 2, "DEL", "a");
+    memset(&accounts[0].value, 0, sizeof(accounts[0].value));
+
+    large_limit(&accounts[0]);
+
+    for (round = 0; round < 400; round++) {
+        now += rnd(rnd(50) ? 10000 : 3000000);
+
+        lease(sha, 0);
+
+        n = accounts[0].value.nnodes;
+        most = n > most ? n : most;
+    }
+
+    crowd = false;
+    quiet = false;
 }
 
 
@@ -540,18 +568,23 @@ main(int argc, char **argv)
 
     calm(sha);
 
+    crowded(sha);
+
     for (i = 0; i < 5; i++) {
         rolling(sha);
     }
 
     if (granted < 400 || taken < 200 || refused < 200 || lost < 10
-        || logs < 400 || full < 20 || plain < 20)
+        || logs < 400 || full < 20 || plain[0] < 50 || plain[1] < 50
+        || most < APIKEY_ACCOUNT_NODES)
     {
         fail("granted %u, taken %u, refused %u, lost %u, logs %u, full %u, "
-             "plain %u", granted, taken, refused, lost, logs, full, plain);
+             "plain %u and %u, nodes %u", granted, taken, refused, lost, logs,
+             full, plain[0], plain[1], most);
     }
 
-    printf("%u rounds, %u of %u plain, seed %llu\n", round, plain, CALM,
+    printf("%u rounds; plain: %u of %u TAKE, %u of %u LEASE; seed %llu\n",
+           round, plain[0], calls[0], plain[1], calls[1],
            (unsigned long long) seed);
 
     return 0;
