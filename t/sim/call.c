@@ -147,7 +147,7 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     m->settled[0] = judge_sent(&r->w, a, s->tally.node);
 
     sums(r, s, t, &m->sums[0], true);
-    roll_send(s, &m->roll[0]);
+    roll_send(r, n, a, &m->roll[0]);
 
     s->worker = worker;
     s->sent = r->w.now;
@@ -207,7 +207,7 @@ send_take(run_t *r, request_t *rq)
         m->names[m->n] = s->tally.node;
         m->settled[m->n] = judge_sent(&r->w, rq->acct[i], s->tally.node);
         sums(r, s, t, &m->sums[m->n], false);
-        roll_send(s, &m->roll[m->n++]);
+        roll_send(r, rq->node, rq->acct[i], &m->roll[m->n++]);
 
         if (r->w.cfg->accts[rq->acct[i]].settle) {
             timer(r, rq->node, rq->acct[i]);
@@ -252,7 +252,7 @@ on_lease(run_t *r, message_t *m)
 {
     book_t  *b = &r->w.books[m->acct];
 
-    if (r->drops) {
+    if (!redis_reach(&r->w, 1, &m->acct)) {
         b->lost += m->ask.returned;
 
         if (m->back) {
@@ -265,6 +265,7 @@ on_lease(run_t *r, message_t *m)
     r->w.order++;
 
     judge_heard(&r->w, m->acct, m->names[0], m->settled[0]);
+    judge_rolled(&r->w, m->acct, m->roll[0].call);
     lapse(r, m->node, m->acct);
     r->nodes[m->node].side[m->acct].told = r->w.now;
 
@@ -407,7 +408,7 @@ on_timeout(run_t *r, event_t *e)
     r->w.books[m->acct].lost += kept;
 
     lost(r, s, &m->sums[0]);
-    roll_lost(r, s, &m->roll[0]);
+    roll_lost(r, m->node, m->acct, &m->roll[0]);
 
     for (k = 0; k < s->nwait; k++) {
 
@@ -426,7 +427,7 @@ on_take(run_t *r, message_t *m)
     int         i;
     request_t  *rq = m->rq;
 
-    if (r->drops) {
+    if (!redis_reach(&r->w, m->n, m->accts)) {
 
         if (m->back) {
             push(r, m->t0 + r->w.cfg->tau, E_TAKE_TIMEOUT, 0, 0, 0, m);
@@ -439,6 +440,7 @@ on_take(run_t *r, message_t *m)
 
     for (i = 0; i < m->n; i++) {
         judge_heard(&r->w, m->accts[i], m->names[i], m->settled[i]);
+        judge_rolled(&r->w, m->accts[i], m->roll[i].call);
     }
 
     m->good = redis_take(&r->w, m->n, m->accts, m->version, m->costs, m->sums,
@@ -537,7 +539,7 @@ on_take_timeout(run_t *r, event_t *e)
 
     for (i = 0; i < m->n; i++) {
         lost(r, &nd->side[m->accts[i]], &m->sums[i]);
-        roll_lost(r, &nd->side[m->accts[i]], &m->roll[i]);
+        roll_lost(r, rq->node, m->accts[i], &m->roll[i]);
     }
 
     if (r->w.ab == AB_TAKE_RESEND && (rq->tries & 0xff) < 2) {

@@ -47,5 +47,15 @@ void finish_times(cfg_t *c, uint64_t *s);
 void random_shape(cfg_t *c, uint64_t *s);
 double pick(uint64_t *s, size_t n, const double *list);
 
+/* config_more.c */
+void same_key(key_list_t *key, const cfg_t *c);
+void random_pulse(pulse_t *pulse, uint64_t *s);
+void some_faults(cfg_t *c, uint64_t *s);
+acct_t *some_account(cfg_t *c, uint64_t *s, const char *modes, double *mean);
+limit_t some_bucket(uint64_t *s, double r, uint64_t hi, int64_t p);
+void random_quotas(cfg_t *c, uint64_t *s, double rate, double secs, bool pure);
+int64_t failover(cfg_t *c, uint64_t *s, int64_t t, const pulse_t *pulse,
+    int primary);
+
 
 #endif /* CONFIG_H_INCLUDED */

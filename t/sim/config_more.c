@@ -8,7 +8,7 @@
 #include "config.h"
 
 
-static void
+void
 same_key(key_list_t *key, const cfg_t *c)
 {
     key->n = 0;
@@ -20,7 +20,7 @@ same_key(key_list_t *key, const cfg_t *c)
 }
 
 
-static void
+void
 random_pulse(pulse_t *pulse, uint64_t *s)
 {
     memset(pulse, 0, sizeof(*pulse));
@@ -35,7 +35,7 @@ random_pulse(pulse_t *pulse, uint64_t *s)
 }
 
 
-static void
+void
 some_faults(cfg_t *c, uint64_t *s)
 {
     bool  faulty;
@@ -50,7 +50,7 @@ some_faults(cfg_t *c, uint64_t *s)
 }
 
 
-static acct_t *
+acct_t *
 some_account(cfg_t *c, uint64_t *s, const char *modes, double *mean)
 {
     int64_t   time;
@@ -75,7 +75,7 @@ some_account(cfg_t *c, uint64_t *s, const char *modes, double *mean)
 }
 
 
-static limit_t
+limit_t
 some_bucket(uint64_t *s, double r, uint64_t hi, int64_t p)
 {
     uint64_t  n, burst;
@@ -206,7 +206,7 @@ config_quotas(cfg_t *c, uint64_t seed, int n)
 }
 
 
-static void
+void
 random_quotas(cfg_t *c, uint64_t *s, double rate, double secs, bool pure)
 {
     double    mean, need;
@@ -421,10 +421,10 @@ config_slots(cfg_t *c, uint64_t seed, int n)
 }
 
 
-/* A primary dies with what its replica has not heard of. */
+/* A primary dies with what its replica has not heard of; until when. */
 
-static void
-failover(cfg_t *c, uint64_t *s, int64_t t, const pulse_t *pulse)
+int64_t
+failover(cfg_t *c, uint64_t *s, int64_t t, const pulse_t *pulse, int primary)
 {
     int64_t  lag, gap;
 
@@ -440,9 +440,11 @@ failover(cfg_t *c, uint64_t *s, int64_t t, const pulse_t *pulse)
         t = t < 0 ? 0 : t;
     }
 
-    fault(c, t, F_SNAPSHOT, 0, 0, 0);
-    fault(c, t + lag, F_DEAD, 0, 0, 0);
-    fault(c, t + lag + gap, F_FAILOVER, 0, 0, 0);
+    fault(c, t, F_SNAPSHOT, 0, primary, 0);
+    fault(c, t + lag, F_DEAD, 0, primary, 0);
+    fault(c, t + lag + gap, F_FAILOVER, 0, primary, 0);
+
+    return t + lag + gap;
 }
 
 
@@ -492,8 +494,9 @@ config_failover(cfg_t *c, uint64_t seed, int n)
                   0, 0, 0);
 
         } else {
-            failover(c, &s, (int64_t) ((i + unit(&s)) / 4 * secs * SECOND),
-                     &pulse);
+            (void) failover(c, &s,
+                            (int64_t) ((i + unit(&s)) / 4 * secs * SECOND),
+                            &pulse, 0);
         }
     }
 }
@@ -576,7 +579,7 @@ config_rolling(cfg_t *c, uint64_t seed, int n)
     some_faults(c, &s);
 
     for (i = (int) rnd(&s, 3); i; i--) {
-        failover(c, &s, (int64_t) ((i + unit(&s)) / 4 * secs * SECOND),
-                 &pulse);
+        (void) failover(c, &s, (int64_t) ((i + unit(&s)) / 4 * secs * SECOND),
+                        &pulse, 0);
     }
 }

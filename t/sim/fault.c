@@ -137,6 +137,7 @@ killed(run_t *r, int n, int worker, bool all, bool power)
 
         wipe(r, n, a);
         memset(&s->roll, 0, sizeof(s->roll));
+        judge_said(&r->w, a, n, 0, UINT64_MAX);
 
         if (power) {
             node = r->w.ab == AB_SAME_ID ? s->tally.node : ++r->names;
@@ -179,13 +180,31 @@ stop(run_t *r, int n, int worker, int64_t span)
 }
 
 
+/* Another apikey_limit_mode; what is leased goes back when it is looked at. */
+
+static void
+turn(run_t *r, int n)
+{
+    int       a;
+    unsigned  v;
+
+    for (a = 0; a < r->w.cfg->naccts; a++) {
+
+        for (v = 0; v < r->w.cfg->accts[a].nversions; v++) {
+            r->nodes[n].side[a].conf[v].direct ^=
+                !r->w.cfg->accts[a].slots;
+        }
+    }
+}
+
+
 void
 on_fault(run_t *r, const fault_t *f)
 {
     int      i;
     node_t  *nd = &r->nodes[f->node];
 
-    if (f->kind < F_SNAPSHOT && r->w.now < nd->down) {
+    if ((f->kind < F_SNAPSHOT || f->kind == F_MODE) && r->w.now < nd->down) {
         return;
     }
 
@@ -213,18 +232,23 @@ on_fault(run_t *r, const fault_t *f)
         }
         break;
     case F_SNAPSHOT:
-        redis_copy(&r->w);
+        redis_copy(&r->w, f->worker);
         break;
     case F_DEAD:
-        r->drops = true;
+        r->w.primaries[f->worker].dead = true;
         break;
     case F_FAILOVER:
-        r->drops = false;
-        redis_failover(&r->w);
+        redis_failover(&r->w, f->worker);
         break;
     case F_FLUSH:
         redis_flush(&r->w);
         r->flushed = true;
+        break;
+    case F_MOVE:
+        redis_move(&r->w, f->node, f->worker);
+        break;
+    case F_MODE:
+        turn(r, f->node);
     }
 }
 

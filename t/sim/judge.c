@@ -9,25 +9,11 @@
  */
 
 
-#include "sim.h"
+#include "judge.h"
 
 
-typedef struct {
-    int64_t   t;
-    uint64_t  o;
-    int64_t   tokens;        /* > 0: used */
-    int64_t   least;         /* that had to be left before */
-    bool      admitted;
-} entry_t;
-
-
-typedef struct {
-    uint64_t  n, burst;
-} form_t;
-
-
-static int
-compare(const void *one, const void *two)
+int
+judge_compare(const void *one, const void *two)
 {
     const entry_t  *a = one, *b = two;
 
@@ -52,8 +38,8 @@ slack(const world_t *w, const acct_t *ac, unsigned v)
 
 /* The most that any version allows that may still be in force. */
 
-static form_t
-form(const world_t *w, const acct_t *ac, unsigned i, int64_t t)
+form_t
+judge_form(const world_t *w, const acct_t *ac, unsigned i, int64_t t)
 {
     bool            any = false;
     form_t          f = { 0, 0 };
@@ -91,8 +77,8 @@ form(const world_t *w, const acct_t *ac, unsigned i, int64_t t)
 }
 
 
-static const limit_t *
-first(const acct_t *ac, unsigned i)
+const limit_t *
+judge_first(const acct_t *ac, unsigned i)
 {
     unsigned  v;
 
@@ -144,7 +130,9 @@ loses(const world_t *w)
 
     for (k = 0; k < w->cfg->nfaults; k++) {
 
-        if (w->cfg->faults[k].kind >= F_SNAPSHOT) {
+        if (w->cfg->faults[k].kind >= F_SNAPSHOT
+            && w->cfg->faults[k].kind < F_MOVE)
+        {
             return true;
         }
     }
@@ -155,8 +143,8 @@ loses(const world_t *w)
 
 /* What has to be left before an admission. */
 
-static int64_t
-least(const limit_t *l, uint64_t cost)
+int64_t
+judge_least(const limit_t *l, uint64_t cost)
 {
     switch (l->mode) {
     case APIKEY_ACCOUNT_OBSERVE:
@@ -206,7 +194,8 @@ judge_admitted(world_t *w, int a, const admission_t *adm)
         /* what Postgres knows comes back in no order */
 
         w->st.quota += loses(w)
-                       && *sum > (int64_t) form(w, ac, i, adm->t).burst;
+                       && *sum > (int64_t) judge_form(w, ac, i,
+                                                      adm->t).burst;
     }
 }
 
@@ -264,21 +253,6 @@ judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
 }
 
 
-/* Of that admission; from now on, whatever becomes of the rest. */
-
-static void
-given(world_t *w, book_t *b, const admission_t *adm, int64_t tokens)
-{
-    if (b->ngiven == b->sgiven) {
-        b->sgiven = b->sgiven ? 2 * b->sgiven : 1024;
-        b->given = realloc(b->given, b->sgiven * sizeof(given_t));
-    }
-
-    b->given[b->ngiven++] = (given_t) { w->now, w->order, adm->t, adm->o,
-                                        tokens };
-}
-
-
 /* A call says of its node's settlements all there are when it is sent. */
 
 size_t
@@ -323,7 +297,7 @@ judge_heard(world_t *w, int a, uint64_t node, size_t n)
         tokens = own->tokens[own->heard];
 
         if (tokens > 0) {
-            given(w, b, &own->adm[own->heard], tokens);
+            judge_given(w, b, &own->adm[own->heard], tokens);
         }
 
         for (i = 0; i < LIMITS; i++) {
@@ -354,7 +328,8 @@ judge_known(world_t *w, int a, unsigned i, int64_t now)
 {
     int64_t  sum;
 
-    sum = *period_sum(&w->books[a], first(&w->cfg->accts[a], i), i, now);
+    sum = *period_sum(&w->books[a], judge_first(&w->cfg->accts[a], i), i,
+                      now);
 
     return sum < 0 ? 0 : (uint64_t) sum;
 }
@@ -372,7 +347,7 @@ refill(const world_t *w, const acct_t *ac, unsigned i, __int128 *used,
     form_t          f;
     const limit_t  *l;
 
-    l = first(ac, i);
+    l = judge_first(ac, i);
     rest = (__int128) (l->burst - l->fill);
 
     if (l->kind == PERIOD && period(l, from) < period(l, to)) {
@@ -390,7 +365,7 @@ refill(const world_t *w, const acct_t *ac, unsigned i, __int128 *used,
             }
         }
 
-        f = form(w, ac, i, from);
+        f = judge_form(w, ac, i, from);
         *used -= (__int128) f.n * (then - from);
         *used = *used < 0 ? 0 : *used;
         from = then;
@@ -409,7 +384,7 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
     const limit_t      *l;
     const admission_t  *adm;
 
-    l = first(ac, i);
+    l = judge_first(ac, i);
     n = 0;
 
     for (k = 0; k < b->nadm; k++) {
@@ -419,8 +394,8 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
             list[n].t = view == 0 ? adm->t : view == 1 ? adm->th : adm->tr;
             list[n].o = view == 0 ? adm->o : view == 1 ? adm->oh : adm->or;
             list[n].tokens = (int64_t) adm->cost;
-            list[n].least = least(&ac->versions[adm->version].limits[i],
-                                  adm->cost);
+            list[n].least = judge_least(&ac->versions[adm->version].limits[i],
+                                        adm->cost);
             list[n++].admitted = true;
         }
     }
@@ -435,7 +410,7 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
         }
     }
 
-    qsort(list, n, sizeof(entry_t), compare);
+    qsort(list, n, sizeof(entry_t), judge_compare);
 
     used = 0;
     t = START;
@@ -443,7 +418,7 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
     for (k = 0; k < n; k++) {
         refill(w, ac, i, &used, t, list[k].t);
         t = list[k].t;
-        full = (__int128) form(w, ac, i, t).burst * l->p;
+        full = (__int128) judge_form(w, ac, i, t).burst * l->p;
         over = used + (__int128) list[k].least * l->p - full;
 
         if (list[k].admitted && list[k].least >= 0 && over > 0) {
@@ -463,77 +438,6 @@ replay(world_t *w, int a, unsigned i, int view, entry_t *list)
 }
 
 
-/*
- * A window that ends with an admission has no more than the limit: of reserves
- * less what has come back of them until then.
- */
-
-static void
-rolling(world_t *w, int a, unsigned i, entry_t *list)
-{
-    size_t              k, n, first_in, g;
-    int64_t             t, sum;
-    entry_t            *e;
-    uint64_t            limit;
-    const book_t       *b = &w->books[a];
-    const acct_t       *ac = &w->cfg->accts[a];
-    const admission_t  *adm;
-
-    n = 0;
-
-    for (k = 0; k < b->nadm; k++) {
-        adm = &b->adm[k];
-
-        if (ac->versions[adm->version].limits[i].there) {
-            list[n].t = adm->t;
-            list[n].o = adm->o;
-            list[n].tokens = (int64_t) adm->cost;
-            list[n].least = least(&ac->versions[adm->version].limits[i],
-                                  adm->cost);
-            list[n++].admitted = true;
-        }
-    }
-
-    qsort(list, n, sizeof(entry_t), compare);
-
-    sum = 0;
-    first_in = 0;
-    g = 0;
-
-    for (k = 0; k < n; k++) {
-        t = list[k].t;
-
-        while (list[first_in].t + (int64_t) first(ac, i)->p <= t) {
-            sum -= list[first_in++].tokens;
-        }
-
-        for ( /* void */ ; g < b->ngiven
-                           && (b->given[g].t < t
-                               || (b->given[g].t == t
-                                   && b->given[g].o < list[k].o)); g++)
-        {
-            e = bsearch(&(entry_t) { b->given[g].at, b->given[g].ao, 0, 0, 0 },
-                        list, n, sizeof(entry_t), compare);
-
-            if (e) {
-                sum -= (size_t) (e - list) >= first_in
-                       && (size_t) (e - list) < k ? b->given[g].tokens : 0;
-                e->tokens -= b->given[g].tokens;
-            }
-        }
-
-        limit = form(w, ac, i, t).burst;
-
-        if (list[k].least >= 0 && sum + list[k].least > (int64_t) limit) {
-            w->st.over++;
-            w->st.debt = (double) (sum + list[k].least) - (double) limit;
-        }
-
-        sum += list[k].tokens;
-    }
-}
-
-
 void
 judge_end(world_t *w)
 {
@@ -543,14 +447,15 @@ judge_end(world_t *w)
     const limit_t  *l;
 
     for (a = 0; a < w->cfg->naccts; a++) {
-        list = malloc((w->books[a].nadm + w->books[a].ncred + 1)
+        list = malloc((w->books[a].nadm + w->books[a].ncred
+                       + w->books[a].nheard + 1)
                       * sizeof(entry_t));
 
         for (i = 0; i < LIMITS; i++) {
-            l = first(&w->cfg->accts[a], i);
+            l = judge_first(&w->cfg->accts[a], i);
 
             if (l && l->kind == ROLLING) {
-                rolling(w, a, i, list);
+                judge_rolling(w, a, i, list);
             }
 
             for (view = 0; l && l->kind == BUCKET && view < 3; view++) {
@@ -576,6 +481,8 @@ judge_free(world_t *w)
         free(w->books[a].adm);
         free(w->books[a].cred);
         free(w->books[a].given);
+        free(w->books[a].charge);
+        free(w->books[a].heard);
 
         for (i = 0; i < NAMES; i++) {
             free(w->books[a].own[i].adm);

@@ -20,7 +20,7 @@ typedef struct {
     uint64_t   runs, requests, admitted, calls, unquiet;
     uint64_t   bucket, quota, slots, late, conserve, ledger, order, twice;
     uint64_t   early;
-    uint64_t   crashes, stops, held, old, epochs, first;
+    uint64_t   crashes, stops, held, old, epochs, moves, first;
     double     debt;
 } total_t;
 
@@ -86,6 +86,7 @@ static const family_t  families[] = {
     { "modes",    config_modes },
     { "rolling",  config_rolling },
     { "budgets",  config_budgets },
+    { "cluster",  config_cluster },
 };
 
 #define FAMILIES  (sizeof(families) / sizeof(families[0]))
@@ -125,6 +126,9 @@ static const char  *ablations[ABLATIONS] = {
     "what is out does not count in a rolling window",
     "a value made by who knew of no use is kept",
     "quotas are leased to their end",
+    "what another primary wrote is never lost",
+    "a slot moves on that nobody asked for since a failover",
+    "charges do not count in a rolling window",
 };
 
 
@@ -162,6 +166,7 @@ sum(total_t *t, const stats_t *st, uint64_t seed)
     t->held += st->held_calls;
     t->old += st->old_holds;
     t->epochs += st->epochs;
+    t->moves += st->moves;
     t->debt = st->debt > t->debt ? st->debt : t->debt;
 
     if (clean && caught(t)) {
@@ -263,12 +268,12 @@ say(const total_t *t)
 {
     printf("# runs %llu, requests %llu, admitted %llu, crashes %llu, stops"
            " %llu, calls with holds %llu, old holds %llu, failovers %llu,"
-           " not at rest %llu\n",
+           " moves %llu, not at rest %llu\n",
            (unsigned long long) t->runs, (unsigned long long) t->requests,
            (unsigned long long) t->admitted, (unsigned long long) t->crashes,
            (unsigned long long) t->stops, (unsigned long long) t->held,
            (unsigned long long) t->old, (unsigned long long) t->epochs,
-           (unsigned long long) t->unquiet);
+           (unsigned long long) t->moves, (unsigned long long) t->unquiet);
 }
 
 
@@ -339,7 +344,8 @@ static const unsigned char  shown[ABLATIONS] = {
     [AB_PART] = 5, [AB_SAME_EPOCH] = 7, [AB_EPOCH_FORGETS] = 8,
     [AB_BUSY] = 6, [AB_TIME] = 9, [AB_TRIM] = 10,
     [AB_ROLL_LATE] = 11, [AB_ROLL_TWICE] = 11, [AB_ROLL_OUT] = 11,
-    [AB_UNTOUCHED] = 7, [AB_SCARCE] = 12,
+    [AB_UNTOUCHED] = 7, [AB_SCARCE] = 12, [AB_MOVED] = 13,
+    [AB_UNASKED] = 13, [AB_ROLL_FREE] = 11,
 };
 
 

@@ -8,6 +8,9 @@
 #include "sim.h"
 
 
+#define SKEW  1000000        /* us: what clocks of primaries may differ by */
+
+
 static void
 redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
     apikey_account_limit_t *limits, apikey_account_call_t *call)
@@ -16,15 +19,19 @@ redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
     unsigned                 i;
     const limit_t           *l;
     const version_t         *v;
+    const primary_t         *p;
     apikey_account_limit_t  *out;
 
     v = &w->cfg->accts[a].versions[version];
+    p = &w->primaries[w->redis[a].primary];
 
     memset(call, 0, sizeof(*call));
     call->limits = limits;
     call->slots = w->cfg->accts[a].slots;
-    call->epoch = w->ab == AB_SAME_EPOCH ? 1 : w->epoch;
-    call->since = w->ab == AB_SAME_EPOCH ? 0 : w->since;
+    call->epoch = w->ab == AB_SAME_EPOCH ? 1 : p->epoch;
+    call->since = w->ab == AB_SAME_EPOCH ? 0 : p->since;
+    call->moved = w->cfg->primaries > 1 ? p->since + SKEW : 0;
+    call->moved = w->ab == AB_MOVED ? 1 : call->moved;
     call->lease = v->time;
     call->horizon = w->cfg->horizon;
 
@@ -57,7 +64,7 @@ redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
         if (l->kind == ROLLING) {
             out->fill = roll->back;
             out->next = roll->since;
-            out->known = roll->more;
+            out->known = w->ab == AB_ROLL_FREE ? 0 : roll->more;
 
             if (w->ab == AB_ROLL_LATE) {
                 out->next = w->now - l->p + 1;
@@ -202,6 +209,8 @@ static apikey_account_t *
 redis_get(world_t *w, int a)
 {
     redis_t  *r = &w->redis[a];
+
+    r->asked = true;
 
     if (r->expires && w->now >= r->expires) {
         memset(&r->value, 0, sizeof(r->value));
@@ -400,14 +409,6 @@ redis_room(world_t *w, int a, unsigned version)
 
 
 void
-redis_start(world_t *w)
-{
-    w->epoch = 1;
-    w->since = 0;
-}
-
-
-void
 redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
     apikey_account_sums_t *sums, const roll_t *roll,
     apikey_account_grant_t *grant)
@@ -509,44 +510,4 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     }
 
     return good;
-}
-
-
-void
-redis_copy(world_t *w)
-{
-    int  a;
-
-    for (a = 0; a < w->cfg->naccts; a++) {
-        w->redis[a].copy = w->redis[a].value;
-        w->redis[a].copy_expires = w->redis[a].expires;
-    }
-}
-
-
-void
-redis_failover(world_t *w)
-{
-    int  a;
-
-    for (a = 0; a < w->cfg->naccts; a++) {
-        w->redis[a].value = w->redis[a].copy;
-        w->redis[a].expires = w->redis[a].copy_expires;
-    }
-
-    w->epoch++;
-    w->since = w->now;
-    w->st.epochs++;
-}
-
-
-void
-redis_flush(world_t *w)
-{
-    int  a;
-
-    for (a = 0; a < w->cfg->naccts; a++) {
-        memset(&w->redis[a].value, 0, sizeof(w->redis[a].value));
-        w->redis[a].expires = 0;
-    }
 }

@@ -33,6 +33,7 @@ roll_settle(run_t *r, const request_t *rq, int i, int64_t tokens)
 
     if (tokens < 0) {
         s->roll.more -= tokens;
+        judge_charged(&r->w, rq->acct[i], rq->node, -tokens);
         return;
     }
 
@@ -51,9 +52,17 @@ roll_settle(run_t *r, const request_t *rq, int i, int64_t tokens)
 
 
 void
-roll_send(side_t *s, roll_t *out)
+roll_send(run_t *r, int n, int a, roll_t *out)
 {
+    side_t  *s = &r->nodes[n].side[a];
+
     *out = s->roll;
+
+    if (out->more) {
+        out->call = ++r->w.charges;
+        judge_said(&r->w, a, n, 0, out->call);
+    }
+
     memset(&s->roll, 0, sizeof(s->roll));
 }
 
@@ -61,9 +70,15 @@ roll_send(side_t *s, roll_t *out)
 /* Nobody knows whether it arrived. */
 
 void
-roll_lost(run_t *r, side_t *s, const roll_t *in)
+roll_lost(run_t *r, int n, int a, const roll_t *in)
 {
+    side_t  *s = &r->nodes[n].side[a];
+
     s->roll.more += in->more;
+
+    if (in->call) {
+        judge_said(&r->w, a, n, in->call, 0);
+    }
 
     if (r->w.ab == AB_ROLL_TWICE && in->back) {
 

@@ -109,7 +109,6 @@ typedef struct {
     message_t      **messages;
     size_t           nmessages, smessages;
     apikey_bucket_t  ref[ACCOUNTS];
-    bool             drops;              /* the primary is dead */
     bool             power, flushed;     /* was lost, there was */
     bool             differences;        /* instead of sums */
 } run_t;
@@ -151,8 +150,8 @@ void on_take_timeout(run_t *r, event_t *e);
 
 /* rolling.c */
 void roll_settle(run_t *r, const request_t *rq, int i, int64_t tokens);
-void roll_send(side_t *s, roll_t *out);
-void roll_lost(run_t *r, side_t *s, const roll_t *in);
+void roll_send(run_t *r, int n, int a, roll_t *out);
+void roll_lost(run_t *r, int n, int a, const roll_t *in);
 
 
 /* fault.c */

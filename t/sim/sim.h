@@ -36,6 +36,7 @@
 #define NAMES     256
 #define PERIODS   1024
 #define FIRST_NAME  1000000      /* of differences: one each */
+#define PRIMARIES   3
 
 
 typedef enum {
@@ -72,6 +73,10 @@ typedef enum {
     AB_ROLL_OUT,         /* what is out does not count in a window */
     AB_UNTOUCHED,        /* a value made anew by who knew of no use is kept */
     AB_SCARCE,           /* quotas are leased to their end */
+    AB_MOVED,            /* what another primary wrote is never lost */
+    AB_UNASKED,          /* a slot moves on that nobody asked for since its
+                            primary was promoted */
+    AB_ROLL_FREE,        /* charges do not count in a rolling window */
     ABLATIONS
 } ablation_e;
 
@@ -119,20 +124,22 @@ typedef struct {
 
 typedef enum {
     F_NODE_STOP, F_WORKER_STOP, F_WORKER_KILL, F_KILL, F_POWER, F_SNAPSHOT,
-    F_DEAD, F_FAILOVER, F_FLUSH
+    F_DEAD, F_FAILOVER, F_FLUSH,
+    F_MOVE,              /* of account node to primary worker */
+    F_MODE               /* leased, direct; direct, leased */
 } fault_e;
 
 
 typedef struct {
     int64_t          t, span;
     fault_e          kind;
-    int              node, worker;
+    int              node, worker;       /* the primary, of those of Redis */
 } fault_t;
 
 
 typedef struct {
     uint64_t         seed;
-    int              nodes, workers;
+    int              nodes, workers, primaries;  /* 1: no Cluster */
     int64_t          rtt, tau, drain, learn;
     double           lossq, lossr, spike, die, stop;
     bool             drift, ref, long_runs;
@@ -151,7 +158,7 @@ typedef struct {
 typedef struct {
     uint64_t         requests, admitted, denied, unavailable, nowait, calls;
     uint64_t         takes, crashes, stops, void_holds, old_holds, held_calls;
-    uint64_t         ref, epochs, rolled, uncovered_runs;
+    uint64_t         ref, epochs, moves, rolled, uncovered_runs;
 
     /* judges */
     uint64_t         over, over_hold, over_take, quota, slots, conserve;
@@ -191,7 +198,18 @@ typedef struct {
 
 typedef struct {
     uint64_t         back, since, more;
+    uint64_t         call;               /* the charges' */
 } roll_t;
+
+
+/* One of them: pending, or said by a call. */
+
+typedef struct {
+    int              node;
+    uint64_t         call;               /* 0: pending */
+    int64_t          tokens;
+    bool             heard;
+} charge_t;
 
 
 /* What one node has settled of one account, in this order. */
@@ -207,9 +225,12 @@ typedef struct {
 
 typedef struct {
     size_t           nadm, ncred, sadm, scred, ngiven, sgiven;
+    size_t           ncharge, scharge, nheard, sheard;
     admission_t     *adm;
     credit_t        *cred;
     given_t         *given;
+    charge_t        *charge;
+    given_t         *heard;              /* charges, as Redis got them */
     int64_t          period[LIMITS];         /* the last one that was used */
     int64_t          sum[LIMITS][PERIODS];
     uint64_t         granted, returned, taken;
@@ -224,7 +245,16 @@ typedef struct {
 typedef struct {
     apikey_account_t value, copy;
     int64_t          expires, copy_expires;  /* 0: never */
+    int              primary;
+    bool             asked;          /* since it was promoted */
 } redis_t;
+
+
+typedef struct {
+    uint64_t         epoch;
+    int64_t          since;
+    bool             dead;
+} primary_t;
 
 
 typedef struct {
@@ -236,8 +266,8 @@ typedef struct {
     uint64_t         rng;
     redis_t          redis[ACCOUNTS];
     book_t           books[ACCOUNTS];
-    uint64_t         epoch;
-    int64_t          since;
+    primary_t        primaries[PRIMARIES];
+    uint64_t         epochs, charges;
 } world_t;
 
 
@@ -255,6 +285,7 @@ void config_periods(cfg_t *c, uint64_t seed, int n);
 void config_slots(cfg_t *c, uint64_t seed, int n);
 void config_failover(cfg_t *c, uint64_t seed, int n);
 void config_rolling(cfg_t *c, uint64_t seed, int n);
+void config_cluster(cfg_t *c, uint64_t seed, int n);
 
 typedef struct {
     int       rate, naccts, nodes, n;
@@ -283,8 +314,10 @@ bool redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     uint64_t *costs, apikey_account_sums_t *sums, const roll_t *rolls,
     uint64_t *eras);
 uint64_t redis_room(world_t *w, int a, unsigned version);
-void redis_copy(world_t *w);
-void redis_failover(world_t *w);
+bool redis_reach(const world_t *w, int n, const int *accts);
+void redis_copy(world_t *w, int p);
+void redis_failover(world_t *w, int p);
+void redis_move(world_t *w, int a, int p);
 void redis_flush(world_t *w);
 
 /* judge.c */
@@ -293,6 +326,9 @@ size_t judge_sent(const world_t *w, int a, uint64_t node);
 void judge_heard(world_t *w, int a, uint64_t node, size_t n);
 void judge_settled(world_t *w, int a, uint64_t node, const admission_t *adm,
     int64_t tokens);
+void judge_charged(world_t *w, int a, int node, int64_t tokens);
+void judge_said(world_t *w, int a, int node, uint64_t was, uint64_t call);
+void judge_rolled(world_t *w, int a, uint64_t call);
 uint64_t judge_known(world_t *w, int a, unsigned limit, int64_t now);
 void judge_end(world_t *w);
 void judge_free(world_t *w);
