@@ -98,7 +98,7 @@ BEGIN ATOMIC
         ('verdict', 'q.verdict', 'text', 'ok|anonymous|missing_key'
             '|duplicate_key|invalid_key|revoked_key|expired_key|disabled_key'
             '|scope_denied|model_denied|ip_denied|rate_limited|quota_exceeded'
-            '|credits_exhausted|budget_exceeded|unavailable'),
+            '|credits_exhausted|budget_exceeded|unavailable|invalid_request'),
         ('limit_name', 'q.limit_name', 'text', NULL),
         ('node', 'coalesce(n.name, q.node::text)', 'text', NULL))
         AS d (name, col, kind, known);

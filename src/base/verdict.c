@@ -32,7 +32,8 @@ static const char *const  apikey_verdict_names[APIKEY_VERDICTS] = {
     "quota_exceeded",
     "credits_exhausted",
     "budget_exceeded",
-    "unavailable"
+    "unavailable",
+    "invalid_request"
 };
 
 

@@ -32,6 +32,7 @@ typedef enum {
     APIKEY_CREDITS_EXHAUSTED,
     APIKEY_BUDGET_EXCEEDED,
     APIKEY_UNAVAILABLE,
+    APIKEY_INVALID_REQUEST,      /* apikey_usage stream=require */
     APIKEY_VERDICTS
 } apikey_verdict_e;
 

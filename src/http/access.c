@@ -428,7 +428,7 @@ ngx_http_apikey_access_asks(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
         return rc;
     }
 
-    verdict = ngx_http_apikey_check_model(r, ctx);
+    verdict = ngx_http_apikey_check_body(r, ctx);
 
     if (verdict != APIKEY_OK) {
         return ngx_http_apikey_refuse(r, ctx, verdict);
@@ -558,7 +558,7 @@ ngx_http_apikey_access_again(ngx_http_request_t *r,
             return rc;
         }
 
-        verdict = ngx_http_apikey_check_model(r, ctx);
+        verdict = ngx_http_apikey_check_body(r, ctx);
     }
 
     if (verdict != APIKEY_OK) {
@@ -579,5 +579,5 @@ ngx_http_apikey_access_dry(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
         return ngx_http_apikey_refuse(r, ctx, ctx->verdict);
     }
 
-    return ngx_http_apikey_verdict_final(ctx->verdict) ? NGX_DECLINED : NGX_OK;
+    return ngx_http_apikey_passes_dry(ctx) ? NGX_OK : NGX_DECLINED;
 }

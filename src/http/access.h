@@ -28,9 +28,13 @@ apikey_verdict_e ngx_http_apikey_check_key(ngx_http_request_t *r,
 apikey_verdict_e ngx_http_apikey_check_location(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 
-/* There, too, once the body is read. */
-apikey_verdict_e ngx_http_apikey_check_model(ngx_http_request_t *r,
+/* There, too, once the body is read: model, stream=require. */
+apikey_verdict_e ngx_http_apikey_check_body(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+
+/* Where a dry run does not refuse: may that count as "may pass"? */
+#define ngx_http_apikey_passes_dry(ctx)                                       \
+    ((ctx)->found && !ngx_http_apikey_verdict_final((ctx)->verdict))
 
 /* Fills start and weight from key, request and configuration. */
 ngx_int_t ngx_http_apikey_describe(ngx_http_request_t *r,

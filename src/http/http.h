@@ -532,6 +532,10 @@ ngx_uint_t ngx_http_apikey_price_find(ngx_http_request_t *r,
 ngx_int_t ngx_http_apikey_request_read(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 
+/* 0: a stream of whose usage nothing would be known, where it has to be. */
+ngx_uint_t ngx_http_apikey_request_tells(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
 /* NGX_DECLINED: there are no models here. */
 ngx_int_t ngx_http_apikey_request_model(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *model);

@@ -66,8 +66,18 @@ static const ngx_http_apikey_problem_t  ngx_http_apikey_problems[] = {
     { 402, 8, "Credits used up", "The credits are used up." },
     { 402, 8, "Budget used up", "The budget is used up." },
     { 503, 14, "Temporarily unavailable",
-      "The request cannot be checked now. Try again in 1 second." }
+      "The request cannot be checked now. Try again in 1 second." },
+    { 400, 3, "Invalid request",
+      "A stream has to tell its usage here: set stream_options.include_usage "
+      "to true." }
 };
+
+
+/* what is wrong with an invalid request */
+
+static const char  ngx_http_apikey_problem_errors[] =
+    "[{\"location\":\"/stream_options/include_usage\","
+    "\"code\":\"required\",\"message\":\"set it to true\"}]";
 
 
 ngx_uint_t
@@ -374,7 +384,6 @@ ngx_http_apikey_problem_json(ngx_http_request_t *r,
     }
 
     code = apikey_verdict_name(verdict);
-
     (void) ngx_snprintf((u_char *) urn, sizeof(urn), "urn:apikey:%s%Z", code);
 
     apikey_json_init(&j, buf, NGX_HTTP_APIKEY_PROBLEM_MAX);
@@ -398,6 +407,12 @@ ngx_http_apikey_problem_json(ngx_http_request_t *r,
         && ngx_http_apikey_problem_limit(r, ctx, &j) != NGX_OK)
     {
         return NGX_ERROR;
+    }
+
+    if (verdict == APIKEY_INVALID_REQUEST) {
+        apikey_json_name(&j, "errors");
+        apikey_json_raw(&j, ngx_http_apikey_problem_errors,
+                        sizeof(ngx_http_apikey_problem_errors) - 1);
     }
 
     apikey_json_object_end(&j);

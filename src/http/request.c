@@ -37,7 +37,6 @@ static ngx_chain_t *ngx_http_apikey_request_text(ngx_http_request_t *r,
     apikey_request_edit_t *edit);
 static ngx_int_t ngx_http_apikey_request_length(ngx_http_request_t *r,
     off_t change);
-static ngx_int_t ngx_http_apikey_request_silent(ngx_http_request_t *r);
 
 
 ngx_int_t
@@ -55,14 +54,6 @@ ngx_http_apikey_request_read(ngx_http_request_t *r,
     }
 
     if (ctx->asked) {
-
-        if (ctx->asked->silent
-            && alcf->usage == NGX_HTTP_APIKEY_USAGE_OPENAI
-            && alcf->usage_stream == NGX_HTTP_APIKEY_STREAM_REQUIRE)
-        {
-            return ngx_http_apikey_request_silent(r);
-        }
-
         return NGX_OK;
     }
 
@@ -396,32 +387,20 @@ ngx_http_apikey_request_length(ngx_http_request_t *r, off_t change)
 }
 
 
-/* stream=require */
+/* stream=require: a stream says its usage, or is asked to. */
 
-static ngx_int_t
-ngx_http_apikey_request_silent(ngx_http_request_t *r)
+ngx_uint_t
+ngx_http_apikey_request_tells(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
 {
-    ngx_http_complex_value_t  cv;
+    ngx_http_apikey_loc_conf_t  *alcf;
 
-    static ngx_str_t  type = ngx_string("application/problem+json");
-    static ngx_str_t  text = ngx_string(
-        "{\"type\":\"urn:apikey:invalid_request\","
-        "\"title\":\"Invalid request\",\"status\":400,"
-        "\"code\":\"invalid_request\","
-        "\"detail\":\"A stream has to tell its usage here: set "
-        "stream_options.include_usage to true.\","
-        "\"errors\":[{\"location\":\"/stream_options/include_usage\","
-        "\"code\":\"required\",\"message\":\"set it to true\"}]}");
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
-    ngx_memzero(&cv, sizeof(ngx_http_complex_value_t));
-    cv.value = text;
-
-    r->headers_out.content_type_lowcase = NULL;
-
-    ngx_http_finalize_request(r,
-                  ngx_http_send_response(r, NGX_HTTP_BAD_REQUEST, &type, &cv));
-
-    return NGX_DONE;
+    return alcf->request == NGX_HTTP_APIKEY_API_OFF
+           || alcf->usage != NGX_HTTP_APIKEY_USAGE_OPENAI
+           || alcf->usage_stream != NGX_HTTP_APIKEY_STREAM_REQUIRE
+           || r != r->main || ctx->asked == NULL || !ctx->asked->silent;
 }
 
 

@@ -103,21 +103,24 @@ ngx_http_apikey_check_location(ngx_http_request_t *r,
 
 
 apikey_verdict_e
-ngx_http_apikey_check_model(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+ngx_http_apikey_check_body(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 {
     ngx_int_t  rc;
     ngx_str_t  model;
 
-    if (ctx->key.models.len == 0) {
-        return APIKEY_OK;
+    if (ctx->key.models.len) {
+        rc = ngx_http_apikey_request_model(r, ctx, &model);
+
+        if (rc != NGX_DECLINED
+            && (rc != NGX_OK
+                || !ngx_http_apikey_model_allowed(&ctx->key.models, &model)))
+        {
+            return APIKEY_MODEL_DENIED;
+        }
     }
 
-    rc = ngx_http_apikey_request_model(r, ctx, &model);
-
-    return (rc == NGX_DECLINED
-            || (rc == NGX_OK
-                && ngx_http_apikey_model_allowed(&ctx->key.models, &model)))
-           ? APIKEY_OK : APIKEY_MODEL_DENIED;
+    return ngx_http_apikey_request_tells(r, ctx) ? APIKEY_OK
+                                                 : APIKEY_INVALID_REQUEST;
 }
 
 
@@ -386,6 +389,7 @@ ngx_http_apikey_admit_anonymous(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
     ngx_int_t                  rc;
+    apikey_verdict_e           verdict;
     ngx_http_core_loc_conf_t  *clcf;
 
     if (ctx->admitted) {
@@ -405,6 +409,12 @@ ngx_http_apikey_admit_anonymous(ngx_http_request_t *r,
 
     if (rc != NGX_OK) {
         return rc;
+    }
+
+    verdict = ngx_http_apikey_check_body(r, ctx);
+
+    if (verdict != APIKEY_OK) {
+        return ngx_http_apikey_refuse(r, ctx, verdict);
     }
 
     if (ngx_http_apikey_describe(r, ctx) != NGX_OK) {
@@ -477,7 +487,8 @@ ngx_http_apikey_refuse(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
 
 /*
  * It passes with a record that says why it should not.  A key that is not
- * good is no opinion of ours, so that "satisfy any" is not met by it.
+ * good, or none, is no opinion of ours, so that "satisfy any" is not met by
+ * it.
  */
 
 static ngx_int_t
@@ -494,7 +505,7 @@ ngx_http_apikey_refuse_dry(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 
     ctx->admitted = 1;
 
-    return ngx_http_apikey_verdict_final(ctx->verdict) ? NGX_DECLINED : NGX_OK;
+    return ngx_http_apikey_passes_dry(ctx) ? NGX_OK : NGX_DECLINED;
 }
 
 

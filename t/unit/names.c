@@ -23,6 +23,7 @@ test_names(void)
     is_name(apikey_verdict_name(APIKEY_REVOKED_KEY), "revoked_key");
     is_name(apikey_verdict_name(APIKEY_RATE_LIMITED), "rate_limited");
     is_name(apikey_verdict_name(APIKEY_UNAVAILABLE), "unavailable");
+    is_name(apikey_verdict_name(APIKEY_INVALID_REQUEST), "invalid_request");
     is_name(apikey_verdict_name(APIKEY_VERDICTS), "unknown");
     is_name(apikey_verdict_name((apikey_verdict_e) -1), "unknown");
 
