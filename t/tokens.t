@@ -74,6 +74,18 @@ EOT
             proxy_pass http://%%UPSTREAM%%;
         }
 
+        location /require/dry/ {
+            apikey_dry_run on;
+            apikey_usage openai stream=require;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location /require/optional/ {
+            apikey optional;
+            apikey_usage openai stream=require;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
         location /add/ {
             apikey_usage openai stream=add;
             proxy_pass http://%%UPSTREAM%%;
@@ -162,6 +174,31 @@ sub ask {
 }
 
 
+# Of refusals a node keeps ten details a second: asks until there is one.
+
+sub detail {
+    my ($path, $columns, %opt) = @_;
+
+    my ($r, @row);
+
+    wait_for("a detail of $path", sub {
+        $r = ask($path, '{"model":"gpt-4o-mini","messages":[],"stream":true}',
+                 'text/event-stream', 'data: x', %opt);
+        eval {
+            wait_for('it', sub {
+                @row = $pg->rows("SELECT $columns FROM apikey.usage_event
+                    WHERE event = '$r->{headers}{'x-request-id'}'
+                        AND verdict = 'invalid_request'");
+                return scalar @row;
+            }, 2);
+        };
+        return scalar @row;
+    });
+
+    return join ' ', map { $_ // 'null' } @{$row[0]};
+}
+
+
 my $chat = '{"id":"c","choices":[{"message":{"role":"assistant","content":'
     . '"\"usage\":{\"prompt_tokens\":1}"}}],"usage":{"prompt_tokens":6074,'
     . '"completion_tokens":285,"total_tokens":6359,"prompt_tokens_details":'
@@ -211,6 +248,17 @@ subtest 'JSON' => sub {
     passes('/say/0/0', 'application/json',
            '{"usage":{"prompt_tokens":0,"completion_tokens":0}}',
            '0 0 0 0 provider', 'explicit zeros');
+    passes('/say/0/0', 'application/json', '{"usage":{"prompt_tokens":-5,'
+           . '"completion_tokens":2},"text":"' . 'word ' x 20 . '"}',
+           int(length($body) / 4) . ' 40 0 0 estimate', 'nonsense is no usage');
+    passes('/say/0/0', 'application/json', '{"usage":{"prompt_tokens":5,'
+           . '"completion_tokens":2,"prompt_tokens_details":'
+           . '{"cached_tokens":6}}}', '5 2 5 0 estimate', 'nor all of it');
+    passes('/say/0/0', 'application/json',
+           '{"usage":{"completion_tokens":2}}',
+           int(length($body) / 4) . ' 2 0 0 estimate', 'no input is not 0');
+    like($n->log_text, qr/apikey_usage: the usage in an answer of the /,
+         'what makes no sense is logged');
     passes('/disk/say/0/0', 'application/json',
            '{"x":"' . 'y' x 300_000 . "\",\"usage\":{\"prompt_tokens\":5}}",
            '5 0 0 0 provider', 'by way of the disk');
@@ -383,6 +431,20 @@ subtest 'who does not say what it was' => sub {
     is($r->{status}, 400, 'stream=require refuses one that does not ask');
     is(json($r)->{errors}[0]{location}, '/stream_options/include_usage',
        'and says what is missing');
+    is(json($r)->{request_id}, $r->{headers}{'x-request-id'},
+       'with the id of the request');
+    is(detail('/require/say/0/0', 'status_code, outcome, model, key_id'),
+       "400 refused gpt-4o-mini $key->{id}", 'and has a record');
+
+    $r = ask('/require/dry/say/0/0', $silent, 'text/event-stream', $said);
+    is($r->{status}, 200, 'a dry run lets it pass');
+    is(record($r->{headers}{'x-request-id'}, 'verdict, outcome'),
+       'invalid_request success', 'and says so');
+    $r = ask('/require/say/0/0', $silent, 'text/event-stream', $said,
+             as => { key => undef });
+    is(json($r)->{code}, 'missing_key', 'without a key that comes first');
+    is(detail('/require/optional/say/0/0', 'status_code, key_id',
+              as => { key => undef }), '400 null', 'an anonymous one, too');
     is(ask('/require/say/0/0', $_, 'text/event-stream', $stream)->{status},
        200, 'not others') for $asks, $body;
 

@@ -31,8 +31,9 @@
 
 
 typedef enum {
-    APIKEY_PICK_OTHER = 0,   /* null, an array, a number that is no count, a
-                                text that has no room, an object not picked */
+    APIKEY_PICK_OTHER = 0,   /* an array, a number that is no count, a text
+                                that has no room, an object not picked */
+    APIKEY_PICK_NULL,
     APIKEY_PICK_COUNT,       /* a whole number, 0 to APIKEY_PICK_MAX, however
                                 it is written: number */
     APIKEY_PICK_FALSE,
@@ -44,7 +45,7 @@ typedef enum {
 
 
 typedef enum {
-    APIKEY_MEMBER_SCALAR = 0,    /* COUNT, FALSE, TRUE, else OTHER */
+    APIKEY_MEMBER_SCALAR = 0,    /* COUNT, FALSE, TRUE, NULL, else OTHER */
     APIKEY_MEMBER_TEXT,
     APIKEY_MEMBER_OBJECT         /* members of it are in the table */
 } apikey_member_e;

@@ -417,7 +417,7 @@ apikey_jp_word(apikey_jsonpick_t *j, const char *p, const char *end)
 
     default:
         word = "null";
-        what = APIKEY_PICK_OTHER;
+        what = APIKEY_PICK_NULL;
     }
 
     for ( /* void */ ; p < end; p++) {

@@ -21,6 +21,7 @@ static ngx_int_t ngx_http_apikey_extract_type(ngx_str_t *type,
     ngx_uint_t *stream);
 static ngx_uint_t ngx_http_apikey_extract_is(ngx_str_t *text,
     const char *name);
+static void ngx_http_apikey_extract_complain(ngx_http_request_t *r);
 
 
 static ngx_http_output_body_filter_pt  ngx_http_next_body_filter;
@@ -213,19 +214,52 @@ ngx_http_apikey_extract_end(ngx_http_request_t *r,
         return NGX_HTTP_APIKEY_USAGE_PROVIDER;
     }
 
+    if (is == APIKEY_EXTRACT_WRONG || is == APIKEY_EXTRACT_DOUBT) {
+        ngx_http_apikey_extract_complain(r);
+    }
+
+    if (is == APIKEY_EXTRACT_DOUBT
+        || (is == APIKEY_EXTRACT_OUTPUT && !guess))
+    {
+        return NGX_HTTP_APIKEY_USAGE_ESTIMATE;
+    }
+
     if (!guess) {
         return NGX_HTTP_APIKEY_USAGE_NONE;
     }
 
-    if (is == APIKEY_EXTRACT_NONE) {
+    if (is <= APIKEY_EXTRACT_WRONG) {
         ngx_memzero(t, sizeof(apikey_tokens_t));
+    }
 
+    if (is != APIKEY_EXTRACT_BEGUN) {
         len = ctx->asked ? ctx->asked->len : r->headers_in.content_length_n;
         t->input = (uint64_t) ngx_max(len, 0) / 4;
     }
 
-    output = apikey_extract_estimate(ctx->extract);
-    t->output = ngx_max(t->output, output);
+    if (is != APIKEY_EXTRACT_OUTPUT) {
+        output = apikey_extract_estimate(ctx->extract);
+        t->output = ngx_max(t->output, output);
+    }
 
     return NGX_HTTP_APIKEY_USAGE_ESTIMATE;
+}
+
+
+/* Once a second: it is what every answer of that upstream says. */
+
+static void
+ngx_http_apikey_extract_complain(ngx_http_request_t *r)
+{
+    static time_t  last;
+
+    if (last == ngx_time()) {
+        return;
+    }
+
+    last = ngx_time();
+
+    ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                  "apikey_usage: the usage in an answer of the upstream makes "
+                  "no sense, its tokens are estimated");
 }

@@ -18,11 +18,6 @@
 #include "http/http.h"
 
 
-/* what no request has: sums of them shall stay countable */
-
-#define NGX_HTTP_APIKEY_METER_TOKENS  1000000000000ULL
-
-
 typedef enum {
     NGX_HTTP_APIKEY_METER_INPUT = 0,
     NGX_HTTP_APIKEY_METER_OUTPUT,
@@ -151,11 +146,11 @@ ngx_http_apikey_meter_asked(ngx_http_apikey_asked_t *asked,
         return 1;
     }
 
-    if (asked->max_tokens > NGX_HTTP_APIKEY_METER_TOKENS
-        || asked->choices > NGX_HTTP_APIKEY_METER_TOKENS
+    if (asked->max_tokens > APIKEY_TOKENS_MAX
+        || asked->choices > APIKEY_TOKENS_MAX
                             / ngx_max(asked->max_tokens, 1))
     {
-        worst->tokens = NGX_HTTP_APIKEY_METER_TOKENS;
+        worst->tokens = APIKEY_TOKENS_MAX;
         return 0;
     }
 
@@ -336,7 +331,7 @@ ngx_http_apikey_meter_parse(ngx_http_request_t *r,
                   ? apikey_money_parse(&n[i], (char *) value->data,
                                        value->len)
                   : apikey_uint_parse(&n[i], (char *) value->data, value->len,
-                                      NGX_HTTP_APIKEY_METER_TOKENS);
+                                      APIKEY_TOKENS_MAX);
 
         if (value->data && !good[i]) {
             ngx_http_apikey_meter_complain(r, i, value);

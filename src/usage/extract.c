@@ -89,6 +89,16 @@ static const apikey_pick_t  apikey_extract_anthropic[] = {
 };
 
 
+/* what stands in each of the objects with details, in their order */
+
+static const uint8_t  apikey_extract_details[] = {
+    APIKEY_X_CACHED_PROMPT,
+    APIKEY_X_REASONING_COMPLETION,
+    APIKEY_X_CACHED_INPUT,
+    APIKEY_X_REASONING_OUTPUT,
+};
+
+
 #define apikey_extract_n(table)  (sizeof(table) / sizeof(table[0]))
 #define apikey_extract_bit(id)   (1u << (id))
 
@@ -146,6 +156,7 @@ apikey_extract_feed(apikey_extract_t *x, const char *p, size_t len)
 static void
 apikey_extract_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
 {
+    bool               count;
     apikey_extract_t  *x;
 
     x = (apikey_extract_t *) j;
@@ -169,25 +180,21 @@ apikey_extract_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
 
         } else {
             x->last.known = 0;
+            x->last.wrong = 0;
         }
 
         return;
 
     case APIKEY_X_PROMPT_DETAILS:
-        id = APIKEY_X_CACHED_PROMPT;
-        break;
-
-    case APIKEY_X_INPUT_DETAILS:
-        id = APIKEY_X_CACHED_INPUT;
-        break;
-
     case APIKEY_X_COMPLETION_DETAILS:
-        id = APIKEY_X_REASONING_COMPLETION;
+    case APIKEY_X_INPUT_DETAILS:
+    case APIKEY_X_OUTPUT_DETAILS:
+        id = apikey_extract_details[id - APIKEY_X_PROMPT_DETAILS];
+        count = false;
         break;
 
-    case APIKEY_X_OUTPUT_DETAILS:
-        id = APIKEY_X_REASONING_OUTPUT;
-        break;
+    default:
+        count = (what == APIKEY_PICK_COUNT && j->number <= APIKEY_TOKENS_MAX);
     }
 
     if (what == APIKEY_PICK_CLOSE) {
@@ -197,10 +204,14 @@ apikey_extract_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
     /* a member again takes the place of the one before, whatever it is */
 
     x->open.known &= ~apikey_extract_bit(id);
+    x->open.wrong &= ~apikey_extract_bit(id);
 
-    if (what == APIKEY_PICK_COUNT) {
+    if (count) {
         x->open.known |= apikey_extract_bit(id);
         x->open.count[id] = j->number;
+
+    } else if (what != APIKEY_PICK_NULL && what != APIKEY_PICK_OPEN) {
+        x->open.wrong |= apikey_extract_bit(id);
     }
 }
 
@@ -218,7 +229,7 @@ apikey_extract_merge(const apikey_extract_t *x, apikey_extract_usage_t *kept)
 
     last = &x->last;
 
-    if (last->known == 0) {
+    if ((last->known | last->wrong) == 0) {
         return;
     }
 
@@ -233,7 +244,8 @@ apikey_extract_merge(const apikey_extract_t *x, apikey_extract_usage_t *kept)
         }
     }
 
-    kept->known |= last->known;
+    kept->known = (kept->known & ~last->wrong) | last->known;
+    kept->wrong = (kept->wrong & ~last->known) | last->wrong;
     kept->begun = false;
 }
 
@@ -277,13 +289,30 @@ apikey_extract_min(uint64_t a, uint64_t b)
 }
 
 
+/* Does one of them have a value that is no count? */
+
 static bool
+apikey_extract_wrong(const apikey_extract_usage_t *u, unsigned a, unsigned b)
+{
+    return u->wrong & (apikey_extract_bit(a) | apikey_extract_bit(b));
+}
+
+
+static apikey_extract_e
 apikey_extract_tokens_openai(const apikey_extract_usage_t *u,
     apikey_tokens_t *t)
 {
-    bool      input, output;
-    uint64_t  total;
+    bool              input, output;
+    uint64_t          total;
+    apikey_extract_e  is;
 
+    if (apikey_extract_wrong(u, APIKEY_X_PROMPT, APIKEY_X_INPUT)
+        || apikey_extract_wrong(u, APIKEY_X_COMPLETION, APIKEY_X_OUTPUT))
+    {
+        return APIKEY_EXTRACT_WRONG;
+    }
+
+    is = APIKEY_EXTRACT_WHOLE;
     input = apikey_extract_greater(u, APIKEY_X_PROMPT, APIKEY_X_INPUT,
                                    &t->input);
     output = apikey_extract_greater(u, APIKEY_X_COMPLETION, APIKEY_X_OUTPUT,
@@ -292,14 +321,23 @@ apikey_extract_tokens_openai(const apikey_extract_usage_t *u,
     if (u->known & apikey_extract_bit(APIKEY_X_TOTAL)) {
         total = u->count[APIKEY_X_TOTAL];
 
-        if (!input) {
-            t->input = total - apikey_extract_min(total, t->output);
-
-        } else if (!output) {
-            t->output = total - apikey_extract_min(total, t->input);
+        if ((!input && total < t->output) || (!output && total < t->input)) {
+            return APIKEY_EXTRACT_WRONG;
         }
 
-        input = true;
+        if (!input) {
+            t->input = total - t->output;
+
+        } else if (!output) {
+            t->output = total - t->input;
+        }
+
+    } else if (!input) {
+        is = output ? APIKEY_EXTRACT_OUTPUT
+             : u->wrong ? APIKEY_EXTRACT_WRONG : APIKEY_EXTRACT_NONE;
+
+    } else if (!output && (u->wrong & apikey_extract_bit(APIKEY_X_TOTAL))) {
+        return APIKEY_EXTRACT_WRONG;
     }
 
     (void) apikey_extract_greater(u, APIKEY_X_CACHED_PROMPT,
@@ -307,16 +345,29 @@ apikey_extract_tokens_openai(const apikey_extract_usage_t *u,
     (void) apikey_extract_greater(u, APIKEY_X_REASONING_COMPLETION,
                                   APIKEY_X_REASONING_OUTPUT, &t->reasoning);
 
-    return input || output;
+    if (is == APIKEY_EXTRACT_WHOLE
+        && (apikey_extract_wrong(u, APIKEY_X_CACHED_PROMPT,
+                                 APIKEY_X_CACHED_INPUT)
+            || apikey_extract_wrong(u, APIKEY_X_REASONING_COMPLETION,
+                                    APIKEY_X_REASONING_OUTPUT)))
+    {
+        is = APIKEY_EXTRACT_DOUBT;
+    }
+
+    return is;
 }
 
 
 /* What comes out of its cache, or goes into it, is no part of its input. */
 
-static bool
+static apikey_extract_e
 apikey_extract_tokens_anthropic(const apikey_extract_usage_t *u,
     apikey_tokens_t *t)
 {
+    if (u->wrong) {
+        return APIKEY_EXTRACT_WRONG;
+    }
+
     t->input = 0;
     t->output = 0;
     t->cached = 0;
@@ -339,14 +390,18 @@ apikey_extract_tokens_anthropic(const apikey_extract_usage_t *u,
         t->output = u->count[APIKEY_X_OUTPUT];
     }
 
-    return u->known != 0;
+    if (u->known == apikey_extract_bit(APIKEY_X_OUTPUT)) {
+        return APIKEY_EXTRACT_OUTPUT;
+    }
+
+    return u->known ? APIKEY_EXTRACT_WHOLE : APIKEY_EXTRACT_NONE;
 }
 
 
 apikey_extract_e
 apikey_extract_tokens(const apikey_extract_t *x, apikey_tokens_t *t)
 {
-    bool                    known;
+    apikey_extract_e        is;
     apikey_extract_t        whole;
     apikey_tokens_t         tokens;
     apikey_extract_usage_t  u;
@@ -360,15 +415,22 @@ apikey_extract_tokens(const apikey_extract_t *x, apikey_tokens_t *t)
     u = x->kept;
     apikey_extract_merge(x, &u);
 
-    if (x->api == APIKEY_API_ANTHROPIC) {
-        known = apikey_extract_tokens_anthropic(&u, &tokens);
+    is = x->api == APIKEY_API_ANTHROPIC
+         ? apikey_extract_tokens_anthropic(&u, &tokens)
+         : apikey_extract_tokens_openai(&u, &tokens);
 
-    } else {
-        known = apikey_extract_tokens_openai(&u, &tokens);
+    if (is <= APIKEY_EXTRACT_WRONG) {
+        return is;
     }
 
-    if (!known || tokens.input > APIKEY_PICK_MAX) {
-        return APIKEY_EXTRACT_NONE;
+    if (tokens.input > APIKEY_TOKENS_MAX) {
+        return APIKEY_EXTRACT_WRONG;
+    }
+
+    if (is == APIKEY_EXTRACT_WHOLE
+        && (tokens.cached > tokens.input || tokens.reasoning > tokens.output))
+    {
+        is = APIKEY_EXTRACT_DOUBT;
     }
 
     tokens.cached = apikey_extract_min(tokens.cached, tokens.input);
@@ -376,7 +438,7 @@ apikey_extract_tokens(const apikey_extract_t *x, apikey_tokens_t *t)
 
     *t = tokens;
 
-    return u.begun ? APIKEY_EXTRACT_BEGUN : APIKEY_EXTRACT_WHOLE;
+    return u.begun ? APIKEY_EXTRACT_BEGUN : is;
 }
 
 

@@ -7,7 +7,8 @@
  * Only the member "usage" where those APIs have it counts: in the outermost
  * object, in a "response" (OpenAI) or a "message" (Anthropic) there.  The last
  * one of a stream wins; null is none.  What was seen whole before a response
- * is cut, or turns out to be no JSON, counts.
+ * is cut, or turns out to be no JSON, counts.  A count that makes no sense is
+ * told from one that is not there, and never becomes 0.
  *
  * Plain C, no allocation, less than 2 KB that the caller owns.
  */
@@ -30,6 +31,11 @@ typedef enum {
 } apikey_api_e;
 
 
+/* what no request has: sums of them shall stay countable */
+
+#define APIKEY_TOKENS_MAX  1000000000000ULL
+
+
 /* cached is a part of input, reasoning one of output. */
 
 typedef struct {
@@ -42,8 +48,12 @@ typedef struct {
 
 typedef enum {
     APIKEY_EXTRACT_NONE = 0,
+    APIKEY_EXTRACT_WRONG,        /* what it says cannot be */
     APIKEY_EXTRACT_BEGUN,        /* what an Anthropic stream begins with: its
                                     output is not what it will be */
+    APIKEY_EXTRACT_OUTPUT,       /* it does not say its input */
+    APIKEY_EXTRACT_DOUBT,        /* a part of it cannot be, and is left out
+                                    or made to fit */
     APIKEY_EXTRACT_WHOLE
 } apikey_extract_e;
 
@@ -55,6 +65,7 @@ typedef enum {
 typedef struct {
     uint64_t             count[APIKEY_EXTRACT_COUNTS];
     uint32_t             known;  /* a bit each */
+    uint32_t             wrong;  /* there, but no count */
     bool                 begun;  /* of a message that begins */
 } apikey_extract_usage_t;
 
@@ -87,7 +98,7 @@ void apikey_extract_init(apikey_extract_t *x, apikey_api_e api, bool stream);
 
 void apikey_extract_feed(apikey_extract_t *x, const char *p, size_t len);
 
-/* NONE leaves t as it is. */
+/* NONE and WRONG leave t as it is. */
 apikey_extract_e apikey_extract_tokens(const apikey_extract_t *x,
     apikey_tokens_t *t);
 

@@ -16,6 +16,13 @@
 #define FUZZ_EXTRACT_MAX  9007199254740991ULL
 
 
+typedef enum {
+    FUZZ_ABSENT = 0,             /* or null */
+    FUZZ_COUNT,
+    FUZZ_WRONG
+} fuzz_count_e;
+
+
 typedef struct {
     apikey_tokens_t   tokens;
     apikey_extract_e  is;
@@ -123,138 +130,165 @@ fuzz_extract_count(const char *p, size_t len, uint64_t *count)
 }
 
 
-static bool
+static fuzz_count_e
 fuzz_extract_in(const char *json, size_t len, const char *name,
     uint64_t *count)
 {
     size_t       n;
     const char  *value;
 
-    return fuzz_extract_member(json, len, name, &value, &n)
-           && fuzz_extract_count(value, n, count);
+    *count = 0;
+
+    if (!fuzz_extract_member(json, len, name, &value, &n) || *value == 'n') {
+        return FUZZ_ABSENT;
+    }
+
+    if (fuzz_extract_count(value, n, count) && *count <= APIKEY_TOKENS_MAX) {
+        return FUZZ_COUNT;
+    }
+
+    *count = 0;
+
+    return FUZZ_WRONG;
 }
 
 
-static uint64_t
-fuzz_extract_detail(const char *json, size_t len, const char *object,
-    const char *name)
+/* The greater one of what two objects say; true: one of them is wrong. */
+
+static bool
+fuzz_extract_details(const char *json, size_t len, const char *const *objects,
+    const char *name, uint64_t *count)
 {
-    size_t       n;
-    uint64_t     count;
+    bool         wrong;
+    size_t       i, n;
+    uint64_t     one;
     const char  *value;
 
-    if (fuzz_extract_member(json, len, object, &value, &n)
-        && fuzz_extract_in(value, n, name, &count))
-    {
-        return count;
+    wrong = false;
+    *count = 0;
+
+    for (i = 0; i < 2; i++) {
+        if (!fuzz_extract_member(json, len, objects[i], &value, &n)
+            || *value == 'n')
+        {
+            continue;
+        }
+
+        if (*value != '{'
+            || fuzz_extract_in(value, n, name, &one) == FUZZ_WRONG)
+        {
+            wrong = true;
+
+        } else if (one > *count) {
+            *count = one;
+        }
     }
 
-    return 0;
+    return wrong;
 }
 
 
-static uint64_t
-fuzz_extract_max(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
-
-static bool
+static apikey_extract_e
 fuzz_extract_openai(const char *json, size_t len, apikey_tokens_t *t)
 {
-    bool      in, out, total;
-    uint64_t  n[5] = { 0 };
+    bool          in, out, doubt, wrong;
+    size_t        i;
+    uint64_t      n[5];
+    fuzz_count_e  is[5];
 
-    in = fuzz_extract_in(json, len, "prompt_tokens", &n[0]);
+    static const char *const  names[] = { "prompt_tokens", "input_tokens",
+        "completion_tokens", "output_tokens", "total_tokens" };
+    static const char *const  cached[] = { "prompt_tokens_details",
+        "input_tokens_details" };
+    static const char *const  reasoning[] = { "completion_tokens_details",
+        "output_tokens_details" };
 
-    if (!in) {
-        n[0] = 0;
+    wrong = false;
+
+    for (i = 0; i < 5; i++) {
+        is[i] = fuzz_extract_in(json, len, names[i], &n[i]);
+        wrong |= (i < 4 && is[i] == FUZZ_WRONG);
     }
 
-    if (fuzz_extract_in(json, len, "input_tokens", &n[1])) {
+    if (wrong) {
+        return APIKEY_EXTRACT_WRONG;
+    }
+
+    in = (is[0] == FUZZ_COUNT || is[1] == FUZZ_COUNT);
+    out = (is[2] == FUZZ_COUNT || is[3] == FUZZ_COUNT);
+
+    t->input = n[0] > n[1] ? n[0] : n[1];
+    t->output = n[2] > n[3] ? n[2] : n[3];
+
+    doubt = fuzz_extract_details(json, len, cached, "cached_tokens",
+                                 &t->cached);
+    doubt |= fuzz_extract_details(json, len, reasoning, "reasoning_tokens",
+                                  &t->reasoning);
+
+    if (!in && !out && is[4] != FUZZ_COUNT) {
+        return doubt || is[4] == FUZZ_WRONG ? APIKEY_EXTRACT_WRONG
+                                            : APIKEY_EXTRACT_NONE;
+    }
+
+    if (!(in && out) && in + out > 0 && is[4] == FUZZ_COUNT
+        && n[4] < t->input + t->output)
+    {
+        return APIKEY_EXTRACT_WRONG;
+    }
+
+    if (!in && is[4] == FUZZ_COUNT) {
+        t->input = n[4] - t->output;
         in = true;
-        n[0] = fuzz_extract_max(n[0], n[1]);
+
+    } else if (in && !out && is[4] == FUZZ_COUNT) {
+        t->output = n[4] - t->input;
+
+    } else if (in && !out && is[4] == FUZZ_WRONG) {
+        return APIKEY_EXTRACT_WRONG;
     }
 
-    out = fuzz_extract_in(json, len, "completion_tokens", &n[2]);
+    doubt |= (t->cached > t->input || t->reasoning > t->output);
+    t->cached = t->cached > t->input ? t->input : t->cached;
+    t->reasoning = t->reasoning > t->output ? t->output : t->reasoning;
 
-    if (!out) {
-        n[2] = 0;
-    }
-
-    if (fuzz_extract_in(json, len, "output_tokens", &n[3])) {
-        out = true;
-        n[2] = fuzz_extract_max(n[2], n[3]);
-    }
-
-    total = fuzz_extract_in(json, len, "total_tokens", &n[4]);
-
-    if (total && !in) {
-        n[0] = n[4] > n[2] ? n[4] - n[2] : 0;
-
-    } else if (total && !out) {
-        n[2] = n[4] > n[0] ? n[4] - n[0] : 0;
-    }
-
-    t->input = n[0];
-    t->output = n[2];
-    t->cached = fuzz_extract_max(
-         fuzz_extract_detail(json, len, "prompt_tokens_details",
-                             "cached_tokens"),
-         fuzz_extract_detail(json, len, "input_tokens_details",
-                             "cached_tokens"));
-    t->reasoning = fuzz_extract_max(
-         fuzz_extract_detail(json, len, "completion_tokens_details",
-                             "reasoning_tokens"),
-         fuzz_extract_detail(json, len, "output_tokens_details",
-                             "reasoning_tokens"));
-
-    if (t->cached > t->input) {
-        t->cached = t->input;
-    }
-
-    if (t->reasoning > t->output) {
-        t->reasoning = t->output;
-    }
-
-    return in || out || total;
+    return !in ? APIKEY_EXTRACT_OUTPUT : doubt ? APIKEY_EXTRACT_DOUBT
+                                               : APIKEY_EXTRACT_WHOLE;
 }
 
 
-static bool
+static apikey_extract_e
 fuzz_extract_anthropic(const char *json, size_t len, apikey_tokens_t *t)
 {
-    bool      known;
-    uint64_t  n;
+    bool          input, wrong;
+    size_t        i;
+    uint64_t      n[4];
+    fuzz_count_e  is[4];
+
+    static const char *const  names[] = { "input_tokens",
+        "cache_creation_input_tokens", "cache_read_input_tokens",
+        "output_tokens" };
 
     memset(t, 0, sizeof(*t));
-    known = false;
+    input = false;
+    wrong = false;
 
-    if (fuzz_extract_in(json, len, "input_tokens", &n)) {
-        known = true;
-        t->input += n;
+    for (i = 0; i < 4; i++) {
+        is[i] = fuzz_extract_in(json, len, names[i], &n[i]);
+        wrong |= (is[i] == FUZZ_WRONG);
+        input |= (i < 3 && is[i] == FUZZ_COUNT);
     }
 
-    if (fuzz_extract_in(json, len, "cache_creation_input_tokens", &n)) {
-        known = true;
-        t->input += n;
+    t->input = n[0] + n[1] + n[2];
+    t->cached = n[2];
+    t->output = n[3];
+
+    if (wrong || t->input > APIKEY_TOKENS_MAX) {
+        return APIKEY_EXTRACT_WRONG;
     }
 
-    if (fuzz_extract_in(json, len, "cache_read_input_tokens", &n)) {
-        known = true;
-        t->input += n;
-        t->cached = n;
-    }
-
-    if (fuzz_extract_in(json, len, "output_tokens", &t->output)) {
-        known = true;
-
-    } else {
-        t->output = 0;
-    }
-
-    return known && t->input <= FUZZ_EXTRACT_MAX;
+    return input ? APIKEY_EXTRACT_WHOLE
+           : is[3] == FUZZ_COUNT ? APIKEY_EXTRACT_OUTPUT
+                                 : APIKEY_EXTRACT_NONE;
 }
 
 
@@ -267,7 +301,7 @@ static bool
 fuzz_extract_document(bool anthropic, const char *json, size_t len,
     fuzz_extract_t *want)
 {
-    bool         known, again;
+    bool         again;
     size_t       n, outer_len;
     const char  *value, *outer;
 
@@ -296,12 +330,11 @@ fuzz_extract_document(bool anthropic, const char *json, size_t len,
         return !again || len == 0 || *json == '{';
     }
 
-    known = anthropic ? fuzz_extract_anthropic(value, n, &want->tokens)
-                      : fuzz_extract_openai(value, n, &want->tokens);
+    want->is = anthropic ? fuzz_extract_anthropic(value, n, &want->tokens)
+                         : fuzz_extract_openai(value, n, &want->tokens);
 
-    if (known) {
-        want->is = anthropic && again ? APIKEY_EXTRACT_BEGUN
-                                      : APIKEY_EXTRACT_WHOLE;
+    if (anthropic && again && want->is > APIKEY_EXTRACT_WRONG) {
+        want->is = APIKEY_EXTRACT_BEGUN;
     }
 
     return true;
@@ -343,7 +376,7 @@ static bool
 fuzz_extract_same(const fuzz_extract_t *a, const fuzz_extract_t *b)
 {
     return a->is == b->is
-           && (a->is == APIKEY_EXTRACT_NONE
+           && (a->is <= APIKEY_EXTRACT_WRONG
                || memcmp(&a->tokens, &b->tokens, sizeof(a->tokens)) == 0);
 }
 

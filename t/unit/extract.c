@@ -22,7 +22,8 @@ typedef struct {
     apikey_api_e   api;
     bool           stream;
     const char    *text;
-    const char    *want;     /* "input output cached reasoning", "begun ..." */
+    const char    *want;     /* "input output cached reasoning", or what it is
+                                but whole before that */
 } test_extract_t;
 
 
@@ -49,18 +50,20 @@ test_read(const apikey_extract_t *x, char *out, size_t size)
     apikey_tokens_t   t;
     apikey_extract_e  is;
 
+    static const char *const  names[] = { "none", "wrong", "begun ",
+                                          "output ", "doubt ", "" };
+
     memset(&t, 0xff, sizeof(t));
 
     is = apikey_extract_tokens(x, &t);
 
-    if (is == APIKEY_EXTRACT_NONE) {
-        snprintf(out, size, "none");
+    if (is <= APIKEY_EXTRACT_WRONG) {
+        snprintf(out, size, "%s", names[is]);
         return;
     }
 
     snprintf(out, size, "%s%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64,
-             is == APIKEY_EXTRACT_BEGUN ? "begun " : "",
-             t.input, t.output, t.cached, t.reasoning);
+             names[is], t.input, t.output, t.cached, t.reasoning);
 }
 
 
@@ -219,19 +222,46 @@ test_openai(void)
         { OPENAI, "{\"usage\":{\"prompt_tokens\":1e3,\"completion_tokens\":"
                   "2.0}}", "1000 2 0 0" },
         { OPENAI, "{\"usage\":{\"prompt_tokens\":-5,\"completion_tokens\":2}}",
-                  "0 2 0 0" },
+                  "wrong" },
         { OPENAI, "{\"usage\":{\"prompt_tokens\":99999999999999999999,"
-                  "\"completion_tokens\":\"7\"}}", "none" },
+                  "\"completion_tokens\":\"7\"}}", "wrong" },
         { OPENAI, "{\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1,"
                   "\"prompt_tokens_details\":{\"cached_tokens\":9}}}",
-                  "5 1 5 0" },
+                  "doubt 5 1 5 0" },
+
+        /* what cannot be never becomes 0, unless nobody needs it */
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":"
+                  "1.5}}", "wrong" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":{},\"total_tokens\":3}}",
+                  "wrong" },
+        { OPENAI, "{\"usage\":{\"total_tokens\":-1}}", "wrong" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":5,\"total_tokens\":-1}}",
+                  "wrong" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":5,\"total_tokens\":4}}",
+                  "wrong" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1,"
+                  "\"total_tokens\":\"x\"}}", "5 1 0 0" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":1000000000001,"
+                  "\"completion_tokens\":1}}", "wrong" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1,"
+                  "\"prompt_tokens_details\":{\"cached_tokens\":-4}}}",
+                  "doubt 5 1 0 0" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":1,"
+                  "\"prompt_tokens_details\":3,"
+                  "\"completion_tokens_details\":null}}", "doubt 5 1 0 0" },
+        { OPENAI, "{\"usage\":{\"completion_tokens\":7}}",
+                  "output 0 7 0 0" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":null,"
+                  "\"completion_tokens\":7}}", "output 0 7 0 0" },
 
         /* duplicates: the last one */
         { OPENAI, "{\"usage\":{\"prompt_tokens\":1},\"usage\":"
                   "{\"prompt_tokens\":2,\"prompt_tokens\":3}}", "3 0 0 0" },
         { OPENAI, "{\"usage\":{\"prompt_tokens\":1},\"usage\":null}", "none" },
         { OPENAI, "{\"usage\":{\"prompt_tokens\":1,\"prompt_tokens\":[2]}}",
-                  "none" },
+                  "wrong" },
+        { OPENAI, "{\"usage\":{\"prompt_tokens\":[1],\"prompt_tokens\":2}}",
+                  "2 0 0 0" },
         { OPENAI, "{\"usage\":{\"prompt_tokens\":7,\"prompt_tokens_details\":"
                   "{\"cached_tokens\":2},\"prompt_tokens_details\":{}}}",
                   "7 0 0 0" },
@@ -293,6 +323,10 @@ test_openai_stream(void)
                     "5,\"completion_tokens\":1}}\n\ndata: {\"usage\":"
                     "{\"completion_tokens\":0,\"prompt_tokens\":0}}\n\n",
                     "0 0 0 0" },
+        { OPENAI_S, "data: {\"usage\":{\"prompt_tokens\":5,"
+                    "\"completion_tokens\":1}}\n\ndata: {\"usage\":"
+                    "{\"completion_tokens\":-1,\"prompt_tokens\":5}}\n\n",
+                    "wrong" },
 
         /* forms of lines */
         { OPENAI_S, "data:{\"x\":1}\n\ndata\ndata:{\"usage\":\ndata:  "
@@ -348,7 +382,12 @@ test_anthropic(void)
         { ANTHRO, "{\"usage\":{\"input_tokens\":5,\"output_tokens\":0,"
                   "\"cache_read_input_tokens\":null}}", "5 0 0 0" },
         { ANTHRO, "{\"usage\":{\"input_tokens\":9007199254740991,"
-                  "\"cache_read_input_tokens\":1}}", "none" },
+                  "\"cache_read_input_tokens\":1}}", "wrong" },
+        { ANTHRO, "{\"usage\":{\"input_tokens\":1000000000000,"
+                  "\"cache_read_input_tokens\":1}}", "wrong" },
+        { ANTHRO, "{\"usage\":{\"input_tokens\":5,\"output_tokens\":2,"
+                  "\"cache_read_input_tokens\":-1}}", "wrong" },
+        { ANTHRO, "{\"usage\":{\"output_tokens\":2}}", "output 0 2 0 0" },
         { ANTHRO, "{\"usage\":{\"prompt_tokens\":5}}", "none" },
         { ANTHRO_S, "event: message_start\n"
                     "data: {\"type\":\"message_start\",\"message\":{\"id\":"
@@ -375,6 +414,13 @@ test_anthropic(void)
                     "\"input_tokens\":30,\"output_tokens\":7}}\n\n"
                     "data: {\"usage\":{\"output_tokens\":9}}\n\n",
                     "30 9 0 0" },
+        { ANTHRO_S, "data: {\"message\":{\"usage\":{\"input_tokens\":25,"
+                    "\"output_tokens\":1}}}\n\ndata: {\"usage\":{"
+                    "\"output_tokens\":\"9\"}}\n\n", "wrong" },
+        { ANTHRO_S, "data: {\"message\":{\"usage\":{\"input_tokens\":\"x\","
+                    "\"output_tokens\":1}}}\n\ndata: {\"usage\":{"
+                    "\"input_tokens\":3,\"output_tokens\":9}}\n\n",
+                    "3 9 0 0" },
     };
 
     test_tests(tests);

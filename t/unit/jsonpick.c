@@ -32,7 +32,8 @@ typedef struct {
 } test_pick_t;
 
 
-/* {=n}: an object with what is in it; n= a count, n+ n- true, false, n? */
+/* {=n}: an object with what is in it; n= a count, n+ n- n0 true, false,
+   null, n? */
 
 static void
 test_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
@@ -69,7 +70,8 @@ test_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
     default:
         n = snprintf(p, room, "%c%c ", names[id],
                      what == APIKEY_PICK_TRUE
-                     ? '+' : what == APIKEY_PICK_FALSE ? '-' : '?');
+                     ? '+' : what == APIKEY_PICK_FALSE
+                     ? '-' : what == APIKEY_PICK_NULL ? '0' : '?');
     }
 
     t->len += (size_t) n;
@@ -184,7 +186,7 @@ test_shapes(void)
         { "{\"in\":{\"deep\":{\"n\":3,\"in\":{\"n\":9}},\"t\":\"x\"}}",
           " {i{d{l=3 }}}" },
         { "{\"in\":{},\"in\":null,\"in\":[{\"n\":1}],\"in\":\"{\"}",
-          " {i{}0i? i? i? }" },
+          " {i{}0i0 i? i? }" },
         { "{\"x\":{\"in\":{\"n\":1}},\"y\":[{\"n\":1}],\"n\":0}", " {n=0 }" },
         { "{\"x\":\"\\\"n\\\":1,\\\\\",\"n\":2}", " {n=2 }" },
         { "{\"x\":\"},\\\"n\\\":1\"}", " {}" },
@@ -194,7 +196,7 @@ test_shapes(void)
         { "{\"\\n\":1,\"n\\u0000\":1,\"\\ud83d\\ude00n\":1,\"\":1}", " {}" },
         { "{\"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\\u006e\":1}", " {}" },
         { "{\"n\":true,\"n\":false,\"n\":null,\"n\":\"5\",\"n\":{},\"n\":[]}",
-          " {n+ n- n? n? n? n? }" },
+          " {n+ n- n0 n? n? n? }" },
 
         { "{\"n\":1", "! {" },
         { "{\"n\":1 ", "! {n=1 " },
@@ -278,7 +280,7 @@ test_texts(void)
     test_all("{\"t\":\"0123456789abcdef\"}", " {t=<0123456789abcdef> }");
     test_all("{\"t\":\"0123456789abcdefg\"}", " {t? }");
     test_all("{\"t\":\"0123456789abcde\\u00e4\",\"n\":1}", " {t? n=1 }");
-    test_all("{\"t\":5,\"t\":null,\"t\":{\"n\":1}}", " {t=5 t? t? }");
+    test_all("{\"t\":5,\"t\":null,\"t\":{\"n\":1}}", " {t=5 t0 t? }");
 }
 
 
