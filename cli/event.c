@@ -26,6 +26,8 @@ static void apikey_event_uuid(apikey_json_t *json, const char *name,
     const uint8_t uuid[16]);
 static void apikey_event_count(apikey_json_t *json, const char *name,
     uint64_t n);
+static void apikey_event_limit(apikey_json_t *json, const char *name,
+    const apikey_event_t *event, uint64_t n);
 static void apikey_event_cost(apikey_json_t *json, int64_t cost);
 static void apikey_event_client(apikey_json_t *json,
     const uint8_t client[16]);
@@ -172,9 +174,9 @@ apikey_event_rest(apikey_json_t *json, const apikey_event_t *event)
     apikey_event_count(json, "refused", shape->kind == APIKEY_RECORD_SUM
                                         ? count->count : 0);
     apikey_event_count(json, "weight", shape->weight);
-    apikey_event_count(json, "limit", shape->limit);
-    apikey_event_count(json, "remaining", count->remaining);
-    apikey_event_count(json, "retry_after", shape->retry_after);
+    apikey_event_limit(json, "limit", event, shape->limit);
+    apikey_event_limit(json, "remaining", event, count->remaining);
+    apikey_event_limit(json, "retry_after", event, shape->retry_after);
 
     apikey_json_name(json, "cost_nano");
 
@@ -240,6 +242,22 @@ apikey_event_count(apikey_json_t *json, const char *name, uint64_t n)
 {
     apikey_json_name(json, name);
     apikey_json_uint(json, n > INT64_MAX ? INT64_MAX : n);
+}
+
+
+/* Of the limit that refused: where none did, there is no number. */
+
+static void
+apikey_event_limit(apikey_json_t *json, const char *name,
+    const apikey_event_t *event, uint64_t n)
+{
+    if (event->shape.len[APIKEY_TEXT_LIMIT]) {
+        apikey_event_count(json, name, n);
+        return;
+    }
+
+    apikey_json_name(json, name);
+    apikey_json_null(json);
 }
 
 

@@ -364,7 +364,7 @@ apikey_journal_print(apikey_journal_t *j, const apikey_frame_t *frame,
         return true;
     }
 
-    len = apikey_event_json(buf, sizeof(buf) - 1, event, j->id, j->usage);
+    len = apikey_event_json(buf, sizeof(buf) - 1, event, j->name, j->usage);
     buf[len++] = '\n';
 
     if (fwrite(buf, 1, len, stdout) != len) {

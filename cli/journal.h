@@ -66,6 +66,7 @@ struct apikey_journal_s {
     char                       rings[1024];
     uint8_t                    node[16];
     char                       id[37];
+    char                       name[256];    /* apikey_node, or id */
 
     apikey_journal_segment_t  *segment;
     size_t                     nsegments;

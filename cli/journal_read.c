@@ -26,6 +26,7 @@
 
 
 static bool apikey_journal_node(apikey_journal_t *j);
+static void apikey_journal_name(apikey_journal_t *j);
 static bool apikey_journal_list(apikey_journal_t *j);
 static int apikey_journal_compare(const void *one, const void *two);
 static int apikey_journal_compare_range(const void *one, const void *two);
@@ -116,7 +117,36 @@ apikey_journal_node(apikey_journal_t *j)
         return false;
     }
 
+    apikey_journal_name(j);
+
     return true;
+}
+
+
+/* Journals of older versions have none. */
+
+static void
+apikey_journal_name(apikey_journal_t *j)
+{
+    char    name[sizeof(j->dir) + 32];
+    FILE   *f;
+    size_t  n;
+
+    snprintf(name, sizeof(name), "%s/name", j->dir);
+
+    f = fopen(name, "r");
+    n = f ? fread(j->name, 1, sizeof(j->name) - 1, f) : 0;
+
+    if (f) {
+        fclose(f);
+    }
+
+    j->name[n] = '\0';
+    j->name[strcspn(j->name, "\n")] = '\0';
+
+    if (j->name[0] == '\0') {
+        memcpy(j->name, j->id, sizeof(j->id));
+    }
 }
 
 

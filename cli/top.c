@@ -23,6 +23,7 @@ static void apikey_top_row(const PGresult *result, int row,
     const PGresult *last);
 static double apikey_top_rate(const PGresult *result, int row,
     const PGresult *last);
+static const char *apikey_top_money(char *text);
 static const char *apikey_top_plain(char *text);
 
 
@@ -100,7 +101,8 @@ apikey_top_show(PGconn *conn, const char *column, PGresult **last)
              "sum(requests), sum(refused), sum(errors), sum(tokens), "
              "sum(cost), extract(epoch FROM clock_timestamp()), "
              "to_char(apikey.usage_as_of() AT TIME ZONE 'UTC', "
-             "'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), sum(sum(requests)) OVER () "
+             "'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), sum(sum(requests)) OVER (), "
+             "sum(unpriced) "
              "FROM apikey.usage_hourly "
              "WHERE start >= date_trunc('hour', now(), 'UTC') "
              "- interval '1 hour' GROUP BY 1 "
@@ -117,8 +119,9 @@ apikey_top_show(PGconn *conn, const char *column, PGresult **last)
                PQgetvalue(result, 0, 7), PQgetvalue(result, 0, 8));
     }
 
-    printf("%9s %12s %10s %10s %14s %16s  %s\n", *last ? "req/s" : "",
-           "requests", "refused", "errors", "tokens", "cost", column);
+    printf("%9s %12s %10s %10s %14s %16s %10s  %s\n", *last ? "req/s" : "",
+           "requests", "refused", "errors", "tokens", "cost", "unpriced",
+           column);
 
     for (i = 0; i < PQntuples(result); i++) {
         apikey_top_row(result, i, *last);
@@ -141,10 +144,35 @@ apikey_top_row(const PGresult *result, int row, const PGresult *last)
         printf("%9s", "");
     }
 
-    printf(" %12s %10s %10s %14s %16s  %s\n", PQgetvalue(result, row, 1),
+    printf(" %12s %10s %10s %14s %16s %10s  %s\n", PQgetvalue(result, row, 1),
            PQgetvalue(result, row, 2), PQgetvalue(result, row, 3),
-           PQgetvalue(result, row, 4), PQgetvalue(result, row, 5),
+           PQgetvalue(result, row, 4),
+           apikey_top_money(PQgetvalue(result, row, 5)),
+           PQgetvalue(result, row, 9),
            apikey_top_plain(PQgetvalue(result, row, 0)));
+}
+
+
+/* An amount as everywhere: of nine decimals two stay, and what is not 0. */
+
+static const char *
+apikey_top_money(char *text)
+{
+    char  *point, *end;
+
+    point = strchr(text, '.');
+
+    if (point) {
+        for (end = text + strlen(text); end > point + 3; end--) {
+            if (end[-1] != '0') {
+                break;
+            }
+        }
+
+        *end = '\0';
+    }
+
+    return text;
 }
 
 

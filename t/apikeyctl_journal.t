@@ -83,7 +83,9 @@ subtest 'a journal that runs' => sub {
         status_code => 200, status => 'success', verdict => 'ok',
         usage_source => 'header', method => 'GET', requests => 1,
         endpoint => '/', secret => $key->{secret}, client => '127.0.0.0',
-        outcome => 'success', kind => 'event', aborted => undef);
+        outcome => 'success', kind => 'event', aborted => undef,
+        node => 'node', limit => undef, remaining => undef,
+        retry_after => undef);
     is_deeply({ map { $_ => $row->{$_} } keys %want }, \%want, 'whole');
 
     ($rc, $out) = ctl('journal', 'export', @where, '--format', 'usage');
@@ -93,6 +95,8 @@ subtest 'a journal that runs' => sub {
        . 'tokens_output,tokens_cached,tokens_reasoning,usage_source,'
        . 'price_version,bytes_in,bytes_out,duration_ms,session,node',
        'usage: the columns of an export');
+    is_deeply([ grep { $_->{node} ne 'node' } rows($out) ], [],
+              'with the name of the node');
 
     is((ctl('journal', 'verify', @where))[0], 0, 'verify: sound');
 
@@ -238,7 +242,8 @@ subtest 'top' => sub {
 
     is($rc, 0, 'top') or diag($err);
     like($out, qr/^as of 20\S+Z, \d+ requests in this hour/, 'as of');
-    like($out, qr/^ +\d+ +0 +\d+ +0 +[\d.]+  \Q$key->{id}\E$/m, 'the key');
+    like($out, qr/ tokens +cost +unpriced  key$/m, 'its columns');
+    like($out, qr/^ +\d+ +0 +\d+ +0 +14\.50 +37  \Q$key->{id}\E$/m, 'the key');
     like((ctl('top', 'service', @postgres))[1], qr/^ +3 .*  odd$/m,
          'by service');
     $ctl->wrong([ 'top', 'colour' ], qr/none of key, owner/, 'by nothing');

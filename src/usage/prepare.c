@@ -21,6 +21,10 @@ static ngx_int_t ngx_http_apikey_prepare_path(ngx_log_t *log, u_char *path,
 static ngx_int_t ngx_http_apikey_prepare_could(ngx_log_t *log, u_char *path);
 static ngx_int_t ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid);
+static ngx_int_t ngx_http_apikey_prepare_file(u_char *name, u_char *text,
+    size_t len, ngx_uid_t uid, ngx_gid_t gid);
+static void ngx_http_apikey_prepare_label(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid);
 static ngx_uint_t ngx_http_apikey_make_node(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf, u_char *name, ngx_uint_t damaged);
 static ngx_int_t ngx_http_apikey_read_node(u_char *name, u_char node[16]);
@@ -88,6 +92,8 @@ ngx_http_apikey_usage_prepare(ngx_cycle_t *cycle,
     {
         return NGX_ERROR;
     }
+
+    ngx_http_apikey_prepare_label(cycle, conf, uid, gid);
 
     return ngx_http_apikey_prepare_rings(cycle, conf, uid, gid);
 }
@@ -193,7 +199,6 @@ static ngx_int_t
 ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
     ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid)
 {
-    int        fd;
     u_char    *name, *temp, *p, text[APIKEY_UUID_TEXT_LEN + 1];
     ngx_int_t  rc;
 
@@ -225,13 +230,8 @@ ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
     apikey_uuid_format((char *) text, conf->node);
     text[APIKEY_UUID_TEXT_LEN] = '\n';
 
-    (void) unlink((char *) temp);
-    fd = open((char *) temp, O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0600);
-
-    if (fd == -1
-        || write(fd, text, sizeof(text)) != (ssize_t) sizeof(text)
-        || (uid != (ngx_uid_t) -1 && fchown(fd, uid, gid) == -1)
-        || fsync(fd) == -1
+    if (ngx_http_apikey_prepare_file(temp, text, sizeof(text), uid, gid)
+        != NGX_OK
         || (link((char *) temp, (char *) name) == -1 && errno != EEXIST))
     {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
@@ -242,13 +242,89 @@ ngx_http_apikey_prepare_node(ngx_cycle_t *cycle,
         rc = ngx_http_apikey_read_node(name, conf->node);
     }
 
-    if (fd != -1) {
-        (void) close(fd);
-    }
-
     (void) unlink((char *) temp);
 
     return rc == NGX_OK ? NGX_OK : NGX_ERROR;
+}
+
+
+/* errno says why not. */
+
+static ngx_int_t
+ngx_http_apikey_prepare_file(u_char *name, u_char *text, size_t len,
+    ngx_uid_t uid, ngx_gid_t gid)
+{
+    int        fd;
+    ngx_int_t  rc;
+    ngx_err_t  err;
+
+    (void) unlink((char *) name);
+
+    fd = open((char *) name, O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0600);
+    if (fd == -1) {
+        return NGX_ERROR;
+    }
+
+    rc = write(fd, text, len) == (ssize_t) len
+         && (uid == (ngx_uid_t) -1 || fchown(fd, uid, gid) == 0)
+         && fsync(fd) == 0
+         ? NGX_OK : NGX_ERROR;
+
+    err = errno;
+    (void) close(fd);
+    errno = err;
+
+    return rc;
+}
+
+
+/*
+ * What this node is called, for those who read the journal without nginx.
+ * Nobody needs it to start.
+ */
+
+static void
+ngx_http_apikey_prepare_label(ngx_cycle_t *cycle,
+    ngx_http_apikey_usage_conf_t *conf, ngx_uid_t uid, ngx_gid_t gid)
+{
+    int      fd;
+    size_t   len;
+    u_char  *name, *temp, *text;
+    ssize_t  n;
+
+    len = conf->node_name.len;
+
+    name = ngx_pnalloc(cycle->pool, 2 * (conf->directory.len + len) + 64);
+    if (name == NULL) {
+        return;
+    }
+
+    temp = ngx_sprintf(name, "%V/name%Z", &conf->directory);
+    text = ngx_sprintf(temp, "%V/name.%P%Z", &conf->directory, ngx_getpid());
+
+    fd = open((char *) name, O_RDONLY|O_CLOEXEC);
+    n = 0;
+
+    if (fd != -1) {
+        n = read(fd, text, len + 1);
+        (void) close(fd);
+    }
+
+    if (n == (ssize_t) len + 1 && text[len] == '\n'
+        && ngx_memcmp(text, conf->node_name.data, len) == 0)
+    {
+        return;
+    }
+
+    *ngx_cpymem(text, conf->node_name.data, len) = '\n';
+
+    if (ngx_http_apikey_prepare_file(temp, text, len + 1, uid, gid) != NGX_OK
+        || rename((char *) temp, (char *) name) == -1)
+    {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, ngx_errno,
+                      "\"%s\" cannot be written", name);
+        (void) unlink((char *) temp);
+    }
 }
 
 
