@@ -65,12 +65,15 @@ COMMENT ON FUNCTION csv_unguard(text) IS 'The text behind csv_guard()';
 
 -- What a member must be; any may be absent or null but the date.
 
+DROP FUNCTION IF EXISTS check_usage_row(jsonb);
+DROP FUNCTION IF EXISTS usage_members();
+
 CREATE OR REPLACE FUNCTION usage_members(OUT name text, OUT pattern text,
-    OUT message text)
+    OUT most int, OUT message text)
 RETURNS SETOF record
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT m.name, k.pattern, k.message
+    SELECT m.name, k.pattern, k.most, k.message
     FROM (VALUES ('date', 'time'), ('endpoint', 'long'),
         ('requests', 'count'), ('tokens', 'count'), ('cost', 'money'),
         ('model', 'text'), ('status', 'status'), ('request_id', 'id'),
@@ -83,61 +86,98 @@ BEGIN ATOMIC
         ('bytes_in', 'count'), ('bytes_out', 'count'),
         ('duration_ms', 'count'), ('session', 'text'), ('node', 'text'))
             AS m (name, kind)
-        JOIN (VALUES
-        ('time', '', 'a time such as 2026-11-20T10:00:00Z'),
-        ('text', '^[^\u0001-\u001f\u007f]{0,255}$',
+        JOIN (SELECT 'verdict' AS kind, '^(' || d.known || ')$' AS pattern,
+                64 AS most, 'a verdict' AS message
+            FROM usage_dimensions() AS d WHERE d.name = 'verdict'
+            UNION ALL
+            VALUES
+        ('time', '', 64, 'a time such as 2026-11-20T10:00:00Z'),
+        ('text', '^[^\u0001-\u001f\u007f]*$', 255,
             'text of at most 255 characters'),
-        ('long', '', 'text of at most 4096 characters'),
-        ('count', '^(0|[1-9][0-9]{0,14})$', 'a whole number up to 10^15'),
-        ('money', '^(0|[1-9][0-9]{0,8})([.][0-9]{1,9})?$',
+        ('long', '', 4096, 'text of at most 4096 characters'),
+        ('count', '^(0|[1-9][0-9]{0,14})$', 15, 'a whole number up to 10^15'),
+        ('money', '^(0|[1-9][0-9]{0,8})([.][0-9]{1,9})?$', 19,
             'money as text, such as "0.001"'),
-        ('status', '^(success|error)$', 'success or error'),
-        ('id', '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$', 'a UUID'),
-        ('code', '^(0|[1-9][0-9]{2})$', 'a status of HTTP'),
-        ('verdict', '^[a-z_]{1,64}$', 'a verdict'),
-        ('source', '^(provider|header|estimate|none)$',
+        ('status', '^(success|error)$', 7, 'success or error'),
+        ('id', '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$', 36, 'a UUID'),
+        ('code', '^(0|[1-9][0-9]{2})$', 3, 'a status of HTTP'),
+        ('source', '^(provider|header|estimate|none)$', 8,
             'provider, header, estimate or none'))
-            AS k (kind, pattern, message) ON k.kind = m.kind;
+            AS k ON k.kind = m.kind;
 END;
 
 COMMENT ON FUNCTION usage_members() IS
     'The members of a row of usage, as export/usage has them';
 
 
-CREATE OR REPLACE FUNCTION check_usage_row(v jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql STABLE
+-- Rows that are not right for sure, by the same patterns column by column,
+-- which is twice as fast: there are millions.
+
+DO $do$
+BEGIN
+    EXECUTE (SELECT format($q$
+CREATE OR REPLACE FUNCTION usage_rows_odd(vs jsonb[])
+RETURNS SETOF bigint
+LANGUAGE sql STABLE
 SET search_path = apikey, pg_temp
 AS $$
-BEGIN
-    RETURN (SELECT coalesce(jsonb_agg(e.error -> 0), '[]')
-    FROM (SELECT CASE
+    SELECT i.n
+    FROM unnest(vs) WITH ORDINALITY AS i (v, n),
+        jsonb_to_record(i.v) AS r (%s)
+    WHERE r.date IS NULL OR jsonb_typeof(i.v -> 'cost') = 'number'
+        OR i.v @? '$.* ? (@.type() != "string" && @.type() != "number"
+            && @.type() != "null")'
+        OR i.v - %L::text[] <> '{}' OR %s
+$$ $q$, string_agg(format('%I text', m.name), ', '), array_agg(m.name),
+        string_agg(format('r.%1$I !~ %2$L OR octet_length(r.%1$I) > %3$s',
+            m.name, m.pattern, m.most), ' OR '))
+    FROM usage_members() AS m);
+END
+$do$;
+
+COMMENT ON FUNCTION usage_rows_odd(jsonb[]) IS
+    'Which of the rows check_usage_rows() has to look at';
+
+
+-- What is wrong with each member.
+
+CREATE OR REPLACE FUNCTION check_usage_rows(vs jsonb[], ats timestamptz[])
+RETURNS TABLE (n bigint, errors jsonb)
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+    SELECT e.n, jsonb_agg(e.error -> 0)
+    FROM (SELECT i.n, CASE
             WHEN m.name IS NULL THEN wrong('/' || pointer_text(x.key),
                 'unknown', 'a row of usage has no such member')
             WHEN jsonb_typeof(x.value) NOT IN ('string', 'number')
+                OR m.name = 'cost' AND jsonb_typeof(x.value) = 'number'
                 THEN wrong('/' || m.name, 'bad_type', m.message)
-            WHEN m.name = 'cost' AND jsonb_typeof(x.value) = 'number'
-                THEN wrong('/cost', 'bad_type', m.message)
-            WHEN m.name = 'date' AND read_time(x.value #>> '{}') IS NULL
-                OR x.value #>> '{}' !~ m.pattern
+            WHEN x.value #>> '{}' !~ m.pattern
+                OR m.name = 'date' AND i.at IS NULL
                 THEN wrong('/' || m.name, 'bad_value', m.message)
-            WHEN char_length(x.value #>> '{}') > 4096
+            WHEN char_length(x.value #>> '{}') > m.most
                 THEN wrong('/' || m.name, 'bad_length', m.message)
-            WHEN m.name = 'date'
-                AND read_time(x.value #>> '{}') > now() + interval '1 hour'
+            WHEN m.name = 'date' AND i.at > now() + interval '1 hour'
                 THEN wrong('/date', 'out_of_range', 'this is still to come')
             END AS error
-        FROM jsonb_each(v) AS x LEFT JOIN usage_members() AS m
-            ON m.name = x.key
+        FROM (SELECT i.n, i.v, i.at
+              FROM unnest(vs, ats) WITH ORDINALITY AS i (v, at, n)
+              WHERE i.n IN (SELECT usage_rows_odd(vs)) OR i.at IS NULL
+                  OR i.at > now() + interval '1 hour') AS i,
+            jsonb_each(i.v) AS x
+            LEFT JOIN usage_members() AS m ON m.name = x.key
         WHERE x.value <> 'null'
         UNION ALL
-        SELECT wrong('/date', 'required', 'say when it was')
-        WHERE v ->> 'date' IS NULL) AS e
-    WHERE e.error IS NOT NULL);
-END
+        SELECT i.n, wrong('/date', 'required', 'say when it was')
+        FROM unnest(vs) WITH ORDINALITY AS i (v, n)
+        WHERE i.v ->> 'date' IS NULL AND i.v IS NOT NULL) AS e
+    WHERE e.error IS NOT NULL
+    GROUP BY e.n
 $$;
 
-COMMENT ON FUNCTION check_usage_row(jsonb) IS 'What is wrong with a row';
+COMMENT ON FUNCTION check_usage_rows(jsonb[], timestamptz[]) IS
+    'What is wrong with rows, of which it is wrong';
 
 
 CREATE OR REPLACE FUNCTION raw_begin()
@@ -148,121 +188,291 @@ RETURN date_trunc('day', now(), 'UTC') - raw_days() * interval '1 day';
 COMMENT ON FUNCTION raw_begin() IS 'Raw events are kept from then on';
 
 
--- Counted here already.  A request has its event, while events are kept; then,
--- and of sums always, a quarter of an hour that a node of that name has shipped
--- holds all that it counted of this kind.
+-- A row as JSON, or null: it has NUL in a text, or a number without end.
 
-CREATE OR REPLACE FUNCTION usage_known(v jsonb, at timestamptz, from_ uuid)
-RETURNS boolean
+CREATE OR REPLACE FUNCTION usage_import_json(value text, csv boolean)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    v  jsonb;
+BEGIN
+    v := value;
+
+    IF csv AND strpos(value, '"''') > 0 THEN
+        v := (SELECT jsonb_object_agg(x.key, csv_unguard(x.value))
+              FROM jsonb_each_text(v) AS x);
+    END IF;
+
+    RETURN v;
+
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION usage_import_json(text, boolean) IS
+    'What a row says, or null where Postgres cannot hold it';
+
+
+DROP TYPE IF EXISTS usage_import_row CASCADE;
+
+CREATE TYPE usage_import_row AS (n bigint, errors jsonb, id uuid,
+    single boolean, at timestamptz, node uuid, name text, key_id uuid,
+    owner text, customer text, session text, service text, endpoint text,
+    model text, method text, status_code int, outcome text, verdict text,
+    limit_name text, requests bigint, tokens_input bigint,
+    tokens_output bigint, tokens_cached bigint, tokens_reasoning bigint,
+    usage_source text, cost bigint, price_version bigint, bytes_in bigint,
+    bytes_out bigint, duration_us bigint);
+
+COMMENT ON TYPE usage_import_row IS
+    'A row of an import: where it stands there, what is wrong, its id as in'
+    ' usage_import, whether that is a request''s, and as usage_event';
+
+
+-- Rows whose members are right, as they are counted, and what of them does
+-- not fit together.  Whose a row is that does not say: the query's, then its
+-- key's owner.  Imported usage stands under nodes of its own, which have the
+-- names of those that it came from.
+
+CREATE OR REPLACE FUNCTION usage_import_read(vs jsonb[], ats timestamptz[],
+    bad jsonb[], whose jsonb)
+RETURNS usage_import_row[]
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+    SELECT array_agg(ROW(i.n,
+        CASE WHEN r.request_id IS NOT NULL AND c.requests > 1
+            THEN wrong('/requests', 'bad_value', 'request_id is of one')
+            ELSE '[]' END
+        || CASE WHEN c.requests = 0 AND c.verdict IN ('ok', 'anonymous')
+            THEN wrong('/verdict', 'bad_value', 'no request was let pass')
+            ELSE '[]' END
+        || CASE WHEN r.tokens <> c.input + c.output OR c.input < 0
+                OR c.output < 0
+            THEN wrong('/tokens', 'bad_value',
+                'these are not tokens_input and tokens_output')
+            ELSE '[]' END
+        || CASE WHEN r.tokens_cached > greatest(c.input, 0)
+            THEN wrong('/tokens_cached', 'bad_value',
+                'these are a part of tokens_input')
+            ELSE '[]' END
+        || CASE WHEN r.tokens_reasoning > greatest(c.output, 0)
+            THEN wrong('/tokens_reasoning', 'bad_value',
+                'these are a part of tokens_output')
+            ELSE '[]' END
+        || CASE WHEN nullif(r.owner, '') <> c.theirs
+            THEN wrong('/owner', 'bad_value', 'the key is not this owner''s')
+            ELSE '[]' END,
+        coalesce(r.request_id, md5(w.v::text)::uuid),
+        r.request_id IS NOT NULL, i.at, md5('apikey import '
+            || coalesce(r.node, ''))::uuid, r.node, r.key,
+        coalesce(nullif(r.owner, ''), nullif(c.theirs, '')), r.customer,
+        r.session, coalesce(r.service, ''), coalesce(r.endpoint, ''), r.model,
+        coalesce(r.method, ''), c.state,
+        CASE WHEN c.requests = 0 THEN 'refused'
+            WHEN coalesce(r.status, 'success') = 'success' THEN 'success'
+            WHEN c.state BETWEEN 1 AND 399 OR c.state = 499 THEN 'aborted'
+            ELSE 'error' END,
+        c.verdict, r.limit_name, c.requests, c.input, c.output,
+        coalesce(r.tokens_cached, 0), coalesce(r.tokens_reasoning, 0),
+        coalesce(r.usage_source, 'none'), (r.cost * 1000000000)::bigint,
+        r.price_version, coalesce(r.bytes_in, 0), coalesce(r.bytes_out, 0),
+        coalesce(r.duration_ms, 0) * 1000)::usage_import_row ORDER BY i.n)
+    FROM unnest(vs, ats, bad) WITH ORDINALITY AS i (v, at, error, n),
+        LATERAL (SELECT whose || jsonb_strip_nulls(i.v)) AS w (v),
+        LATERAL jsonb_to_record(w.v) AS r (endpoint text, requests bigint,
+            tokens bigint, cost numeric, model text, status text,
+            request_id uuid, key uuid, owner text, customer text,
+            service text, method text, status_code int, verdict text,
+            limit_name text, tokens_input bigint, tokens_output bigint,
+            tokens_cached bigint, tokens_reasoning bigint, usage_source text,
+            price_version bigint, bytes_in bigint, bytes_out bigint,
+            duration_ms bigint, session text, node text),
+        LATERAL (SELECT coalesce(r.requests, 1) AS requests,
+            coalesce(r.status_code, 0) AS state,
+            coalesce(r.verdict, 'ok') AS verdict,
+            coalesce(r.tokens_input, r.tokens - coalesce(r.tokens_output, 0),
+                0) AS input,
+            coalesce(r.tokens_output, r.tokens - r.tokens_input, 0) AS output,
+            (SELECT coalesce(o.external, '') FROM key k
+                LEFT JOIN owner o ON o.id = k.owner_id
+             WHERE k.id = r.key) AS theirs) AS c
+    WHERE i.error IS NULL
+$$;
+
+COMMENT ON FUNCTION usage_import_read(jsonb[], timestamptz[], jsonb[], jsonb)
+    IS 'Checked members as rows; those that are wrong are left out';
+
+
+-- Counted here already.  A request has its event, while events are kept; then,
+-- and of sums always, a quarter of an hour that a node of that name shipped
+-- holds all that it counted of this kind.  An id begins with the time of its
+-- request, which is when the event is.
+
+DROP FUNCTION IF EXISTS usage_known(jsonb, timestamptz, uuid);
+
+CREATE OR REPLACE FUNCTION usage_import_unknown(rows usage_import_row[])
+RETURNS usage_import_row[]
 LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    one  uuid := (v ->> 'request_id')::uuid;
+    ids    uuid[];
+    first  timestamptz;
+    last   timestamptz;
+    seen   uuid[];
 BEGIN
-    IF one IS NOT NULL AND EXISTS (SELECT FROM usage_request e
-        WHERE e.event = one)
-    THEN
-        RETURN true;
-    END IF;
+    SELECT array_agg(r.id), min(least(r.at, x.at)) - interval '1 day',
+        max(greatest(r.at, x.at)) + interval '1 day'
+    INTO ids, first, last
+    FROM unnest(rows) AS r, LATERAL (SELECT CASE substr(r.id::text, 15, 1)
+            WHEN '7' THEN usage_time(('x' || lpad(substr(replace(r.id::text,
+                '-', ''), 1, 12), 16, '0'))::bit(64)::bigint * 1000) END)
+            AS x (at)
+    WHERE r.single;
 
-    RETURN v ->> 'node' IS NOT NULL AND (one IS NULL OR at < raw_begin())
-        AND EXISTS (SELECT FROM usage_node n
-            JOIN usage_quarter q ON q.node = n.node
-        WHERE n.name = v ->> 'node' AND n.node <> from_
-            AND q.start = date_bin('15 minutes', at,
-                timestamptz '1970-01-01 00:00:00+00')
-            AND q.key_id = coalesce((v ->> 'key')::uuid,
-                '00000000-0000-0000-0000-000000000000')
-            AND q.service = coalesce(v ->> 'service', '')
-            AND q.endpoint = coalesce(v ->> 'endpoint', '')
-            AND q.model = coalesce(v ->> 'model', '')
-            AND q.status_code = coalesce((v ->> 'status_code')::int, 0)
-            AND q.verdict = coalesce(v ->> 'verdict', 'ok'));
+    seen := ARRAY(SELECT e.event FROM usage_request e
+        WHERE e.event = ANY (ids) AND e.time >= first AND e.time < last);
+
+    RETURN ARRAY(SELECT r
+        FROM unnest(rows) AS r
+            LEFT JOIN (SELECT DISTINCT unnest(seen) AS id) AS s
+                ON s.id = r.id AND r.single
+        WHERE s.id IS NULL
+            AND NOT (r.name IS NOT NULL
+                AND (NOT r.single OR r.at < raw_begin())
+                AND EXISTS (SELECT FROM usage_node n
+                    JOIN usage_quarter q ON q.node = n.node
+                WHERE n.name = r.name AND n.node <> r.node
+                    AND q.start = date_bin('15 minutes', r.at,
+                        timestamptz '1970-01-01 00:00:00+00')
+                    AND q.key_id = coalesce(r.key_id,
+                        '00000000-0000-0000-0000-000000000000')
+                    AND q.service = r.service AND q.endpoint = r.endpoint
+                    AND q.model = coalesce(r.model, '')
+                    AND q.status_code = r.status_code
+                    AND q.verdict = r.verdict))
+        ORDER BY r.n);
 END
 $$;
 
-COMMENT ON FUNCTION usage_known(jsonb, timestamptz, uuid) IS
-    'Whether this row of a request or a node is counted already';
+COMMENT ON FUNCTION usage_import_unknown(usage_import_row[]) IS
+    'Rows that no node has counted here';
 
 
--- True: it is new, and from now on it is known.
+-- From now on they are known.
 
-CREATE OR REPLACE FUNCTION usage_import_new(v jsonb, at timestamptz,
-    a_import uuid, from_ uuid)
-RETURNS boolean
+DROP FUNCTION IF EXISTS usage_import_new(jsonb, timestamptz, uuid, uuid);
+
+CREATE OR REPLACE FUNCTION usage_import_new(rows usage_import_row[],
+    a_import uuid)
+RETURNS usage_import_row[]
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    one   uuid := (v ->> 'request_id')::uuid;
-    same  int;
+    fresh  uuid[];
+    news   bigint[];
 BEGIN
-    IF usage_known(v, at, from_) THEN
-        RETURN false;
-    END IF;
+    WITH made AS (
+        INSERT INTO usage_import (id)
+        SELECT DISTINCT r.id FROM unnest(rows) AS r WHERE r.single ORDER BY 1
+        ON CONFLICT DO NOTHING
+        RETURNING id)
+    SELECT array_agg(m.id) INTO fresh FROM made AS m;
 
-    IF one IS NOT NULL THEN
-        INSERT INTO usage_import (id) VALUES (one) ON CONFLICT DO NOTHING;
-        RETURN FOUND;
-    END IF;
+    news := ARRAY(SELECT min(r.n)
+        FROM unnest(rows) AS r JOIN unnest(fresh) AS f ON f = r.id
+        WHERE r.single GROUP BY r.id);
 
-    one := md5(jsonb_strip_nulls(v)::text)::uuid;
+    -- of rows that are the same the first so many are known
 
-    INSERT INTO usage_import_part AS p (import, id) VALUES (a_import, one)
-    ON CONFLICT (import, id) DO UPDATE SET n = p.n + 1
-    RETURNING n INTO same;
+    INSERT INTO usage_import (id, n)
+    SELECT DISTINCT r.id, 0 FROM unnest(rows) AS r WHERE NOT r.single
+    ORDER BY 1
+    ON CONFLICT DO NOTHING;
 
-    INSERT INTO usage_import AS i (id, n) VALUES (one, same)
-    ON CONFLICT (id) DO UPDATE SET n = excluded.n WHERE i.n < excluded.n;
+    WITH come AS (
+        INSERT INTO usage_import_part AS p (import, id, n)
+        SELECT a_import, r.id, count(*) FROM unnest(rows) AS r
+        WHERE NOT r.single GROUP BY r.id ORDER BY r.id
+        ON CONFLICT (import, id) DO UPDATE SET n = p.n + excluded.n
+        RETURNING id, n),
+    held AS MATERIALIZED (
+        SELECT i.id, i.n FROM usage_import i
+        WHERE i.id IN (SELECT r.id FROM unnest(rows) AS r WHERE NOT r.single)
+        ORDER BY i.id FOR UPDATE),
+    told AS (
+        UPDATE usage_import i SET n = c.n
+        FROM come AS c JOIN held AS h ON h.id = c.id
+        WHERE i.id = c.id AND h.n < c.n)
+    SELECT news || array_agg(x.n) INTO news
+    FROM (SELECT r.n, r.id, c.n - row_number() OVER (PARTITION BY r.id
+              ORDER BY r.n DESC) + 1 AS place
+          FROM unnest(rows) AS r JOIN come AS c ON c.id = r.id
+          WHERE NOT r.single) AS x
+        JOIN held AS h ON h.id = x.id
+    WHERE x.place > h.n;
 
-    RETURN FOUND;
+    RETURN ARRAY(SELECT r FROM unnest(rows) AS r JOIN unnest(news) AS f
+        ON f = r.n);
 END
 $$;
 
-COMMENT ON FUNCTION usage_import_new(jsonb, timestamptz, uuid, uuid) IS
-    'Whether a row counts; notes that it does';
+COMMENT ON FUNCTION usage_import_new(usage_import_row[], uuid) IS
+    'Rows that no import had; notes that this one has';
 
 
--- As usage_apply() would have.  Imported usage stands under nodes of its own,
--- which have the names of those that it came from.
+CREATE OR REPLACE FUNCTION usage_failed(r usage_import_row)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN (r).requests > 0 AND ((r).status_code >= 400
+        OR (r).status_code = 0 AND (r).outcome = 'error')
+    THEN (r).requests ELSE 0 END;
 
-CREATE OR REPLACE FUNCTION usage_import_put(v jsonb, at timestamptz,
-    from_ uuid)
+COMMENT ON FUNCTION usage_failed(usage_import_row) IS
+    'Its requests that are errors';
+
+
+-- As usage_apply() would have.
+
+DROP FUNCTION IF EXISTS usage_import_put(jsonb, timestamptz, uuid);
+DROP FUNCTION IF EXISTS usage_import_row(jsonb, jsonb);
+
+CREATE OR REPLACE FUNCTION usage_import_put(rows usage_import_row[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
-DECLARE
-    n        bigint := coalesce((v ->> 'requests')::bigint, 1);
-    state    int := coalesce((v ->> 'status_code')::int, 0);
-    came     text := CASE WHEN n = 0 THEN 'refused'
-        WHEN coalesce(v ->> 'status', 'success') = 'success' THEN 'success'
-        WHEN state BETWEEN 1 AND 399 OR state = 499 THEN 'aborted'
-        ELSE 'error' END;
-    said     text := coalesce(v ->> 'verdict', 'ok');
-    t_in     bigint := coalesce((v ->> 'tokens_input')::bigint,
-        (v ->> 'tokens')::bigint - coalesce((v ->> 'tokens_output')::bigint,
-            0), 0);
-    t_out    bigint := coalesce((v ->> 'tokens_output')::bigint, 0);
-    cached   bigint := coalesce((v ->> 'tokens_cached')::bigint, 0);
-    thought  bigint := coalesce((v ->> 'tokens_reasoning')::bigint, 0);
-    nano     bigint := (v ->> 'cost')::numeric * 1000000000;
-    b_in     bigint := coalesce((v ->> 'bytes_in')::bigint, 0);
-    b_out    bigint := coalesce((v ->> 'bytes_out')::bigint, 0);
-    us       bigint := coalesce((v ->> 'duration_ms')::bigint, 0) * 1000;
-    failed   bigint := CASE WHEN n > 0 AND (state >= 400
-            OR state = 0 AND came = 'error') THEN n ELSE 0 END;
 BEGIN
-    INSERT INTO usage_quarter AS q VALUES (date_bin('15 minutes', at,
-            timestamptz '1970-01-01 00:00:00+00'), from_,
-        coalesce((v ->> 'key')::uuid, '00000000-0000-0000-0000-000000000000'),
-        coalesce(v ->> 'owner', ''), coalesce(v ->> 'customer', ''),
-        coalesce(v ->> 'service', ''), coalesce(v ->> 'endpoint', ''),
-        coalesce(v ->> 'model', ''), came, state, said,
-        coalesce(v ->> 'limit_name', ''), n, (n = 0)::int, failed, t_in,
-        t_out, cached, thought, coalesce(nano, 0),
-        CASE WHEN nano IS NULL THEN n ELSE 0 END, b_in, b_out, us, n)
+    INSERT INTO usage_node (node, name, as_of, seen_at)
+    SELECT DISTINCT r.node, coalesce(r.name, 'import'),
+        timestamptz 'epoch', timestamptz 'epoch'
+    FROM unnest(rows) AS r ORDER BY 1
+    ON CONFLICT DO NOTHING;
+
+    INSERT INTO usage_quarter AS q (start, node, key_id, owner, customer,
+        service, endpoint, model, outcome, status_code, verdict, limit_name,
+        requests, refused, errors, tokens_input, tokens_output, tokens_cached,
+        tokens_reasoning, cost, unpriced, bytes_in, bytes_out, duration_us,
+        units)
+    SELECT date_bin('15 minutes', r.at, timestamptz '1970-01-01 00:00:00+00'),
+        r.node, coalesce(r.key_id, '00000000-0000-0000-0000-000000000000'),
+        coalesce(r.owner, ''), coalesce(r.customer, ''), r.service, r.endpoint,
+        coalesce(r.model, ''), r.outcome, r.status_code, r.verdict,
+        coalesce(r.limit_name, ''), sum(r.requests),
+        count(*) FILTER (WHERE r.requests = 0), sum(usage_failed(r)),
+        sum(r.tokens_input), sum(r.tokens_output), sum(r.tokens_cached),
+        sum(r.tokens_reasoning), coalesce(sum(r.cost), 0),
+        coalesce(sum(r.requests) FILTER (WHERE r.cost IS NULL), 0),
+        sum(r.bytes_in), sum(r.bytes_out), sum(r.duration_us),
+        sum(r.requests)
+    FROM unnest(rows) AS r
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+    ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
     ON CONFLICT (start, node, key_id, owner, customer, service, endpoint,
         model, outcome, status_code, verdict, limit_name) DO UPDATE
     SET requests = q.requests + excluded.requests,
@@ -279,104 +489,39 @@ BEGIN
         duration_us = q.duration_us + excluded.duration_us,
         units = q.units + excluded.units;
 
-    IF v ->> 'key' IS NOT NULL THEN
-        INSERT INTO key_usage AS k VALUES ((v ->> 'key')::uuid, n,
-            (n = 0)::int, failed, t_in + t_out, coalesce(nano, 0),
-            CASE WHEN n > 0 THEN at END)
-        ON CONFLICT (key_id) DO UPDATE
-        SET requests = k.requests + excluded.requests,
-            refused = k.refused + excluded.refused,
-            errors = k.errors + excluded.errors,
-            tokens = k.tokens + excluded.tokens,
-            cost = k.cost + excluded.cost,
-            last_used_at = greatest(k.last_used_at, excluded.last_used_at);
-    END IF;
+    INSERT INTO key_usage AS k (key_id, requests, refused, errors, tokens,
+        cost, last_used_at)
+    SELECT r.key_id, sum(r.requests), count(*) FILTER (WHERE r.requests = 0),
+        sum(usage_failed(r)), sum(r.tokens_input + r.tokens_output),
+        coalesce(sum(r.cost), 0), max(r.at) FILTER (WHERE r.requests > 0)
+    FROM unnest(rows) AS r
+    WHERE r.key_id IS NOT NULL
+    GROUP BY 1 ORDER BY 1
+    ON CONFLICT (key_id) DO UPDATE
+    SET requests = k.requests + excluded.requests,
+        refused = k.refused + excluded.refused,
+        errors = k.errors + excluded.errors,
+        tokens = k.tokens + excluded.tokens,
+        cost = k.cost + excluded.cost,
+        last_used_at = greatest(k.last_used_at, excluded.last_used_at);
 
-    IF v ->> 'request_id' IS NOT NULL AND n <= 1 AND at >= raw_begin() THEN
-        INSERT INTO usage_event (time, event, node, key_id, owner, customer,
-            session, service, endpoint, method, status_code, outcome, verdict,
-            mode, limit_name, model, tokens_input, tokens_output,
-            tokens_cached, tokens_reasoning, usage_source, cost,
-            price_version, bytes_in, bytes_out, duration_us, upstream_us)
-        VALUES (at, (v ->> 'request_id')::uuid, from_, (v ->> 'key')::uuid,
-            v ->> 'owner', v ->> 'customer', v ->> 'session',
-            coalesce(v ->> 'service', ''), coalesce(v ->> 'endpoint', ''),
-            coalesce(v ->> 'method', ''), state, came, said, 'none',
-            v ->> 'limit_name', v ->> 'model', t_in, t_out, cached, thought,
-            coalesce(v ->> 'usage_source', 'none'), nano,
-            (v ->> 'price_version')::bigint, b_in, b_out, us, 0);
-    END IF;
+    INSERT INTO usage_event (time, event, node, key_id, owner, customer,
+        session, service, endpoint, method, status_code, outcome, verdict,
+        mode, limit_name, model, tokens_input, tokens_output, tokens_cached,
+        tokens_reasoning, usage_source, cost, price_version, bytes_in,
+        bytes_out, duration_us, upstream_us)
+    SELECT r.at, r.id, r.node, r.key_id, r.owner, r.customer, r.session,
+        r.service, r.endpoint, r.method, r.status_code, r.outcome, r.verdict,
+        'none', r.limit_name, r.model, r.tokens_input, r.tokens_output,
+        r.tokens_cached, r.tokens_reasoning, r.usage_source, r.cost,
+        r.price_version, r.bytes_in, r.bytes_out, r.duration_us, 0
+    FROM unnest(rows) AS r
+    WHERE r.single AND r.at >= raw_begin();
 END
 $$;
 
-COMMENT ON FUNCTION usage_import_put(jsonb, timestamptz, uuid) IS
-    'Counts a checked row';
-
-
-CREATE OR REPLACE FUNCTION usage_import_row(req jsonb, item jsonb,
-    OUT result text, OUT errors jsonb)
-LANGUAGE plpgsql
-SET search_path = apikey, pg_temp
-SET TimeZone = 'UTC'
-AS $$
-DECLARE
-    v     jsonb;
-    at    timestamptz;
-    from_ uuid;
-BEGIN
-    result := 'failed';
-    errors := item -> 'error';
-
-    IF errors IS NOT NULL THEN
-        errors := jsonb_build_array(errors);
-        RETURN;
-    END IF;
-
-    v := (item ->> 'json')::jsonb;
-
-    IF req ->> 'content_type' ~* '^text/csv' THEN
-        v := (SELECT jsonb_object_agg(x.key, csv_unguard(x.value))
-              FROM jsonb_each_text(v) AS x);
-    END IF;
-
-    errors := check_usage_row(v);
-
-    IF errors <> '[]' THEN
-        RETURN;
-    END IF;
-
-    -- whose it is, where the rows do not say
-
-    v := jsonb_strip_nulls(jsonb_build_object('key', query_value(req, 'key'),
-        'owner', query_value(req, 'owner'))) || jsonb_strip_nulls(v);
-    at := read_time(v ->> 'date');
-    from_ := md5('apikey import ' || coalesce(v ->> 'node', ''))::uuid;
-
-    -- how many were refused stands in no sum
-
-    IF v ->> 'requests' = '0' AND v ->> 'request_id' IS NULL
-        OR NOT usage_import_new(v, at, (req ->> 'request_id')::uuid, from_)
-    THEN
-        result := 'unchanged';
-        RETURN;
-    END IF;
-
-    INSERT INTO usage_node (node, name, as_of, seen_at)
-    VALUES (from_, coalesce(v ->> 'node', 'import'), 'epoch', 'epoch')
-    ON CONFLICT DO NOTHING;
-
-    PERFORM usage_import_put(v, at, from_);
-    result := 'created';
-
-EXCEPTION
-    WHEN untranslatable_character THEN
-        result := 'failed';
-        errors := wrong('', 'bad_value', 'the row holds NUL');
-END
-$$;
-
-COMMENT ON FUNCTION usage_import_row(jsonb, jsonb) IS
-    'One row and what became of it';
+COMMENT ON FUNCTION usage_import_put(usage_import_row[]) IS
+    'Counts rows that are new';
 
 
 -- Only rows that failed stand in results.
@@ -386,42 +531,72 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    was        text := current_setting('apikey.caller');
-    item       jsonb;
-    one        record;
-    results    text[] := '{}';
-    created    int := 0;
-    unchanged  int := 0;
-    failed     int := 0;
+    was      text := current_setting('apikey.caller');
+    numbers  jsonb[];
+    vs       jsonb[];
+    ats      timestamptz[];
+    bad      jsonb[];
+    rows     usage_import_row[];
+    results  text;
+    total    int;
+    failed   int;
+    created  int;
 BEGIN
+    SELECT array_agg(i.x -> 'row' ORDER BY i.n), array_agg(p.v ORDER BY i.n),
+        array_agg(read_time(p.v ->> 'date') ORDER BY i.n),
+        array_agg(CASE WHEN i.x ? 'error'
+            THEN jsonb_build_array(i.x -> 'error')
+            WHEN p.v IS NULL THEN wrong('', 'bad_value', 'the row holds NUL,'
+                ' or a number that has no end') END ORDER BY i.n)
+    INTO numbers, vs, ats, bad
+    FROM jsonb_array_elements(req -> 'body') WITH ORDINALITY AS i (x, n),
+        LATERAL (SELECT usage_import_json(i.x ->> 'json',
+            req ->> 'content_type' ~* '^text/csv') OFFSET 0) AS p (v);
+
+    SELECT array_agg(coalesce(i.error, c.errors) ORDER BY i.n)
+    INTO bad
+    FROM unnest(bad) WITH ORDINALITY AS i (error, n)
+        LEFT JOIN check_usage_rows(vs, ats) AS c ON c.n = i.n;
+
+    rows := usage_import_read(vs, ats, bad, jsonb_strip_nulls(
+        jsonb_build_object('key', query_value(req, 'key'),
+            'owner', query_value(req, 'owner'))));
+
+    SELECT count(*), count(x.errors), string_agg(format('{"row":%s,"result":'
+        '"failed","id":null,"errors":%s}', x.row, (SELECT array_to_json(
+            array_agg(row_to_json(e) ORDER BY o))
+        FROM jsonb_array_elements(x.errors) WITH ORDINALITY AS y (v, o),
+            LATERAL (SELECT v ->> 'location' AS location,
+                v ->> 'code' AS code, v ->> 'message' AS message) AS e)), ','
+        ORDER BY x.n) FILTER (WHERE x.errors IS NOT NULL)
+    INTO total, failed, results
+    FROM (SELECT i.row, i.n, coalesce(i.error, nullif(r.errors, '[]'))
+              AS errors
+          FROM unnest(numbers, bad) WITH ORDINALITY AS i (row, error, n)
+              LEFT JOIN unnest(rows) AS r ON r.n = i.n) AS x;
+
     PERFORM set_config('apikey.caller', 'node', true);
 
     DELETE FROM usage_import_part p WHERE p.at < now() - interval '1 day';
 
-    FOR item IN SELECT jsonb_array_elements(req -> 'body')
-    LOOP
-        one := usage_import_row(req, item);
+    -- how many were refused stands in no sum
 
-        created := created + (one.result = 'created')::int;
-        unchanged := unchanged + (one.result = 'unchanged')::int;
-        failed := failed + (one.result = 'failed')::int;
+    rows := usage_import_new(usage_import_unknown(ARRAY(
+        SELECT r FROM unnest(rows) AS r
+        WHERE r.errors = '[]' AND (r.requests > 0 OR r.single))),
+        (req ->> 'request_id')::uuid);
+    created := coalesce(cardinality(rows), 0);
 
-        CONTINUE WHEN one.result <> 'failed';
-
-        results := results || format('{"row":%s,"result":"failed","id":null,'
-            '"errors":%s}', item -> 'row', (SELECT array_to_json(array_agg(
-                row_to_json(e) ORDER BY n))
-            FROM jsonb_array_elements(one.errors) WITH ORDINALITY AS y (x, n),
-                LATERAL (SELECT x ->> 'location' AS location,
-                    x ->> 'code' AS code, x ->> 'message' AS message) AS e));
-    END LOOP;
+    IF created > 0 THEN
+        PERFORM usage_import_put(rows);
+    END IF;
 
     PERFORM set_config('apikey.caller', was, true);
 
     body := format('{"dry_run":%s,"created":%s,"unchanged":%s,"failed":%s,'
         '"results":[%s]}', to_json(query_value(req, 'dry_run')
-            IS NOT DISTINCT FROM 'true'), created, unchanged, failed,
-        array_to_string(results, ','));
+            IS NOT DISTINCT FROM 'true'), created, total - failed - created,
+        failed, results);
 END
 $$;
 
@@ -462,9 +637,12 @@ COMMENT ON FUNCTION api_usage_import(jsonb, jsonb) IS
     'POST import/usage, one batch of its rows';
 
 GRANT EXECUTE ON FUNCTION csv_unguard(text), usage_members(), raw_days(),
-    raw_begin(),
-    check_usage_row(jsonb), usage_known(jsonb, timestamptz, uuid),
-    usage_import_new(jsonb, timestamptz, uuid, uuid),
-    usage_import_put(jsonb, timestamptz, uuid),
-    usage_import_row(jsonb, jsonb), usage_import_rows(jsonb),
-    api_usage_import(jsonb, jsonb) TO apikey_gateway;
+    raw_begin(), usage_rows_odd(jsonb[]),
+    check_usage_rows(jsonb[], timestamptz[]),
+    usage_import_json(text, boolean),
+    usage_import_read(jsonb[], timestamptz[], jsonb[], jsonb),
+    usage_import_unknown(usage_import_row[]),
+    usage_import_new(usage_import_row[], uuid),
+    usage_failed(usage_import_row), usage_import_put(usage_import_row[]),
+    usage_import_rows(jsonb), api_usage_import(jsonb, jsonb)
+    TO apikey_gateway;

@@ -202,6 +202,57 @@ is_deeply([ map { my $f = $_; map { "$f->{row} $_->{location} $_->{code}" }
             '4 /date out_of_range', '5  bad_value', '6  bad_type',
             '7  bad_value' ], 'and why');
 
+# what does not fit together
+
+my $stranger = $t->key(name => 'bob', owner => 'bob');
+my $none = $t->key(name => 'none');
+my $one = '018c0000-0000-7000-8000-0000000000f';
+
+forget();
+$answer = counts(import_usage('json', [ map { { date => "${old}T12:00:00Z",
+    %$_ } }
+    { key => $key->{id}, owner => 'bob' },
+    { key => $none->{id}, owner => 'ada' },
+    { tokens => 10, tokens_input => 4, tokens_output => 5 },
+    { tokens => 10, tokens_output => 11 },
+    { tokens => 10, tokens_cached => 11 },
+    { tokens_input => 1, tokens_output => 2, tokens_reasoning => 3 },
+    { requests => 0, verdict => 'ok', request_id => "${one}1" },
+    { requests => 2, request_id => "${one}2" },
+    { verdict => 'rate_limiter' },
+    { customer => 'c' x 256 },
+    { date => "${old}T25:00:00Z" },
+    ]), '200 11 0 0 11', 'rows that contradict themselves');
+is_deeply([ map { my $f = $_; map { "$f->{row} $_->{location} $_->{code}" }
+            @{$f->{errors}} } @{$answer->{results}} ],
+          [ '1 /owner bad_value', '2 /owner bad_value', '3 /tokens bad_value',
+            '4 /tokens bad_value', '5 /tokens_cached bad_value',
+            '6 /tokens_reasoning bad_value', '7 /verdict bad_value',
+            '8 /requests bad_value', '9 /verdict bad_value',
+            '10 /customer bad_length', '11 /date bad_value' ], 'say so');
+is($pg->value('SELECT count(*) FROM apikey.usage_quarter'), 0,
+   'and count nothing');
+
+counts(import_usage('json', [ map { { date => "${old}T12:00:00Z", %$_ } }
+    { key => $key->{id} }, { key => $stranger->{id}, owner => 'bob' },
+    { key => $none->{id} }, { key => "${one}3", owner => 'gone' },
+    { tokens => 10, tokens_input => 4 }, { tokens => 10, tokens_output => 4 },
+    { requests => 1, verdict => 'rate_limited', request_id => "${one}4" } ]),
+    '200 7 7 0 0', 'rows that do');
+is($pg->value("SELECT string_agg(DISTINCT owner, ',' ORDER BY owner)
+               FROM apikey.usage_quarter"), ',ada,bob,gone',
+   'a key brings its owner');
+is($pg->value('SELECT sum(tokens_input) || \' \' || sum(tokens_output)
+               FROM apikey.usage_quarter'), '10 10',
+   'one kind of tokens is what the other leaves');
+counts(import_usage('json', [ map { { date => "${old}T12:00:00Z", %$_ } }
+    { key => $stranger->{id} } ], "?owner=ada"), '200 1 0 0 1',
+    'nor does the query say another one');
+counts(import_usage('json', [ ({ date => "${old}T13:00:00Z",
+    request_id => "${one}5" }) x 3, ({ date => "${old}T13:00:00Z" }) x 3 ]),
+    '200 6 4 2 0', 'a request is one, others are as many as there are');
+
+
 for my $body ('{"data":[]}', '{"success":true,"a":{"data":[1]},"data":[ ]} ',
               '[]')
 {

@@ -20,9 +20,10 @@
 
 #define NGX_HTTP_APIKEY_IMPORT_ROWS   10000
 #define NGX_HTTP_APIKEY_IMPORT_BATCH  25         /* rows of one call */
-#define NGX_HTTP_APIKEY_IMPORT_USAGE  500        /* of usage */
+#define NGX_HTTP_APIKEY_IMPORT_USAGE  1000       /* of usage */
 #define NGX_HTTP_APIKEY_IMPORT_FAILS  (1024 * 1024)  /* bytes of them told */
 #define NGX_HTTP_APIKEY_IMPORT_BYTES  (192 * 1024)
+#define NGX_HTTP_APIKEY_IMPORT_LARGE  (1024 * 1024)  /* of usage */
 #define NGX_HTTP_APIKEY_IMPORT_ROW    (512 * 1024)
 
 

@@ -406,18 +406,18 @@ static ngx_int_t
 ngx_http_apikey_import_item(ngx_http_apikey_import_t *im,
     ngx_http_apikey_import_buf_t *row, const char *why)
 {
-    size_t      size;
+    size_t      size, most;
     uint64_t    number;
     ngx_log_t  *log;
 
     log = im->admin->request->connection->log;
     number = im->nrows + 1;
+    most = im->usage ? NGX_HTTP_APIKEY_IMPORT_LARGE
+                     : NGX_HTTP_APIKEY_IMPORT_BYTES;
 
     size = ngx_http_apikey_import_size(row);
 
-    if (im->nbatch
-        && (apikey_json_len(&im->json) + size > NGX_HTTP_APIKEY_IMPORT_BYTES))
-    {
+    if (im->nbatch && apikey_json_len(&im->json) + size > most) {
         return NGX_OK;
     }
 
@@ -427,8 +427,7 @@ ngx_http_apikey_import_item(ngx_http_apikey_import_t *im,
     }
 
     if (im->nbatch == 0) {
-        if (ngx_http_apikey_import_room(&im->batch,
-                            ngx_max(size, NGX_HTTP_APIKEY_IMPORT_BYTES), log)
+        if (ngx_http_apikey_import_room(&im->batch, ngx_max(size, most), log)
             != NGX_OK)
         {
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
