@@ -14,7 +14,7 @@ my $t = Apikey::Test->new;
 my $pg = $t->postgres;
 my $up = $t->upstream;
 
-$t->redis;
+my $redis = $t->redis;
 
 sub total  { return { name => 'total', unit => 'requests', limit => $_[0],
                       window => 'total' } }
@@ -27,6 +27,8 @@ for my $mode (qw(leased direct)) { subtest $mode => sub {
         three => $t->key(limits => [ budget('3.00') ]),
         many  => $t->key(limits => [ total(100_000) ]),
         cents => $t->key(limits => [ budget('0.1') ]),
+        small => $t->key(limits => [ { name => 'small', limit => 100,
+                                       window => '1s', burst => 15 } ]),
     );
 
     my @n = map { $t->nginx(name => "$mode$_", workers => 2, base => {
@@ -79,6 +81,23 @@ EOT
 
     is($n->{200}, 3, 'a budget for exactly three: 3 of 8 at once');
     is($n->{402}, 5, 'no more');
+
+    # an attack on what is too small for leases: each node looks now and then,
+    # not for each token that comes
+
+    if ($mode eq 'leased') {
+        my $conn = $n[0]->conn;
+        my $before = $redis->calls->{evalsha};
+        my %seen = (200 => 0);
+
+        $seen{$conn->request('GET', '/', key => $key{small}{key})->{status}}++
+            while $seen{200} < 100;
+
+        my $looks = $redis->calls->{evalsha} - $before - $seen{200};
+
+        cmp_ok($seen{429}, '>', $looks, 'most is refused without Redis');
+        cmp_ok($looks, '<', 40, 'which is asked in vain now and then');
+    }
 
     # much of it is leased, and the rest is used to its last unit
 

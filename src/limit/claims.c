@@ -19,6 +19,9 @@
 /* us: a slot is free when some request ends, and nobody knows when */
 #define NGX_HTTP_APIKEY_CLAIMS_SLOT  1000000
 
+/* us: who looks again right after a refusal looks for all */
+#define NGX_HTTP_APIKEY_CLAIMS_LOOK  20000
+
 
 static apikey_lease_decision_e ngx_http_apikey_claims_pay(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d,
@@ -247,7 +250,10 @@ ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
 }
 
 
-/* TAKE has refused as much just now: an attack is no work for Redis. */
+/*
+ * TAKE has refused as much just now, or somebody looks again just now: an
+ * attack is no work for Redis.
+ */
 
 static ngx_uint_t
 ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
@@ -268,6 +274,16 @@ ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
             && d->claims[i].cost >= entry->quiet_cost)
         {
             return 1;
+        }
+    }
+
+    for (i = 0; i < d->naccounts; i++) {
+        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+
+        if (d->claims[i].state == APIKEY_CLAIM_DIRECT && now >= entry->quiet
+            && now < entry->quiet + NGX_HTTP_APIKEY_CLAIMS_LOOK)
+        {
+            entry->quiet = now + NGX_HTTP_APIKEY_CLAIMS_LOOK;
         }
     }
 

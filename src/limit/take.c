@@ -20,6 +20,9 @@
 /* us: what somebody else has paid for a request in flight may come back */
 #define NGX_HTTP_APIKEY_TAKE_QUIET  1000000
 
+/* us: who refuses looks so rarely, if nothing flows over meanwhile */
+#define NGX_HTTP_APIKEY_TAKE_PACE   50000
+
 
 static ngx_uint_t ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
@@ -43,6 +46,7 @@ static uint64_t ngx_http_apikey_take_level(
     ngx_http_apikey_script_reply_t *reply,
     ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *out,
     apikey_bucket_t *level);
+static uint64_t ngx_http_apikey_take_pace(const apikey_limit_t *limit);
 
 
 ngx_int_t
@@ -471,5 +475,31 @@ ngx_http_apikey_take_level(ngx_http_apikey_script_reply_t *reply,
 
     out->refused = (!reply->taken && out->wait != 0);
 
-    return out->refused ? out->wait : 0;
+    return out->refused ? ngx_max(out->wait,
+                                  ngx_http_apikey_take_pace(out->limit)) : 0;
+}
+
+
+/*
+ * An attack would ask on every node for each token that comes.  They wait in
+ * the bucket: as long as it is not half full none is lost.
+ */
+
+static uint64_t
+ngx_http_apikey_take_pace(const apikey_limit_t *limit)
+{
+    double                half;
+    const apikey_rate_t  *rate;
+
+    rate = &limit->rate;
+
+    if (rate->refill == 0 || rate->tick == APIKEY_RATE_ROLLING) {
+        return 0;
+    }
+
+    half = (double) rate->capacity / (double) rate->refill
+           * (double) rate->tick / 2;
+
+    return half < NGX_HTTP_APIKEY_TAKE_PACE ? (uint64_t) half
+                                            : NGX_HTTP_APIKEY_TAKE_PACE;
 }
