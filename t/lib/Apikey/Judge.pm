@@ -20,7 +20,7 @@ use integer;
 
 use Exporter qw(import);
 
-our @EXPORT_OK = qw(excess decided);
+our @EXPORT_OK = qw(excess over decided);
 
 
 my %unit = (s => 1_000_000, m => 60_000_000, h => 3_600_000_000,
@@ -42,38 +42,49 @@ sub decided {
 sub excess {
     my (%opt) = @_;
 
-    my ($n, $unit) = $opt{window} =~ /^(\d+)([smhd])$/
-        or die "window $opt{window}\n";
-    my $window = $n * $unit{$unit};
-
     my $match = $opt{match} // sub { 1 };
-    my $cost = $opt{cost} // sub { 1 };
 
     my @list = sort { $a->[0] <=> $b->[0] }
         map { [ decided($_) // die("no X-Decided-At\n"), $_ ] }
         grep { $match->($_) } @{$opt{requests}};
 
-    return rolling($opt{limit}, $window, $cost, @list) if $opt{rolling};
+    my @cost = $opt{cost} ? map { $opt{cost}->($_->[1]) } @list : ();
+
+    return map { { %{$list[$_->[0]][1]}, level => $_->[1] } }
+           over([ map { $_->[0] } @list ], %opt, costs => \@cost);
+}
+
+
+# The same of bare instants, in order: [ place in the list, level ] of each
+# that was too many.  costs => [...] of each, or all cost one.
+
+sub over {
+    my ($at, %opt) = @_;
+
+    my ($n, $unit) = $opt{window} =~ /^(\d+)([smhd])$/
+        or die "window $opt{window}\n";
+
+    return $opt{rolling} ? rolling($at, $n * $unit{$unit}, %opt)
+                         : bucket($at, $n * $unit{$unit}, %opt);
+}
+
+
+sub bucket {
+    my ($at, $window, %opt) = @_;
 
     my $capacity = ($opt{burst} // $opt{limit}) * $window;
     my $level = $capacity;
-    my ($at, @excess);
+    my @excess;
 
-    for my $item (@list) {
-        my ($now, $request) = @$item;
+    for my $i (0 .. $#$at) {
+        my $span = $i ? $at->[$i] - $at->[$i - 1] : 0;
 
-        if (defined $at) {
-            my $span = $now - $at;
+        # a product beyond 2^63 is full anyway
+        $level = $span > ($capacity - $level) / $opt{limit}
+                 ? $capacity : $level + $span * $opt{limit};
 
-            # a product beyond 2^63 is full anyway
-            $level = $span > ($capacity - $level) / $opt{limit}
-                     ? $capacity : $level + $span * $opt{limit};
-        }
-
-        $at = $now;
-        $level -= $cost->($request) * $window;
-
-        push @excess, { %$request, level => $level } if $level < 0;
+        $level -= ($opt{costs}[$i] // 1) * $window;
+        push @excess, [ $i, $level ] if $level < 0;
     }
 
     return @excess;
@@ -81,17 +92,16 @@ sub excess {
 
 
 sub rolling {
-    my ($limit, $window, $cost, @list) = @_;
+    my ($at, $window, %opt) = @_;
 
     my ($sum, $first, @excess) = (0, 0);
 
-    for my $item (@list) {
-        $sum += $cost->($item->[1]);
-        $sum -= $cost->($list[$first++][1])
-            while $list[$first][0] + $window <= $item->[0];
+    for my $i (0 .. $#$at) {
+        $sum += $opt{costs}[$i] // 1;
+        $sum -= $opt{costs}[$first++] // 1
+            while $at->[$first] + $window <= $at->[$i];
 
-        push @excess, { %{$item->[1]}, level => $limit - $sum }
-            if $sum > $limit;
+        push @excess, [ $i, $opt{limit} - $sum ] if $sum > $opt{limit};
     }
 
     return @excess;

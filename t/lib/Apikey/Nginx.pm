@@ -530,8 +530,8 @@ sub complaints {
                               |ERROR:.*Sanitizer/x;
 
         # the test's own doing
-        next if $line =~ /process (\d+) exited on signal 9/
-                && $self->{killed}{$1};
+        next if $line =~ /process (\d+) exited on signal 9|locked by (\d+)/
+                && $self->{killed}{$1 // $2};
         next if grep { $line =~ $_ } @allow;
 
         # nginx's own sources, where all of it was built so

@@ -3,12 +3,14 @@ package Apikey::RedisGroup;
 # Several redis-servers that belong together.
 #
 #     my $group = $t->sentinels(name => 'main', redis => {...}, n => 3,
-#                               host => 'localhost');    told by name
+#                               host => 'localhost',     told by name
+#                               fronted => 1);           a peer before each
 #     $group->primary, $group->replicas   Apikey::Redis, as they are now
 #     $group->sentinels                   Apikey::Redis, too
 #     $group->failover                    by a Sentinel's own command
 #     $group->wait_failover($old)         until they name another primary
 #     $group->wait_in_step                until replicas follow the primary
+#     $group->peer($redis)                Apikey::Peer that all others see
 #
 #     my $group = $t->cluster(name => 'c', n => 3, replicas => 1);
 #     $group->nodes, $group->owner(KEY)
@@ -20,6 +22,7 @@ package Apikey::RedisGroup;
 use strict;
 use warnings;
 
+use Apikey::Peer;
 use Apikey::Process qw(free_port wait_for);
 use Apikey::Redis;
 
@@ -31,22 +34,36 @@ sub sentinels {
     my %redis = %{$opt{redis} // {}};
     my $self = bless { name => $name, tls => $redis{tls} }, $class;
 
-    my $primary = Apikey::Redis->new(dir => $opt{dir}, name => "$name-a",
-                                     %redis);
+    my $new = sub {
+        my ($which, @args) = @_;
+
+        my $port = free_port();
+        my $peer = $opt{fronted}
+            ? Apikey::Peer->new(dir => $opt{dir}, name => "$name-$which-peer",
+                                to => $port) : undef;
+
+        unshift @args, '--replica-announce-port', $peer->port if $peer;
+
+        my $redis = Apikey::Redis->new(dir => $opt{dir}, port => $port,
+            name => "$name-$which", %redis,
+            args => [ '--repl-diskless-sync-delay', 0,
+                      @{$redis{args} // []}, @args ]);
+
+        $redis->{peer} = $peer;
+        return $redis;
+    };
+
+    my $primary = $new->('a');
     my $port = $self->port_of($primary);
     my @auth = $opt{auth} ? ($opt{auth}[0], $opt{auth}[1]) : ();
 
-    my @more = ('--replicaof', '127.0.0.1', $port, '--repl-diskless-sync-delay',
-                0);
-    push @more, @{$redis{args} // []};
+    my @more = ('--replicaof', '127.0.0.1', $port);
+
     push @more, '--tls-replication', 'yes' if $redis{tls};
     push @more, '--replica-announce-ip', $opt{host} if $opt{host};
     push @more, '--masteruser', $auth[0], '--masterauth', $auth[1] if @auth;
 
-    my @replicas = map {
-        Apikey::Redis->new(dir => $opt{dir}, name => "$name-$_", %redis,
-                           args => \@more)
-    } qw(b c);
+    my @replicas = map { $new->($_, @more) } qw(b c);
 
     $self->{redis} = [ $primary, @replicas ];
 
@@ -88,7 +105,17 @@ sub sentinels {
 }
 
 
-sub port_of { $_[0]{tls} ? $_[1]->tls_port : $_[1]->port }
+# where others find it
+
+sub port_of {
+    my ($self, $redis) = @_;
+
+    return $redis->{peer} ? $redis->{peer}->port
+         : $self->{tls} ? $redis->tls_port : $redis->port;
+}
+
+
+sub peer { $_[1]{peer} }
 
 sub sentinel_list { @{$_[0]{sentinels}} }
 
@@ -146,8 +173,10 @@ sub wait_in_step {
     wait_for('replicas in step', sub {
         my $primary = $self->named or return 0;
         my $n = grep { $_->awake } @{$self->{redis}};
-        my @state = $primary->command('INFO', 'replication')
-            =~ /^slave\d+:.*state=(\w+)/mg;
+
+        # Sentinels cut the clients of whom they promote
+        my $info = eval { $primary->command('INFO', 'replication') } // '';
+        my @state = $info =~ /^slave\d+:.*state=(\w+)/mg;
 
         return $n - 1 == grep { $_ eq 'online' } @state;
     }, 30);
@@ -312,6 +341,7 @@ sub stop {
     my ($self, @how) = @_;
 
     $_->stop(@how) for @{$self->{sentinels} // []}, @{$self->{redis}};
+    $_->stop for grep { $_ } map { $_->{peer} } @{$self->{redis}};
 }
 
 

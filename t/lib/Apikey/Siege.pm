@@ -1,0 +1,186 @@
+package Apikey::Siege;
+
+# Many nodes with leases, a flood over all of them, and what may happen to a
+# node; at the end a judge that knows nothing of the protocol.
+#
+#     my $siege = Apikey::Siege->new($t, nodes => 8, redis => 'URL ...');
+#     $siege->more(200)              until so many more have been admitted
+#     $siege->node                   another node each time
+#     $siege->fault('kill')          to another node: kill stop stop_node
+#                                    reload lost
+#     $siege->decided                so far, admitted and refused
+#     $siege->roots                  what tags the values in Redis
+#     $siege->end                    judges
+#
+# The limits: fast is refilled all the time, slow hardly, so its tokens are
+# spent once; roll goes to Redis each time; pair and twin pay two accounts,
+# their own and their owner's; heavy costs three; total never refills.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use Apikey::Flood;
+use Apikey::Judge qw(over);
+use Apikey::Process qw(wait_for);
+
+
+my %limits = (
+    fast  => { limit => 400, window => '1s', burst => 400 },
+    slow  => { limit => 2000, window => '1h' },
+    roll  => { limit => 150, window => '1s', rolling => \1 },
+    pair  => { limit => 300, window => '1s', burst => 600 },
+    twin  => { limit => 250, window => '1s' },
+    ada   => { limit => 350, window => '1s', burst => 500 },
+    heavy => { limit => 300, window => '1s', burst => 600 },
+    total => { limit => 2000, window => 'total' },
+);
+
+$limits{total}{limit} = 30_000 if $ENV{APIKEY_SOAK};
+
+sub limits { return [ { name => 'l', %{$limits{$_[0]}} } ] }
+
+
+# nodes: how many; redis: what apikey_redis gets; flood: more for it
+
+sub new {
+    my ($class, $t, %opt) = @_;
+
+    my $self = bless { test => $t, sink => Apikey::Flood::sink($t),
+                       turn => 0 }, $class;
+
+    my %key = map { $_ => $t->key(name => $_, limits => limits($_)) }
+        qw(fast slow roll heavy total);
+
+    $key{$_} = $t->key(name => $_, owner => 'ada', limits => limits($_),
+                       owner_limits => limits('ada')) for qw(pair twin);
+
+    $self->{roots} = [ map({ $_->{id} } grep { !$_->{owner} } values %key),
+        $t->{pg}->value("SELECT id FROM apikey.owner WHERE external = 'ada'")
+    ];
+
+    $self->{nodes} = [ map { $t->nginx(name => "n$_", workers => 2,
+                                       server => <<'EOT',
+        location / {
+            apikey required;
+            apikey_weight $arg_weight;
+            proxy_pass http://sink;
+            proxy_next_upstream off;
+            proxy_set_header X-Decided-At $apikey_decided_at;
+            proxy_set_header X-Key $apikey_name;
+            proxy_set_header X-Mode $apikey_decision_mode;
+        }
+EOT
+        http => 'keepalive_requests 1000000;
+    upstream sink { server %%UPSTREAM%%; keepalive 16; }',
+        base => { redis => "apikey_redis $opt{redis};\n"
+                           . '    apikey_redis_down deny;' })
+        ->start(wait => 0) } 1 .. $opt{nodes} ];
+
+    $_->wait_ready for @{$self->{nodes}};
+    $t->sync(@{$self->{nodes}});
+
+    $self->{flood} = Apikey::Flood->new(test => $t, nodes => $self->{nodes},
+        keys => { map { $_ => $key{$_}{key} } keys %key },
+        uris => { heavy => '/?weight=3' }, clients => 4 * $opt{nodes},
+        pause => 0.05, %{$opt{flood} // {}});
+
+    return $self;
+}
+
+
+sub admitted { $_[0]{sink}->admitted }
+sub decided  { $_[0]{flood}->count(200, 204, 402, 429) }
+sub nodes    { @{$_[0]{nodes}} }
+sub roots    { @{$_[0]{roots}} }
+sub node     { my ($self) = @_;
+               return $self->{nodes}[$self->{turn}++ % @{$self->{nodes}}] }
+
+
+# What follows shall meet traffic, and leave time for more.
+
+sub more {
+    my ($self, $n) = @_;
+
+    my $have = $self->admitted;
+    wait_for('traffic', sub { $self->admitted >= $have + $n }, 60);
+}
+
+
+my %fault = (
+    kill      => sub { $_[1]->kill_worker },
+    reload    => sub { $_[1]->reload },
+    stop      => sub { stopped($_[0], ($_[1]->workers)[0]) },
+    stop_node => sub { stopped($_[0], $_[1]->workers) },
+
+    # with all it holds, and back again
+    lost => sub {
+        my ($self, $node) = @_;
+
+        $node->stop('KILL');
+        $self->more(100);
+        $node->start(wait => 0);
+    },
+);
+
+sub fault {
+    my ($self, $what) = @_;
+
+    $fault{$what}->($self, $self->node);
+}
+
+
+sub stopped {
+    my ($self, @pids) = @_;
+
+    kill 'STOP', @pids;
+    $self->more(300);
+    kill 'CONT', @pids;
+}
+
+
+# A total goes by counting, all else by an exact bucket.
+
+sub end {
+    my ($self) = @_;
+
+    my ($sink, $flood) = @$self{qw(sink flood)};
+    my %of = (ada => [ qw(pair twin) ]);
+
+    $flood->stop;
+
+    my $modes = $sink->modes;
+    my $admitted = $sink->admitted;
+    my $refused = $flood->count(402, 429);
+
+    note "$admitted admitted, $refused refused; without a decision: "
+        . $flood->count(503) . ', without an answer: '
+        . $flood->count(0, 502, 504);
+    note 'admitted: ' . join ', ', map { "$_ $modes->{$_}" } sort keys %$modes;
+
+    cmp_ok($modes->{leased} // 0, '>', $admitted / 2,
+           'most were paid by leases');
+    cmp_ok($refused, '>', 0, 'some were refused');
+
+    for my $name (sort keys %limits) {
+        my $limit = $limits{$name};
+        my @at = $sink->at(@{$of{$name} // [ $name ]});
+        my @costs = $name eq 'heavy' ? (3) x @at : ();
+
+        cmp_ok(scalar @at, '>', 0, "$name: some passed");
+
+        my @excess = $limit->{window} ne 'total'
+            ? over(\@at, %$limit, costs => \@costs)
+            : map { [ $_, $limit->{limit} - $_ ] } $limit->{limit} .. $#at;
+
+        ok(!@excess, "$name: no more than the limit")
+            or diag(scalar(@excess) . " too many\n", map {
+                "$at[$_->[0]] $_->[1]\n" } grep { defined } @excess[0 .. 8]);
+    }
+
+    return { admitted => $admitted, refused => $refused };
+}
+
+
+1;
