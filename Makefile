@@ -165,6 +165,7 @@ bench:
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/run
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/keys
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/ship
+	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/hot
 
 clean:
 	rm -rf $(BUILD)
