@@ -52,6 +52,7 @@ static const apikey_ctl_option_t  apikey_ctl_options[] = {
     apikey_ctl_option("--conf", APIKEY_CTL_DOCTOR, conf),
     apikey_ctl_option("--nginx", APIKEY_CTL_DOCTOR, nginx),
     apikey_ctl_option("--ring", APIKEY_CTL_RING, ring),
+    apikey_ctl_option("--reason", APIKEY_CTL_REASON, reason),
     apikey_ctl_flag("--dry-run", APIKEY_CTL_IMPORT, dry_run),
     { NULL, 0, 0, false }
 };

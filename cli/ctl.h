@@ -30,6 +30,7 @@
 #define APIKEY_CTL_IMPORT    0x10
 #define APIKEY_CTL_DOCTOR    0x20
 #define APIKEY_CTL_RING      0x40
+#define APIKEY_CTL_REASON    0x80
 
 
 typedef struct {
@@ -48,6 +49,7 @@ typedef struct {
     const char    *conf;
     const char    *nginx;
     const char    *ring;
+    const char    *reason;
 
     const char   **operand;
     size_t         n;
@@ -85,11 +87,14 @@ void apikey_ctl_pg_error(const char *what, const char *message);
 void apikey_ctl_pg_failed(PGconn *conn, const PGresult *result);
 
 /* the commands: they return the exit code */
+int apikey_ctl_correct(const apikey_ctl_args_t *args);
 int apikey_ctl_doctor(const apikey_ctl_args_t *args);
 int apikey_ctl_import(const apikey_ctl_args_t *args);
 int apikey_ctl_journal_export(const apikey_ctl_args_t *args);
 int apikey_ctl_journal_show(const apikey_ctl_args_t *args);
 int apikey_ctl_journal_verify(const apikey_ctl_args_t *args);
+int apikey_ctl_period_close(const apikey_ctl_args_t *args);
+int apikey_ctl_period_show(const apikey_ctl_args_t *args);
 int apikey_ctl_quarantine_replay(const apikey_ctl_args_t *args);
 int apikey_ctl_quarantine_show(const apikey_ctl_args_t *args);
 int apikey_ctl_schema_apply(const apikey_ctl_args_t *args);

@@ -567,9 +567,9 @@ COMMENT ON COLUMN audit.actor_kind IS
     'operator, owner or key; node: what was due, as a plan_next';
 COMMENT ON COLUMN audit.address IS 'Client address of the admin request';
 COMMENT ON COLUMN audit.action IS
-    'create, update, revoke, rotate, end_secret, delete';
+    'create, update, revoke, rotate, end_secret, delete, correct';
 COMMENT ON COLUMN audit.object_kind IS
-    'key, owner, plan, price, model, alert or webhook';
+    'key, owner, plan, price, model, alert, webhook or usage';
 COMMENT ON COLUMN audit.before IS
     'The object as the API shows it before the change; holds no secret';
 COMMENT ON COLUMN audit.after IS 'The same after the change';

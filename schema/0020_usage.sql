@@ -191,6 +191,9 @@ CREATE TABLE IF NOT EXISTS usage_event_default
 CREATE INDEX IF NOT EXISTS usage_event_id ON usage_event (event);
 CREATE INDEX IF NOT EXISTS usage_event_key ON usage_event (key_id, time);
 
+ALTER TABLE usage_event
+    ADD COLUMN IF NOT EXISTS ingested_at timestamptz NOT NULL DEFAULT now();
+
 COMMENT ON TABLE usage_event IS
     'One row for each admitted request and each refusal kept as detail';
 COMMENT ON COLUMN usage_event.event IS
@@ -202,6 +205,8 @@ COMMENT ON COLUMN usage_event.cost IS
     'Nano-units of the currency; null: unknown price';
 COMMENT ON COLUMN usage_event.aborted IS
     'client, upstream, timeout, worker_lost; else null';
+COMMENT ON COLUMN usage_event.ingested_at IS
+    'When its batch came: late where its billing period was closed by then';
 
 
 CREATE OR REPLACE FUNCTION usage_partitions(first date, days int)
@@ -363,10 +368,50 @@ COMMENT ON FUNCTION usage_as_of() IS
     ' not heard of for ten seconds is not waited for';
 
 
+CREATE OR REPLACE FUNCTION usage_add(rows usage_quarter[])
+RETURNS void
+LANGUAGE sql
+SET search_path = apikey, pg_temp
+SET jit = off
+AS $$
+    INSERT INTO usage_quarter AS q
+    SELECT r.start, r.node, r.key_id, r.owner, r.customer, r.service,
+        r.endpoint, r.model, r.outcome, r.status_code, r.verdict,
+        r.limit_name, sum(r.requests), sum(r.refused), sum(r.errors),
+        sum(r.tokens_input), sum(r.tokens_output), sum(r.tokens_cached),
+        sum(r.tokens_reasoning), sum(r.cost), sum(r.unpriced),
+        sum(r.bytes_in), sum(r.bytes_out), sum(r.duration_us), sum(r.units)
+    FROM unnest(rows) AS r
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+    ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+    ON CONFLICT (start, node, key_id, owner, customer, service, endpoint,
+        model, outcome, status_code, verdict, limit_name) DO UPDATE
+    SET requests = q.requests + excluded.requests,
+        refused = q.refused + excluded.refused,
+        errors = q.errors + excluded.errors,
+        tokens_input = q.tokens_input + excluded.tokens_input,
+        tokens_output = q.tokens_output + excluded.tokens_output,
+        tokens_cached = q.tokens_cached + excluded.tokens_cached,
+        tokens_reasoning = q.tokens_reasoning + excluded.tokens_reasoning,
+        cost = q.cost + excluded.cost,
+        unpriced = q.unpriced + excluded.unpriced,
+        bytes_in = q.bytes_in + excluded.bytes_in,
+        bytes_out = q.bytes_out + excluded.bytes_out,
+        duration_us = q.duration_us + excluded.duration_us,
+        units = q.units + excluded.units
+$$;
+
+COMMENT ON FUNCTION usage_add(usage_quarter[]) IS
+    'Adds rows to the roll-ups, of which some may be for the same one; in'
+    ' batches of nodes usage_apply() does it, from arrays';
+
+
 -- One batch.  "streams": parallel arrays, how far each stream moves and from
 -- where; "rows": parallel arrays of roll-ups; then keys, secrets, poison.
 -- AK409: a mark is not where the caller believes; nothing was applied.  A
--- node of an older version says no units: each of its requests is one.
+-- node of an older version says no units: each of its requests is one.  What
+-- comes late is a correction, and stands in the sums as such; keys and credits
+-- do not tell it from the rest.
 
 DROP FUNCTION IF EXISTS usage_apply(uuid, text, bigint, int[], bigint[],
     bigint[], bigint[], bigint[], bigint[], uuid[], text[], text[], text[],
@@ -392,8 +437,13 @@ SET search_path = apikey, pg_temp
 SET jit = off
 AS $$
 DECLARE
-    i  int;
+    i     int;
+    late  boolean[];
 BEGIN
+    PERFORM pg_advisory_xact_lock_shared(billing_lock());
+
+    late := usage_late(r_start, r_owner);
+
     FOR i IN 1 .. cardinality(s_stream)
     LOOP
         INSERT INTO usage_stream (node, stream, epoch, mark)
@@ -425,11 +475,12 @@ BEGIN
     FROM unnest(r_start, r_key, r_owner, r_customer, r_service, r_endpoint,
             r_model, r_outcome, r_status, r_verdict, r_limit, r_requests,
             r_refused, r_errors, r_input, r_output, r_cached, r_reasoning,
-            r_cost, r_unpriced, r_in, r_out, r_duration, r_units)
+            r_cost, r_unpriced, r_in, r_out, r_duration, r_units, late)
         AS r (start, key, owner, customer, service, endpoint, model, outcome,
             status, verdict, limit_name, requests, refused, errors, input,
             output, cached, reasoning, cost, unpriced, b_in, b_out, duration,
-            units)
+            units, late)
+    WHERE r.late IS NOT TRUE
     ON CONFLICT (start, node, key_id, owner, customer, service, endpoint,
         model, outcome, status_code, verdict, limit_name) DO UPDATE
     SET requests = q.requests + excluded.requests,
@@ -445,6 +496,28 @@ BEGIN
         bytes_out = q.bytes_out + excluded.bytes_out,
         duration_us = q.duration_us + excluded.duration_us,
         units = q.units + excluded.units;
+
+    IF late IS NOT NULL THEN
+        INSERT INTO usage_correction (kind, at, service_at, node, key_id,
+            owner, customer, service, endpoint, model, outcome, status_code,
+            verdict, limit_name, requests, refused, errors, tokens_input,
+            tokens_output, tokens_cached, tokens_reasoning, cost, unpriced,
+            bytes_in, bytes_out, duration_us, units)
+        SELECT 'late', now(), usage_time(start), a_node, key, owner, customer,
+            service, endpoint, model, outcome, status, verdict, limit_name,
+            requests, refused, errors, input, output, cached, reasoning, cost,
+            unpriced, b_in, b_out, duration, coalesce(units, requests)
+        FROM unnest(r_start, r_key, r_owner, r_customer, r_service,
+                r_endpoint, r_model, r_outcome, r_status, r_verdict, r_limit,
+                r_requests, r_refused, r_errors, r_input, r_output, r_cached,
+                r_reasoning, r_cost, r_unpriced, r_in, r_out, r_duration,
+                r_units, late)
+            AS r (start, key, owner, customer, service, endpoint, model,
+                outcome, status, verdict, limit_name, requests, refused,
+                errors, input, output, cached, reasoning, cost, unpriced,
+                b_in, b_out, duration, units, late)
+        WHERE r.late;
+    END IF;
 
     -- sorted: nodes that share keys lock them in one order
 
@@ -486,7 +559,8 @@ COMMENT ON FUNCTION usage_apply IS
 -- What limits of one holder, unit and scope were paid, by what is shipped: a
 -- node asks where nobody knows any more what was used.  Roll-ups are by the
 -- quarter of an hour; what came before "since" in its quarter is taken off
--- where its raw events are kept, else it counts.
+-- where its raw events are kept, else it counts.  Limits were paid when the
+-- service was used, whenever it was booked; a correction pays none back.
 
 CREATE OR REPLACE FUNCTION quota_used(a_holder uuid, a_level text,
     a_unit text, a_service text, a_model text, a_since bigint,
@@ -511,9 +585,23 @@ BEGIN
     WHERE (a_level = 'key' AND q.key_id = a_holder
             OR a_level = 'owner' AND q.owner = name)
         AND q.start >= quarter AND q.verdict = 'ok'
+        AND q.node <> correction_node()
         AND (coalesce(a_service, '') = ''
             OR pattern_covers(a_service, q.service))
         AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, q.model));
+
+    used := used + coalesce((SELECT sum(CASE a_unit WHEN 'requests' THEN c.units
+            WHEN 'tokens' THEN c.tokens_input + c.tokens_output
+            ELSE c.cost END)
+        FROM usage_correction c
+        WHERE c.kind = 'late'
+            AND (a_level = 'key' AND c.key_id = a_holder
+                OR a_level = 'owner' AND c.owner = name)
+            AND c.service_at >= quarter AND c.verdict = 'ok'
+            AND (coalesce(a_service, '') = ''
+                OR pattern_covers(a_service, c.service))
+            AND (coalesce(a_model, '') = ''
+                OR pattern_covers(a_model, c.model))), 0);
 
     IF quarter < since THEN
         SELECT coalesce(sum(CASE a_unit WHEN 'requests' THEN e.weight
@@ -578,10 +666,24 @@ CREATE POLICY own_see ON secret_usage FOR SELECT TO apikey_gateway
             IS NOT NULL);
 
 
-CREATE OR REPLACE VIEW usage_request WITH (security_barrier) AS
-SELECT e.*, coalesce(n.name, e.node::text) AS node_name
+-- The columns that usage_event had from the start: what takes a row of it
+-- stays as it is when there are more.
+
+CREATE OR REPLACE VIEW usage_row AS
+SELECT e.time, e.event, e.node, e.key_id, e.secret_id, e.owner, e.customer,
+    e.client, e.session, e.service, e.endpoint, e.method, e.status_code,
+    e.outcome, e.verdict, e.mode, e.limit_name, e."limit", e.remaining,
+    e.retry_after, e.model, e.weight, e.tokens_input, e.tokens_output,
+    e.tokens_cached, e.tokens_reasoning, e.usage_source, e.cost,
+    e.price_version, e.bytes_in, e.bytes_out, e.duration_us, e.upstream_us,
+    e.aborted, coalesce(n.name, e.node::text) AS node_name
 FROM usage_event e
-LEFT JOIN usage_node n ON n.node = e.node
+LEFT JOIN usage_node n ON n.node = e.node;
+
+COMMENT ON VIEW usage_row IS 'Raw events with their node''s name, everyone''s';
+
+CREATE OR REPLACE VIEW usage_request WITH (security_barrier) AS
+SELECT e.* FROM usage_row e
 WHERE caller() IN ('operator', 'operator_read', 'node')
     OR (caller() = 'key' AND e.key_id = caller_key())
     OR (caller() = 'owner' AND e.owner = (SELECT o.external FROM owner o
@@ -677,6 +779,7 @@ GRANT INSERT ON usage_batch, usage_event, usage_quarantine TO apikey_gateway;
 GRANT SELECT ON usage_request TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
     usage_size(bigint),
+    usage_add(usage_quarter[]),
     usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply,
     quota_used(uuid, text, text, text, text, bigint) TO apikey_gateway;
 GRANT SELECT ON usage_node, usage_hourly, usage_daily, usage_monthly

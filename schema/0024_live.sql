@@ -377,11 +377,18 @@ FROM placed l
         SELECT coalesce(sum(CASE l.unit WHEN 'requests' THEN q.units
             WHEN 'tokens' THEN q.tokens_input + q.tokens_output
             ELSE q.cost END), 0) AS used
-        FROM usage_quarter q
+        FROM (SELECT start AS at, key_id, owner, service, model, verdict,
+                units, tokens_input, tokens_output, cost
+            FROM usage_quarter
+            WHERE node <> '00000000-0000-8000-8000-636f72726563'
+            UNION ALL
+            SELECT service_at, key_id, owner, service, model, verdict, units,
+                tokens_input, tokens_output, cost
+            FROM usage_correction WHERE kind = 'late') AS q
         WHERE (l.level = 'key' AND q.key_id = l.key
                 OR l.level = 'owner' AND q.owner = l.owner)
             AND q.verdict = 'ok'
-            AND q.start >= greatest(l.start, date_bin('15 minutes',
+            AND q.at >= greatest(l.start, date_bin('15 minutes',
                 l.made, '2000-01-01 00:00:00+00'), '-infinity')
             AND (l.service IS NULL OR pattern_covers(l.service, q.service))
             AND (l.model IS NULL OR pattern_covers(l.model, q.model))

@@ -70,8 +70,7 @@ RETURN (SELECT CASE of
                   ELSE ' AND (q.time, q.event) %s ($3, $4)' END,
                   CASE dir WHEN 'DESC' THEN '<' ELSE '>' END)
               ELSE '' END AS behind) AS x,
-        LATERAL (SELECT format('SELECT q.*, coalesce(n.name, q.node::text)'
-            ' AS node_name FROM usage_event q'
+        LATERAL (SELECT format('SELECT q.* FROM usage_row q'
             ' LEFT JOIN usage_node n ON n.node = q.node WHERE %s%s'
             ' ORDER BY %s LIMIT $5', conds, behind, sorted) AS one) AS y);
 

@@ -203,22 +203,25 @@ COMMENT ON FUNCTION export_range(jsonb, owner, text) IS
     'From when to when; this billing period unless the query says';
 
 
--- What events and sums are filtered by.  $1 and $2: the range of sums, $4 and
--- $5: that of events.
+-- What events, corrections and sums are filtered by.  $1 and $2: the range of
+-- sums, $4 and $5: that of the others.
 
-CREATE OR REPLACE FUNCTION export_where(req jsonb, o owner, events boolean)
+DROP FUNCTION IF EXISTS export_where(jsonb, owner, boolean);
+
+CREATE OR REPLACE FUNCTION export_where(req jsonb, o owner, source text)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = apikey, pg_temp
 AS $$
     SELECT concat_ws(' AND ',
-        CASE WHEN events THEN 'q.time >= $4 AND q.time < $5'
+        CASE source WHEN 'events' THEN 'q.time >= $4 AND q.time < $5'
+            WHEN 'corrections' THEN 'q.at >= $4 AND q.at < $5'
             ELSE 'q.start >= $1 AND q.start < $2' END,
         nullif(usage_where(req), ''),
 
         -- events have an index by key, none by owner
 
-        CASE WHEN events AND o.id IS NOT NULL AND caller() <> 'key'
+        CASE WHEN source = 'events' AND o.id IS NOT NULL AND caller() <> 'key'
                 AND query_value(req, 'key') IS NULL
             THEN format('q.key_id = ANY (%L)',
                 ARRAY(SELECT k.id FROM key k WHERE k.owner_id = o.id)) END,
@@ -230,13 +233,31 @@ AS $$
             THEN 'q.outcome <> ''refused''' END)
 $$;
 
-COMMENT ON FUNCTION export_where(jsonb, owner, boolean) IS
-    'SQL condition of an export''s rows';
+COMMENT ON FUNCTION export_where(jsonb, owner, text) IS
+    'SQL condition of an export''s rows; source: events, corrections, sums';
+
+
+-- What came after its period was closed is there as a correction.  To ask of
+-- each event costs; of most nothing has come late.
+
+CREATE OR REPLACE FUNCTION export_timely()
+RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE WHEN EXISTS (SELECT FROM usage_correction c
+        WHERE c.kind = 'late' AND c.service_at >= now()
+            - (raw_days() + 2) * interval '1 day')
+    THEN ' AND NOT EXISTS (SELECT FROM billing_period p'
+        ' WHERE p.owner = coalesce(q.owner, '''') AND p."end" > q.time'
+        ' AND p.closed_at < q.ingested_at)'
+    ELSE '' END;
+
+COMMENT ON FUNCTION export_timely() IS
+    'SQL condition of events that were in before their period was closed';
 
 
 CREATE OR REPLACE FUNCTION export_events(conds text)
 RETURNS text
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql STABLE
 RETURN 'SELECT q.time AS at, q.endpoint, CASE q.outcome WHEN ''refused'''
     ' THEN 0 ELSE 1 END AS requests, q.tokens_input + q.tokens_output'
     ' AS tokens, q.cost::numeric AS cost, q.model, CASE q.outcome'
@@ -248,10 +269,31 @@ RETURN 'SELECT q.time AS at, q.endpoint, CASE q.outcome WHEN ''refused'''
     ' round(q.duration_us / 1000.0)::bigint AS duration_ms, q.session,'
     ' coalesce(n.name, q.node::text) AS node'
     ' FROM usage_event q LEFT JOIN usage_node n ON n.node = q.node'
-    ' WHERE ' || conds;
+    ' WHERE ' || conds || export_timely();
 
 COMMENT ON FUNCTION export_events(text) IS
     'SQL of raw events as "x" of export_columns()';
+
+
+CREATE OR REPLACE FUNCTION export_corrections(conds text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN 'SELECT q.at, q.endpoint, q.requests, q.tokens_input + q.tokens_output'
+    ' AS tokens, CASE WHEN q.unpriced < greatest(q.requests, 1) THEN q.cost'
+    ' END AS cost, nullif(q.model, '''') AS model, CASE q.outcome'
+    ' WHEN ''success'' THEN ''success'' ELSE ''error'' END AS status,'
+    ' q.request_id, nullif(q.key_id, ''00000000-0000-0000-0000-000000000000'')'
+    ' AS key, nullif(q.owner, '''') AS owner, nullif(q.customer, '''')'
+    ' AS customer, q.service, NULL::text AS method, q.status_code, q.verdict,'
+    ' nullif(q.limit_name, '''') AS limit_name, q.tokens_input,'
+    ' q.tokens_output, q.tokens_cached, q.tokens_reasoning, NULL::text'
+    ' AS usage_source, NULL::bigint AS price_version, q.bytes_in, q.bytes_out,'
+    ' round(q.duration_us / 1000)::bigint AS duration_ms, NULL::text'
+    ' AS session, n.name AS node, q.id FROM usage_correction q'
+    ' LEFT JOIN usage_node n ON n.node = correction_node() WHERE ' || conds;
+
+COMMENT ON FUNCTION export_corrections(text) IS
+    'SQL of corrections as "x" of export_columns()';
 
 
 -- $3: where the buckets begin, null for quarters of an hour.  What a row of
@@ -307,7 +349,7 @@ COMMENT ON FUNCTION export_sums(text, boolean, boolean) IS
 
 -- Rows of events are exact where every admitted request of a day still has
 -- its event; the last day where one has not is told by its sums, and so are
--- those before it.
+-- those before it.  Corrections are told by their sums, too, or by rows.
 
 CREATE OR REPLACE FUNCTION export_cut(req jsonb, o owner, "from" timestamptz,
     "to" timestamptz, OUT cut timestamptz, OUT lines bigint)
@@ -329,7 +371,8 @@ BEGIN
                     sum(q.requests) AS n
                 FROM usage_quarter q
                     LEFT JOIN usage_node n ON n.node = q.node
-                WHERE %1$s GROUP BY 1) AS s
+                WHERE %1$s AND q.node <> correction_node()
+                GROUP BY 1) AS s
             FULL JOIN (SELECT date_bin('1 day', q.time, $3) AS day,
                     count(*) FILTER (WHERE q.outcome <> 'refused') AS n,
                     count(*) FILTER (WHERE q.time >= $6 AND q.time < $7
@@ -337,12 +380,13 @@ BEGIN
                             OR q.outcome <> 'refused')) AS lines
                 FROM usage_event q
                     LEFT JOIN usage_node n ON n.node = q.node
-                WHERE %2$s GROUP BY 1) AS e USING (day))
+                WHERE %2$s %4$s GROUP BY 1) AS e USING (day))
         SELECT max(day) + interval '1 day', (SELECT sum(x.lines) FROM d AS x
             WHERE x.day > ALL (SELECT y.day FROM d AS y WHERE y.gone))
         FROM d WHERE gone
-        $q$, export_where(all_, o, false), export_where(all_, o, true),
-        query_value(req, 'profile') IS NOT DISTINCT FROM 'full')
+        $q$, export_where(all_, o, 'sums'), export_where(all_, o, 'events'),
+        query_value(req, 'profile') IS NOT DISTINCT FROM 'full',
+        export_timely())
     INTO cut, lines
     USING first, last, epoch, first, last, "from", "to";
 
@@ -356,6 +400,20 @@ COMMENT ON FUNCTION export_cut(jsonb, owner, timestamptz, timestamptz) IS
     ' them it has from then on';
 
 
+CREATE OR REPLACE FUNCTION export_source(req jsonb, o owner, source text,
+    fine boolean, complete boolean)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN (SELECT CASE source WHEN 'events' THEN export_events(conds)
+        WHEN 'corrections' THEN export_corrections(conds)
+        ELSE export_sums(conds, fine, complete) END
+    FROM (SELECT export_where(req, o, source) AS conds) AS x);
+
+COMMENT ON FUNCTION export_source(jsonb, owner, text, boolean, boolean) IS
+    'SQL of rows as "x" of export_columns(): events, corrections, sums';
+
+
 -- SQL of an export's lines.
 
 CREATE OR REPLACE FUNCTION export_sql(req jsonb, o owner, source text,
@@ -366,10 +424,7 @@ SET search_path = apikey, pg_temp
 AS $$
     SELECT format('SELECT z.line FROM (%s) AS x, LATERAL (%s) AS z (line)'
             ' ORDER BY %s',
-        CASE source WHEN 'events' THEN export_events(
-                export_where(req, o, true))
-            ELSE export_sums(export_where(req, o, false), fine, complete)
-            END,
+        export_source(req, o, source, fine, complete),
         export_line(array_agg(c.name), array_agg(c.expr), array_agg(c.free),
             form),
 
@@ -380,6 +435,7 @@ AS $$
                 || CASE WHEN complete THEN ', x.key_id, x.owner_,'
                     ' x.customer_, x.service, x.status_code, x.verdict,'
                     ' x.limit_, x.node' ELSE '' END
+            WHEN source = 'corrections' THEN 'x.at, x.id'
             WHEN o.id IS NOT NULL OR query_value(req, 'key') IS NOT NULL
                 OR caller() = 'key' THEN 'x.at, x.request_id'
             ELSE 'x.request_id' END)
@@ -392,17 +448,15 @@ AS $$
 $$;
 
 COMMENT ON FUNCTION export_sql(jsonb, owner, text, boolean) IS
-    'SQL of an export''s lines; source: events, sums';
+    'SQL of an export''s lines; source as in export_source()';
 
 
 CREATE OR REPLACE FUNCTION export_count(req jsonb, o owner, source text,
     fine boolean)
 RETURNS text
 LANGUAGE sql STABLE
-RETURN format('SELECT count(*) FROM (%s) AS x', CASE source
-    WHEN 'events' THEN export_events(export_where(req, o, true))
-    ELSE export_sums(export_where(req, o, false), fine,
-        query_value(req, 'profile') = 'full') END);
+RETURN format('SELECT count(*) FROM (%s) AS x', export_source(req, o, source,
+    fine, query_value(req, 'profile') IS NOT DISTINCT FROM 'full'));
 
 COMMENT ON FUNCTION export_count(jsonb, owner, text, boolean) IS
     'SQL of how many lines export_sql() has';
@@ -462,15 +516,19 @@ BEGIN
 
     parts := CASE WHEN cut > first AND by_ IS DISTINCT FROM 'event'
             THEN '{sums}'::text[] ELSE '{}' END
+        || CASE WHEN (by_ IS NULL AND cut < "to" OR by_ = 'event')
+                AND EXISTS (SELECT FROM usage_correction c
+                    WHERE c.at >= greatest("from", cut) AND c.at < "to")
+            THEN '{corrections}'::text[] ELSE '{}' END
         || CASE WHEN by_ IS NULL AND cut < "to" OR by_ = 'event'
             THEN '{events}'::text[] ELSE '{}' END;
 
     IF coalesce(query_value(req, 'format'), 'json') = 'json' THEN
         FOREACH part IN ARRAY parts
         LOOP
-            IF part = 'sums' OR lines IS NULL THEN
+            IF part <> 'events' OR lines IS NULL THEN
                 EXECUTE export_count(req, o, part, fine)
-                INTO n USING first, last, starts, "from", "to";
+                INTO n USING first, last, starts, greatest("from", cut), "to";
             ELSE
                 n := lines;
             END IF;
@@ -482,9 +540,9 @@ BEGIN
     OPEN export NO SCROLL FOR EXECUTE
         CASE cardinality(parts)
         WHEN 1 THEN export_sql(req, o, parts[1], fine)
-        ELSE format('(%s) UNION ALL (%s)',
-            export_sql(req, o, 'sums', fine),
-            export_sql(req, o, 'events', fine)) END
+        ELSE (SELECT string_agg(format('(%s)', export_sql(req, o, p, fine)),
+                  ' UNION ALL ' ORDER BY i)
+              FROM unnest(parts) WITH ORDINALITY AS x (p, i)) END
     USING first, last, starts, greatest("from", cut), "to";
 
     RETURN total;
@@ -585,8 +643,10 @@ GRANT EXECUTE ON FUNCTION export_time(timestamptz), export_money(numeric),
     csv_guard(text), csv_text(text), export_columns(),
     export_line(text[], text[], boolean[], text),
     check_export_query(jsonb, text[]), check_export_usage(jsonb),
-    export_range(jsonb, owner, text), export_where(jsonb, owner, boolean),
-    export_events(text), export_sums(text, boolean, boolean),
+    export_range(jsonb, owner, text), export_where(jsonb, owner, text),
+    export_timely(), export_events(text), export_corrections(text),
+    export_sums(text, boolean, boolean),
+    export_source(jsonb, owner, text, boolean, boolean),
     export_cut(jsonb, owner, timestamptz, timestamptz),
     export_sql(jsonb, owner, text, boolean),
     export_count(jsonb, owner, text, boolean),

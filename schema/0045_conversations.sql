@@ -88,7 +88,7 @@ RETURN format($q$
     WHERE q.session IS NOT NULL AND %s
     GROUP BY q.session, q.owner, CASE WHEN q.owner IS NULL THEN q.key_id END
     $q$, conversation_lists(coalesce(query_value(req, 'format'), 'json')),
-    export_where(req, o, true));
+    export_where(req, o, 'events'));
 
 COMMENT ON FUNCTION conversation_source(jsonb, owner) IS
     'SQL of sessions as "x" of conversation_columns()';

@@ -131,8 +131,9 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
         AND c.relkind IN ('r', 'p', 'v', 'm')
         AND has_any_column_privilege('apikey_gateway', c.oid, 'SELECT')
     ORDER BY 1}) ],
-    [ qw(alert alert_entry alert_progress alert_state audit credit export_schedule idempotency key key_usage leak limit_rule owner secret
-         secret_usage usage_quarter usage_request webhook webhook_attempt
+    [ qw(alert alert_entry alert_progress alert_state audit billing_period
+         credit export_schedule idempotency key key_usage leak limit_rule owner secret
+         secret_usage usage_correction usage_quarter usage_request webhook webhook_attempt
          webhook_delivery webhook_event webhook_secret) ],
     'all tables are tried');
 
@@ -183,7 +184,8 @@ my %whose = (
      qw(webhook webhook_event alert alert_entry export_schedule)),
     alert_state => '(SELECT o.external FROM apikey.owner o, apikey.alert a'
         . ' WHERE o.id = a.owner_id AND a.id = x.alert_id)',
-    alert_progress => "'of nodes only'",
+    (map { ($_ => "'of nodes only'") }
+     qw(alert_progress billing_period usage_correction)),
     (map { ($_ => '(SELECT o.external FROM apikey.owner o, apikey.webhook w'
                   . ' WHERE o.id = w.owner_id AND w.id = x.webhook_id)') }
      qw(webhook_delivery webhook_secret)),
@@ -196,7 +198,8 @@ my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, credit => 4, aud
             usage_quarter => 3, usage_request => 3, webhook => 1,
             webhook_event => 1, webhook_delivery => 1, webhook_secret => 1,
             webhook_attempt => 1, alert => 1, alert_entry => 1,
-            alert_state => 1, alert_progress => 0, export_schedule => 1);
+            alert_state => 1, alert_progress => 0, export_schedule => 1,
+            billing_period => 0, usage_correction => 0);
 
 for my $table (sort keys %whose) {
     is_deeply([ as_ada("SELECT coalesce($whose{$table}, 'nobody''s')"
