@@ -48,6 +48,72 @@ INSERT INTO price_list (id) VALUES ('00000000-0000-8000-8000-707269636573')
 ON CONFLICT DO NOTHING;
 
 
+-- What a version was stays, whatever becomes of the price: records name it.
+
+CREATE TABLE IF NOT EXISTS price_history (
+    version        bigint       PRIMARY KEY,
+    id             uuid         NOT NULL,
+    service        text,
+    model          text,
+    plan           text,
+    valid_from     timestamptz  NOT NULL,
+    input_per_1m   bigint,
+    output_per_1m  bigint,
+    cached_per_1m  bigint,
+    per_request    bigint       NOT NULL,
+    created_at     timestamptz  NOT NULL,
+    made_at        timestamptz  NOT NULL DEFAULT now()
+);
+
+COMMENT ON TABLE price_history IS
+    'All that prices have ever been: usage records say which, as'
+    ' price_version';
+COMMENT ON COLUMN price_history.id IS 'Of the price';
+COMMENT ON COLUMN price_history.input_per_1m IS
+    'Nano-units for a million tokens, as in price';
+COMMENT ON COLUMN price_history.created_at IS 'When the price was made';
+COMMENT ON COLUMN price_history.made_at IS 'When it became so';
+
+GRANT SELECT, INSERT ON price_history TO apikey_gateway;
+
+CREATE OR REPLACE FUNCTION price_versioned()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    INSERT INTO price_history (version, id, service, model, plan, valid_from,
+        input_per_1m, output_per_1m, cached_per_1m, per_request, created_at)
+    VALUES (NEW.version, NEW.id, NEW.service, NEW.model, NEW.plan,
+        NEW.valid_from, NEW.input_per_1m, NEW.output_per_1m,
+        NEW.cached_per_1m, NEW.per_request, NEW.created_at)
+    ON CONFLICT DO NOTHING;
+
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION price_versioned() IS 'Trigger: keeps what a price is now';
+
+CREATE OR REPLACE TRIGGER price_versioned
+    AFTER INSERT OR UPDATE ON price
+    FOR EACH ROW EXECUTE FUNCTION price_versioned();
+CREATE OR REPLACE TRIGGER never_changed
+    BEFORE UPDATE OR DELETE ON price_history
+    FOR EACH ROW EXECUTE FUNCTION never_changed();
+
+COMMENT ON TRIGGER price_versioned ON price IS
+    'Each version stays in price_history';
+COMMENT ON TRIGGER never_changed ON price_history IS 'Rows stay as they are';
+
+INSERT INTO price_history (version, id, service, model, plan, valid_from,
+    input_per_1m, output_per_1m, cached_per_1m, per_request, created_at)
+SELECT version, id, service, model, plan, valid_from, input_per_1m,
+    output_per_1m, cached_per_1m, per_request, created_at
+FROM price
+ON CONFLICT DO NOTHING;
+
+
 CREATE OR REPLACE FUNCTION prices_json(p price)
 RETURNS json
 LANGUAGE sql STABLE
@@ -103,6 +169,20 @@ RETURN check_members(body, '', ARRAY['service', 'model', 'plan',
 
 COMMENT ON FUNCTION check_price_body(jsonb) IS
     'The body of a price, or of a change of one';
+
+
+CREATE OR REPLACE FUNCTION check_price_new(body jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN EXISTS (SELECT FROM unnest('{input_per_1m,output_per_1m,'
+            'cached_per_1m,per_request}'::text[]) AS m
+        WHERE coalesce(body -> m, 'null') <> 'null')
+    THEN jsonb '[]'
+    ELSE wrong('/input_per_1m', 'required', 'say what something costs: this,'
+        ' output_per_1m, cached_per_1m or per_request') END;
+
+COMMENT ON FUNCTION check_price_new(jsonb) IS 'A price of nothing is none';
 
 
 CREATE OR REPLACE FUNCTION merge_price(old price, body jsonb)
@@ -205,7 +285,8 @@ DECLARE
 BEGIN
     PERFORM allow('operator');
     PERFORM check_body(req);
-    PERFORM fail_if(check_request(req) || check_price_body(req -> 'body'));
+    PERFORM fail_if(check_request(req) || check_price_body(req -> 'body')
+        || check_price_new(req -> 'body'));
 
     IF (SELECT count(*) >= 5000 FROM price WHERE deleted_at IS NULL) THEN
         PERFORM fail(409, 'conflict', 'There are 5000 prices: delete some.');
@@ -321,6 +402,8 @@ $$;
 COMMENT ON FUNCTION api_price_delete(jsonb, jsonb) IS 'DELETE prices/{id}';
 
 
+-- With "version": the price as it was then, also one that was deleted.
+
 CREATE OR REPLACE FUNCTION api_price_list(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
@@ -329,12 +412,18 @@ AS $$
 DECLARE
     size   int;
     after  uuid := '00000000-0000-0000-0000-000000000000';
+    which  text := query_value(req, 'version');
     page   price[];
     more   boolean;
 BEGIN
     PERFORM allow('operator', 'operator_read');
-    PERFORM fail_if(check_request(req, 'service', 'model', 'plan', 'limit',
-            'cursor') || check_limit_query(req) || check_cursor(req));
+    PERFORM fail_if(check_request(req, 'service', 'model', 'plan', 'version',
+            'limit', 'cursor')
+        || CASE WHEN which !~ '^(0|[1-9][0-9]{0,17})$'
+            THEN wrong('query:version', 'bad_type',
+                'a whole number is needed')
+            ELSE '[]' END
+        || check_limit_query(req) || check_cursor(req));
 
     size := coalesce(query_value(req, 'limit'), '50')::int;
 
@@ -343,15 +432,21 @@ BEGIN
     END IF;
 
     SELECT array_agg(x.p ORDER BY (x.p).id) INTO page
-    FROM (SELECT p FROM price p
-          WHERE p.id > after AND p.deleted_at IS NULL
+    FROM (SELECT z.p
+          FROM (SELECT p FROM price p
+                WHERE which IS NULL AND p.deleted_at IS NULL
+                UNION ALL
+                SELECT jsonb_populate_record(NULL::price, to_jsonb(v))
+                FROM price_history v WHERE v.version = which::bigint)
+                    AS z (p)
+          WHERE (z.p).id > after
               AND (query_value(req, 'service') IS NULL
-                   OR p.service = query_value(req, 'service'))
+                   OR (z.p).service = query_value(req, 'service'))
               AND (query_value(req, 'model') IS NULL
-                   OR p.model = query_value(req, 'model'))
+                   OR (z.p).model = query_value(req, 'model'))
               AND (query_value(req, 'plan') IS NULL
-                   OR p.plan = query_value(req, 'plan'))
-          ORDER BY p.id LIMIT size + 1) AS x;
+                   OR (z.p).plan = query_value(req, 'plan'))
+          ORDER BY (z.p).id LIMIT size + 1) AS x;
 
     more := coalesce(cardinality(page) > size, false);
 
@@ -366,7 +461,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION api_price_list(jsonb, jsonb) IS 'GET prices';
+COMMENT ON FUNCTION api_price_list(jsonb, jsonb) IS
+    'GET prices; version=: what one was';
 
 
 -- Models.  Their prices are those of any service, on the caller's plan.
@@ -409,9 +505,8 @@ DECLARE
 BEGIN
     RETURN (SELECT row_to_json(x) FROM (SELECT (m).external AS id, (m).name,
             (m).capabilities, (m).context_length,
-            CASE WHEN p.id IS NOT NULL THEN prices_json(p) END AS pricing,
-            time_text((m).created_at) AS created_at,
-            time_text((m).updated_at) AS updated_at) AS x);
+            CASE WHEN p.id IS NOT NULL THEN prices_json(p) END AS pricing)
+        AS x);
 END
 $$;
 
@@ -691,7 +786,8 @@ $$;
 COMMENT ON FUNCTION api_model_list(jsonb, jsonb) IS 'GET models';
 
 GRANT EXECUTE ON FUNCTION prices_changed(), prices_json(price),
-    price_json(price), check_price_body(jsonb), merge_price(price, jsonb),
+    price_json(price), price_versioned(), check_price_body(jsonb),
+    check_price_new(jsonb), merge_price(price, jsonb),
     find_price(jsonb, boolean), price_refresh(),
     api_price_create(jsonb, jsonb), api_price_get(jsonb, jsonb),
     api_price_update(jsonb, jsonb), api_price_delete(jsonb, jsonb),

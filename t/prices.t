@@ -86,6 +86,10 @@ sub ask {
 }
 
 
+sub last_version { return $pg->value('SELECT price_version
+    FROM apikey.usage_event ORDER BY event DESC LIMIT 1') }
+
+
 sub price {
     my ($status, $body, $name) = @_;
 
@@ -158,15 +162,34 @@ subtest 'versions' => sub {
     my $p = price(201, { model => 'v', input_per_1m => '2' }, 'a newer one');
     is(ask('v'), '2000000000 provider t', 'takes its place');
 
+    my $version = last_version();
+
     my $r = $n->admin('PATCH', "prices/$p->{id}",
                       body => { input_per_1m => '2.000000001' });
     is($r->{status}, 200, 'changed');
     is(json($r)->{input_per_1m}, '2.000000001', 'it is shown');
     is(ask('v'), '2000000001 provider t', 'it is in force');
 
+    my $changed = last_version();
+    is($r->{headers}{etag}, qq("$changed"), 'its ETag is its version');
+
     is($n->admin('DELETE', "prices/$p->{id}")->{status}, 204, 'deleted');
     is(ask('v'), '1000000000 provider t', 'the one before holds again');
     is($n->admin('GET', "prices/$p->{id}")->{status}, 404, 'it is gone');
+
+    is_deeply(json($n->admin('GET', "prices?version=$version"))->{data},
+              [ $p ], 'what a record names can be looked up');
+    is_deeply(json($n->admin('GET', "prices?version=$version&model=w"))
+              ->{data}, [], 'filters hold');
+    is_deeply([ map { $_->{input_per_1m} } @{json($n->admin('GET',
+                  "prices?version=$changed"))->{data}} ], [ '2.000000001' ],
+              'so can what took its place');
+    is_deeply(json($n->admin('GET', 'prices?version=1'))->{data}, [],
+              'there is none');
+    is($n->admin('GET', 'prices?version=x')->{status}, 400, 'no version');
+    eval { $pg->run('DELETE FROM apikey.price_history') };
+    like($@, qr/price_history is never changed/, 'they stay');
+
     is($pg->value("SELECT count(*) FROM apikey.audit
         WHERE object_kind = 'price' AND object_id = '$p->{id}'"), 3,
        'all of it is in the audit log');
@@ -193,15 +216,20 @@ subtest 'where else tokens come from' => sub {
 
 
 subtest 'wrong prices' => sub {
+    my @some = (per_request => '1');
+
     for ([ { input_per_1m => 2.5 }, '/input_per_1m', 'bad_type' ],
          [ { output_per_1m => '-1' }, '/output_per_1m', 'out_of_range' ],
          [ { cached_per_1m => 'x' }, '/cached_per_1m', 'bad_value' ],
          [ { per_request => '9000001' }, '/per_request', 'out_of_range' ],
-         [ { plan => 'none' }, '/plan', 'not_found' ],
-         [ { model => '' }, '/model', 'bad_length' ],
-         [ { valid_from => 'soon' }, '/valid_from', 'bad_value' ],
-         [ { prize => '1' }, '/prize', 'unknown' ],
-         [ { currency => 'EUR' }, '/currency', 'read_only' ])
+         [ { plan => 'none', @some }, '/plan', 'not_found' ],
+         [ { model => '', @some }, '/model', 'bad_length' ],
+         [ { valid_from => 'soon', @some }, '/valid_from', 'bad_value' ],
+         [ { prize => '1', @some }, '/prize', 'unknown' ],
+         [ { currency => 'EUR', @some }, '/currency', 'read_only' ],
+         [ {}, '/input_per_1m', 'required' ],
+         [ { model => 'x', input_per_1m => undef }, '/input_per_1m',
+           'required' ])
     {
         my ($body, $at, $code) = @$_;
         my $e = price(400, $body, "$at $code");
@@ -243,6 +271,8 @@ subtest 'models' => sub {
 
     my $m = json($n->admin('GET', 'models', as => $key->{key}))->{data};
 
+    is(join(' ', sort keys %{$m->[0]}),
+       'capabilities context_length id name pricing', 'its members');
     is_deeply([ map { [ @$_{qw(id name capabilities context_length pricing)} ] }
                 @$m ],
               [ [ 'gpt-4o', 'GPT-4o', [ 'chat', 'vision' ], 128000,

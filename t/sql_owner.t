@@ -121,7 +121,7 @@ like($@, qr/insufficient_privilege|42501/, 'nor of nobody');
 
 # what of the gateway's tables is not in here holds nothing of a tenant
 
-my %known = map { $_ => 1 } qw(plan calendar price price_list model change migration node setting
+my %known = map { $_ => 1 } qw(plan calendar price price_list price_history model change migration node setting
                                usage_node usage_stream
                                usage_import usage_import_part);
 
