@@ -561,10 +561,15 @@ COMMENT ON FUNCTION usage_apply IS
 -- quarter of an hour; what came before "since" in its quarter is taken off
 -- where its raw events are kept, else it counts.  Limits were paid when the
 -- service was used, whenever it was booked; a correction pays none back.
+--
+-- a_whole: a request whose cost nobody knows has taken what was left of the
+-- strict budgets, as budget_left() tells.
+
+DROP FUNCTION IF EXISTS quota_used(uuid, text, text, text, text, bigint);
 
 CREATE OR REPLACE FUNCTION quota_used(a_holder uuid, a_level text,
     a_unit text, a_service text, a_model text, a_since bigint,
-    OUT used numeric, OUT as_of bigint)
+    a_whole boolean DEFAULT true, OUT used numeric, OUT as_of bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = apikey, pg_temp
 SET jit = off
@@ -573,14 +578,16 @@ DECLARE
     since    timestamptz := usage_time(a_since);
     quarter  timestamptz := usage_time(a_since - a_since % 900000000);
     name     text := (SELECT o.external FROM owner o WHERE o.id = a_holder);
-    early    numeric;
+    early    record;
+    late     record;
+    unknown  bigint;
 BEGIN
     as_of := extract(epoch FROM usage_as_of()) * 1000000;
 
     SELECT coalesce(sum(CASE a_unit WHEN 'requests' THEN q.units
             WHEN 'tokens' THEN q.tokens_input + q.tokens_output
-            ELSE q.cost END), 0)
-    INTO used
+            ELSE q.cost END), 0), coalesce(sum(q.unpriced), 0)
+    INTO used, unknown
     FROM usage_quarter q
     WHERE (a_level = 'key' AND q.key_id = a_holder
             OR a_level = 'owner' AND q.owner = name)
@@ -590,23 +597,27 @@ BEGIN
             OR pattern_covers(a_service, q.service))
         AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, q.model));
 
-    used := used + coalesce((SELECT sum(CASE a_unit WHEN 'requests' THEN c.units
+    SELECT coalesce(sum(CASE a_unit WHEN 'requests' THEN c.units
             WHEN 'tokens' THEN c.tokens_input + c.tokens_output
-            ELSE c.cost END)
-        FROM usage_correction c
-        WHERE c.kind = 'late'
-            AND (a_level = 'key' AND c.key_id = a_holder
-                OR a_level = 'owner' AND c.owner = name)
-            AND c.service_at >= quarter AND c.verdict = 'ok'
-            AND (coalesce(a_service, '') = ''
-                OR pattern_covers(a_service, c.service))
-            AND (coalesce(a_model, '') = ''
-                OR pattern_covers(a_model, c.model))), 0);
+            ELSE c.cost END), 0) AS used, coalesce(sum(c.unpriced), 0) AS n
+    INTO late
+    FROM usage_correction c
+    WHERE c.kind = 'late'
+        AND (a_level = 'key' AND c.key_id = a_holder
+            OR a_level = 'owner' AND c.owner = name)
+        AND c.service_at >= quarter AND c.verdict = 'ok'
+        AND (coalesce(a_service, '') = ''
+            OR pattern_covers(a_service, c.service))
+        AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, c.model));
+
+    used := used + late.used;
+    unknown := unknown + late.n;
 
     IF quarter < since THEN
         SELECT coalesce(sum(CASE a_unit WHEN 'requests' THEN e.weight
                 WHEN 'tokens' THEN e.tokens_input + e.tokens_output
-                ELSE coalesce(e.cost, 0) END), 0)
+                ELSE coalesce(e.cost, 0) END), 0) AS used,
+            count(*) FILTER (WHERE e.cost IS NULL) AS n
         INTO early
         FROM usage_request e
         WHERE (a_level = 'key' AND e.key_id = a_holder
@@ -617,15 +628,55 @@ BEGIN
             AND (coalesce(a_model, '') = ''
                 OR pattern_covers(a_model, coalesce(e.model, '')));
 
-        used := used - early;
+        used := used - early.used;
+        unknown := unknown - early.n;
+    END IF;
+
+    IF a_whole AND a_unit = 'cost' AND unknown > 0 THEN
+        used := used + coalesce(budget_left(a_holder, a_level), 0);
     END IF;
 END
 $$;
 
-COMMENT ON FUNCTION quota_used(uuid, text, text, text, text, bigint) IS
+COMMENT ON FUNCTION quota_used(uuid, text, text, text, text, bigint, boolean)
+    IS
     'What a holder has used of a unit (cost: nano-units) in a scope since that'
     ' microsecond, complete up to as_of; requests that a dry run let pass do'
     ' not count';
+
+
+-- What a request takes whose cost nobody knows: as much as the strict budgets
+-- it counts for all have, by costs that are known.  A length may have had less
+-- than it holds.
+
+CREATE OR REPLACE FUNCTION budget_left(a_holder uuid, a_level text)
+RETURNS numeric
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+    SELECT min(CASE WHEN h.kind IN ('calendar', 'total')
+        THEN greatest(h."limit" - (quota_used(a_holder, a_level, 'cost',
+            h.service, h.model, greatest(h.made, (
+                SELECT max(b) FROM unnest(CASE WHEN h.period IS NOT NULL
+                    THEN calendar_bounds(coalesce(o.time_zone, 'UTC'),
+                        coalesce(o.anchor_day, 1), h.period, now()) END) AS b
+                WHERE b <= micros(now()))), false)).used, 0)
+        ELSE coalesce(h.burst, h."limit") END)
+    FROM (SELECT k.id AS key_id, k.owner_id, k.plan FROM key k
+          WHERE a_level = 'key' AND k.id = a_holder
+          UNION ALL
+          SELECT NULL, o.id, o.plan FROM owner o
+          WHERE a_level = 'owner' AND o.id = a_holder) AS w
+        LEFT JOIN owner o ON o.id = w.owner_id,
+        LATERAL limits_held(w.key_id, CASE WHEN w.key_id IS NULL
+            THEN w.owner_id END, w.plan) AS h
+    WHERE h.unit = 'cost' AND coalesce(h.mode, 'strict') = 'strict'
+        AND h.kind <> 'credits' AND h.service IS NULL AND h.model IS NULL
+$$;
+
+COMMENT ON FUNCTION budget_left(uuid, text) IS
+    'What is left of the tightest strict budget of a holder that all requests'
+    ' count for; null: it has none';
 
 
 -- Policies.  Every caller sees its own rows; a node reads and writes all.
@@ -781,7 +832,8 @@ GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
     usage_size(bigint),
     usage_add(usage_quarter[]),
     usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply,
-    quota_used(uuid, text, text, text, text, bigint) TO apikey_gateway;
+    quota_used(uuid, text, text, text, text, bigint, boolean),
+    budget_left(uuid, text) TO apikey_gateway;
 GRANT SELECT ON usage_node, usage_hourly, usage_daily, usage_monthly
     TO apikey_reader;
 GRANT EXECUTE ON FUNCTION usage_as_of() TO apikey_reader;

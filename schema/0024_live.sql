@@ -361,38 +361,52 @@ placed AS (
                 min(b) FILTER (WHERE b > n.us) AS "end"
             FROM unnest(c.bounds) AS b,
                 (SELECT (extract(epoch FROM now()) * 1000000)::bigint AS us)
-                    AS n) AS p ON true)
+                    AS n) AS p ON true),
+counted AS (
+    SELECT l.*, u.known, u.unpriced,
+        coalesce(l.mode, 'strict') = 'strict' AND l.unit = 'cost'
+            AND l.service IS NULL AND l.model IS NULL AS takes
+    FROM placed l
+        LEFT JOIN LATERAL (
+            SELECT coalesce(sum(CASE l.unit WHEN 'requests' THEN q.units
+                WHEN 'tokens' THEN q.tokens_input + q.tokens_output
+                ELSE q.cost END), 0) AS known, sum(q.unpriced) AS unpriced
+            FROM (SELECT start AS at, key_id, owner, service, model, verdict,
+                    units, tokens_input, tokens_output, cost, unpriced
+                FROM usage_quarter
+                WHERE node <> '00000000-0000-8000-8000-636f72726563'
+                UNION ALL
+                SELECT service_at, key_id, owner, service, model, verdict,
+                    units, tokens_input, tokens_output, cost, unpriced
+                FROM usage_correction WHERE kind = 'late') AS q
+            WHERE (l.level = 'key' AND q.key_id = l.key
+                    OR l.level = 'owner' AND q.owner = l.owner)
+                AND q.verdict = 'ok'
+                AND q.at >= greatest(l.start, date_bin('15 minutes',
+                    l.made, '2000-01-01 00:00:00+00'), '-infinity')
+                AND (l.service IS NULL OR pattern_covers(l.service, q.service))
+                AND (l.model IS NULL OR pattern_covers(l.model, q.model))
+        ) AS u ON l.told),
+took AS (
+    SELECT l.*, CASE WHEN l.told THEN l.known + CASE
+            WHEN l.unit = 'cost' AND l.unpriced > 0
+            THEN coalesce(min(CASE WHEN NOT l.takes THEN NULL
+                    WHEN l.told THEN greatest(l."limit" - l.known, 0)
+                    ELSE coalesce(l.burst, l."limit") END)
+                OVER (PARTITION BY l.level, l.key, l.owner), 0)
+            ELSE 0 END END AS used
+    FROM counted l)
 SELECT l.key, l.owner, l.name, l.level, l.unit,
     (l."limit"::numeric / l.scale)::numeric(38, 9) AS "limit",
-    (u.used / l.scale)::numeric(38, 9) AS used,
-    CASE WHEN l.told THEN (greatest(l."limit" - u.used, 0) / l.scale)
+    (l.used / l.scale)::numeric(38, 9) AS used,
+    CASE WHEN l.told THEN (greatest(l."limit" - l.used, 0) / l.scale)
         ::numeric(38, 9) END AS remaining,
     CASE WHEN NOT l.told THEN NULL WHEN l."limit" = 0 THEN 100.0
-        ELSE trunc(u.used * 100 / l."limit", 1) END AS percent,
+        ELSE trunc(l.used * 100 / l."limit", 1) END AS percent,
     l.window_text AS "window",
     ceil(extract(epoch FROM l."end" - now()))::bigint AS reset,
     l."end" AS resets_at
-FROM placed l
-    LEFT JOIN LATERAL (
-        SELECT coalesce(sum(CASE l.unit WHEN 'requests' THEN q.units
-            WHEN 'tokens' THEN q.tokens_input + q.tokens_output
-            ELSE q.cost END), 0) AS used
-        FROM (SELECT start AS at, key_id, owner, service, model, verdict,
-                units, tokens_input, tokens_output, cost
-            FROM usage_quarter
-            WHERE node <> '00000000-0000-8000-8000-636f72726563'
-            UNION ALL
-            SELECT service_at, key_id, owner, service, model, verdict, units,
-                tokens_input, tokens_output, cost
-            FROM usage_correction WHERE kind = 'late') AS q
-        WHERE (l.level = 'key' AND q.key_id = l.key
-                OR l.level = 'owner' AND q.owner = l.owner)
-            AND q.verdict = 'ok'
-            AND q.at >= greatest(l.start, date_bin('15 minutes',
-                l.made, '2000-01-01 00:00:00+00'), '-infinity')
-            AND (l.service IS NULL OR pattern_covers(l.service, q.service))
-            AND (l.model IS NULL OR pattern_covers(l.model, q.model))
-    ) AS u ON l.told;
+FROM took l;
 
 COMMENT ON VIEW limit_status IS
     'What is left of the limits of all keys and owners by the usage in'
@@ -404,7 +418,8 @@ COMMENT ON COLUMN limit_status.level IS 'key or owner';
 COMMENT ON COLUMN limit_status."limit" IS
     'Money in units of the currency, as used and remaining';
 COMMENT ON COLUMN limit_status.used IS
-    'In this period, since the limit was made';
+    'In this period, since the limit was made; a request of unknown cost has'
+    ' taken what was left of the tightest strict budget';
 COMMENT ON COLUMN limit_status.percent IS 'How much of it is used';
 COMMENT ON COLUMN limit_status.reset IS
     'Seconds until the period ends; null: it has none';

@@ -30,6 +30,11 @@ my $key = $t->key(owner => 'ada', scopes => [ 'apikey:manage' ], limits => [
     credits => { unit => 'requests', remaining => 100 });
 my $other = $t->key(owner => 'bob', limits => [
     { name => 'hourly', limit => 10, window => '1h' } ]);
+my $blind = $t->key(owner => 'eve', limits => [
+    { name => 'strict', unit => 'cost', limit => '5.00', window => 'month' },
+    { name => 'total', unit => 'cost', limit => '6.00', window => 'total' },
+    { name => 'trim', unit => 'cost', limit => '7.00', window => 'month',
+      mode => 'trim' } ]);
 my $idle = $t->key(limits => [ { name => 'month', limit => 9,
                                  window => 'month' } ]);
 
@@ -150,8 +155,31 @@ is_deeply([ map { join ' ', map { $_ // 'null' } @$_ } $pg->rows(
       "ada monthly owner 400 30 370 7.5 month $end" ],
     'what usage tells is in a view');
 
+# a request whose cost nobody knows takes what is left of strict budgets, and
+# as much of others
+
+my $all = 'strict 5.00 0.00, total 5.00 1.00, trim 5.00 2.00';
+
+sub left {
+    return join ', ', sort map { "$_->{name} $_->{used} $_->{remaining}" }
+        @{ask("?key=$blind->{id}")->{data}};
+}
+
+$n->get('/?cost=1', key => $blind->{key});
+is($n->get('/', key => $blind->{key})->{status}, 200, 'an unknown cost');
+is(left(), $all, 'as requests are decided');
+wait_for('its usage', sub { $pg->value("SELECT sum(unpriced)
+    FROM apikey.usage_quarter WHERE key_id = '$blind->{id}'") });
+is(join(', ', map { join ' ', @$_ } $pg->rows("SELECT name, used::numeric(9, 2),
+       remaining::numeric(9, 2) FROM apikey.limit_status
+       WHERE owner = 'eve' ORDER BY name", user => 'apikey_reader')), $all,
+   'as the view says');
+
 $n->stop('KILL');
 $n->start;
+is($n->get('/?cost=0.5', key => $blind->{key})->{status}, 402,
+   'as after a loss');
+is(left(), $all, 'which tells the same');
 is_deeply([ map { "$_->{name} $_->{used}" } grep { $_->{name} =~ /^all|^mon/ }
             @{ask("?key=$key->{id}")->{data}} ],
           [ 'all 30', 'monthly 30' ], 'totals and months after a loss');
