@@ -406,6 +406,45 @@ COMMENT ON FUNCTION usage_add(usage_quarter[]) IS
     ' batches of nodes usage_apply() does it, from arrays';
 
 
+CREATE OR REPLACE FUNCTION usage_book(rows usage_quarter[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+SET jit = off
+AS $$
+DECLARE
+    late  boolean[];
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(billing_lock());
+
+    late := usage_late(ARRAY(SELECT micros(r.start) FROM unnest(rows)
+            WITH ORDINALITY AS r ORDER BY r.ordinality),
+        ARRAY(SELECT r.owner FROM unnest(rows)
+            WITH ORDINALITY AS r ORDER BY r.ordinality));
+
+    IF late IS NULL THEN
+        PERFORM usage_add(rows);
+        RETURN;
+    END IF;
+
+    PERFORM usage_add(ARRAY(SELECT rows[i]
+        FROM generate_subscripts(rows, 1) AS i WHERE NOT late[i]));
+
+    INSERT INTO usage_correction (kind, at, service_at, node, key_id, owner,
+        customer, service, endpoint, model, outcome, status_code, verdict,
+        limit_name, requests, refused, errors, tokens_input, tokens_output,
+        tokens_cached, tokens_reasoning, cost, unpriced, bytes_in, bytes_out,
+        duration_us, units)
+    SELECT 'late', now(), r.*
+    FROM generate_subscripts(rows, 1) AS i, LATERAL (SELECT (rows[i]).*) AS r
+    WHERE late[i];
+END
+$$;
+
+COMMENT ON FUNCTION usage_book(usage_quarter[]) IS
+    'usage_add(), where some may come late';
+
+
 -- One batch.  "streams": parallel arrays, how far each stream moves and from
 -- where; "rows": parallel arrays of roll-ups; then keys, secrets, poison.
 -- AK409: a mark is not where the caller believes; nothing was applied.  A
@@ -830,7 +869,7 @@ GRANT INSERT ON usage_batch, usage_event, usage_quarantine TO apikey_gateway;
 GRANT SELECT ON usage_request TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
     usage_size(bigint),
-    usage_add(usage_quarter[]),
+    usage_add(usage_quarter[]), usage_book(usage_quarter[]),
     usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply,
     quota_used(uuid, text, text, text, text, bigint, boolean),
     budget_left(uuid, text) TO apikey_gateway;

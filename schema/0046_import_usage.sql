@@ -454,40 +454,17 @@ BEGIN
     FROM unnest(rows) AS r ORDER BY 1
     ON CONFLICT DO NOTHING;
 
-    INSERT INTO usage_quarter AS q (start, node, key_id, owner, customer,
-        service, endpoint, model, outcome, status_code, verdict, limit_name,
-        requests, refused, errors, tokens_input, tokens_output, tokens_cached,
-        tokens_reasoning, cost, unpriced, bytes_in, bytes_out, duration_us,
-        units)
-    SELECT date_bin('15 minutes', r.at, timestamptz '1970-01-01 00:00:00+00'),
+    PERFORM usage_book(ARRAY(SELECT ROW(
+        date_bin('15 minutes', r.at, timestamptz '1970-01-01 00:00:00+00'),
         r.node, coalesce(r.key_id, '00000000-0000-0000-0000-000000000000'),
         coalesce(r.owner, ''), coalesce(r.customer, ''), r.service, r.endpoint,
         coalesce(r.model, ''), r.outcome, r.status_code, r.verdict,
-        coalesce(r.limit_name, ''), sum(r.requests),
-        count(*) FILTER (WHERE r.requests = 0), sum(usage_failed(r)),
-        sum(r.tokens_input), sum(r.tokens_output), sum(r.tokens_cached),
-        sum(r.tokens_reasoning), coalesce(sum(r.cost), 0),
-        coalesce(sum(r.requests) FILTER (WHERE r.cost IS NULL), 0),
-        sum(r.bytes_in), sum(r.bytes_out), sum(r.duration_us),
-        sum(r.requests)
-    FROM unnest(rows) AS r
-    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
-    ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
-    ON CONFLICT (start, node, key_id, owner, customer, service, endpoint,
-        model, outcome, status_code, verdict, limit_name) DO UPDATE
-    SET requests = q.requests + excluded.requests,
-        refused = q.refused + excluded.refused,
-        errors = q.errors + excluded.errors,
-        tokens_input = q.tokens_input + excluded.tokens_input,
-        tokens_output = q.tokens_output + excluded.tokens_output,
-        tokens_cached = q.tokens_cached + excluded.tokens_cached,
-        tokens_reasoning = q.tokens_reasoning + excluded.tokens_reasoning,
-        cost = q.cost + excluded.cost,
-        unpriced = q.unpriced + excluded.unpriced,
-        bytes_in = q.bytes_in + excluded.bytes_in,
-        bytes_out = q.bytes_out + excluded.bytes_out,
-        duration_us = q.duration_us + excluded.duration_us,
-        units = q.units + excluded.units;
+        coalesce(r.limit_name, ''), r.requests, (r.requests = 0)::int,
+        usage_failed(r), r.tokens_input, r.tokens_output, r.tokens_cached,
+        r.tokens_reasoning, coalesce(r.cost, 0),
+        CASE WHEN r.cost IS NULL THEN r.requests ELSE 0 END, r.bytes_in,
+        r.bytes_out, r.duration_us, r.requests)::usage_quarter
+    FROM unnest(rows) AS r));
 
     INSERT INTO key_usage AS k (key_id, requests, refused, errors, tokens,
         cost, last_used_at)

@@ -349,6 +349,20 @@ subtest 'corrections of no request' => sub {
 };
 
 
+subtest 'what is imported' => sub {
+    my @rows = map { { date => utc("'$from'::timestamptz - interval '$_'"),
+        owner => 'ada', cost => '0.50', endpoint => '/old' } }
+        '5 days', '-1 hour';
+    my $r = $n->admin('POST', 'import/usage', body => \@rows);
+
+    is(json($r)->{created}, 2, 'two rows') or diag($r->{body});
+    is(total('closed'), '3 450 1.50 1', 'the closed period stays');
+    is(total('open', '&endpoint=/old'), '2 0 1.00 0', 'both are booked');
+    is(total('open', '&endpoint=/old&node=correction'), '1 0 0.50 0',
+       'one as a correction');
+};
+
+
 # a node that is shipping while the period is closed: its events are refused
 # once, sent again, and late
 
