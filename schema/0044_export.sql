@@ -206,7 +206,9 @@ COMMENT ON FUNCTION export_range(jsonb, owner, text) IS
 -- What events, corrections and sums are filtered by.  $1 and $2: the range of
 -- sums, $4 and $5: that of the others.
 
-DROP FUNCTION IF EXISTS export_where(jsonb, owner, boolean);
+-- What was built on it comes again below, and in 0045.
+
+DROP FUNCTION IF EXISTS export_where(jsonb, owner, boolean) CASCADE;
 
 CREATE OR REPLACE FUNCTION export_where(req jsonb, o owner, source text)
 RETURNS text
