@@ -108,7 +108,7 @@ ngx_http_apikey_check_body(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
     ngx_int_t  rc;
     ngx_str_t  model;
 
-    if (ctx->key.models.len) {
+    if (ctx->found && ctx->key.models.len) {
         rc = ngx_http_apikey_request_model(r, ctx, &model);
 
         if (rc != NGX_DECLINED
