@@ -141,8 +141,12 @@ LANGUAGE sql IMMUTABLE
 RETURN CASE
     WHEN check_text(value, at, 2048, NULL) <> '[]'
         THEN check_text(value, at, 2048, NULL)
-    WHEN value #>> '{}' !~ '^https?://[^\s/?#]+([/?#]\S*)?$'
+    WHEN value #>> '{}' !~ ('^https?://([^\s/?#@]*@)?'
+            '(\[[^][\s/?#@]+\]|[^][\s/?#@:]+)(:[0-9]*)?([/?#]\S*)?$')
         THEN wrong(at, 'bad_value', 'write a URL such as https://example.com/')
+    WHEN substring(value #>> '{}' FROM '^https?://[^/?#]*:([0-9]+)([/?#]|$)')
+            ::numeric NOT BETWEEN 1 AND 65535
+        THEN wrong(at, 'bad_value', 'its port must be 1 to 65535')
     ELSE '[]' END;
 
 COMMENT ON FUNCTION check_url(jsonb, text) IS

@@ -77,6 +77,8 @@ DECLARE
 BEGIN
     PERFORM allow('operator', 'operator_read', 'owner');
     PERFORM fail_if(check_audit_query(req));
+    PERFORM fail_if(check_range(req, read_time(query_value(req, 'from')),
+        read_time(query_value(req, 'to'))));
 
     size := coalesce(query_value(req, 'limit'), '50')::int;
 

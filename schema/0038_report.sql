@@ -238,6 +238,21 @@ RETURN check_request(req, VARIADIC '{from,to,bucket,group_by,tz,sort,fill,'
 COMMENT ON FUNCTION check_usage_query(jsonb) IS 'Query of GET usage';
 
 
+CREATE OR REPLACE FUNCTION check_range(req jsonb, "from" timestamptz,
+    "to" timestamptz)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE WHEN "from" >= "to"
+    THEN wrong(CASE WHEN query_value(req, 'to') IS NULL
+        THEN 'query:from' ELSE 'query:to' END, 'out_of_range',
+        '"from" must be before "to"')
+    ELSE jsonb '[]' END;
+
+COMMENT ON FUNCTION check_range(jsonb, timestamptz, timestamptz) IS
+    'That a range ends after it begins';
+
+
 -- Outward to quarters of an hour, which is what the roll-ups hold; the answer
 -- says the range it is of.
 
@@ -257,11 +272,7 @@ BEGIN
     "from" := coalesce(read_moment(query_value(req, 'from'), zone),
         (period(billing, anchor, "to" - interval '1 us')).start);
 
-    IF "from" >= "to" THEN
-        PERFORM fail_if(wrong(CASE WHEN query_value(req, 'to') IS NULL
-            THEN 'query:from' ELSE 'query:to' END, 'out_of_range',
-            '"from" must be before "to"'));
-    END IF;
+    PERFORM fail_if(check_range(req, "from", "to"));
 
     "from" := date_bin(quarter, "from", epoch);
     "to" := date_bin(quarter, "to" + quarter - interval '1 us', epoch);
@@ -457,6 +468,8 @@ GRANT EXECUTE ON FUNCTION read_moment(text, text), read_list(text),
     usage_buckets(text, text, timestamptz, timestamptz), usage_dimensions(),
     check_dimensions(jsonb), usage_where(jsonb), usage_subject(jsonb),
     usage_numbers(), check_usage_query(jsonb),
+    check_range(jsonb, timestamptz, timestamptz),
+    check_range(jsonb, timestamptz, timestamptz),
     usage_range(jsonb, owner, text), check_buckets(text, interval),
     usage_rows(int, boolean),
     usage_sql(text[], text, text, boolean, boolean), api_usage(jsonb, jsonb)

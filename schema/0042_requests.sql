@@ -142,6 +142,8 @@ DECLARE
     size   int;
     after  jsonb;
     o      owner;
+    begin_ timestamptz;
+    end_   timestamptz;
     page   usage_request[];
     more   boolean;
 BEGIN
@@ -152,13 +154,15 @@ BEGIN
     o := usage_subject(req);
     zone := coalesce(query_value(req, 'tz'), o.time_zone, 'UTC');
 
+    begin_ := read_moment(query_value(req, 'from'), zone);
+    end_ := read_moment(query_value(req, 'to'), zone);
+    PERFORM fail_if(check_range(req, begin_, end_));
+
     IF query_value(req, 'cursor') IS NOT NULL THEN
         after := read_cursor(req);
     END IF;
 
-    page := ARRAY(SELECT p FROM requests_page(req,
-        read_moment(query_value(req, 'from'), zone),
-        read_moment(query_value(req, 'to'), zone),
+    page := ARRAY(SELECT p FROM requests_page(req, begin_, end_,
         (after ->> 'k')::timestamptz, (after ->> 'i')::uuid, size + 1, o.id)
         AS p);
 

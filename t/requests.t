@@ -217,6 +217,12 @@ is_deeply([ sort map { "$_->{location} $_->{code}" } @{$wrong->{errors}} ],
             'limit out_of_range', 'outcome bad_value', 'sort bad_value',
             'status_code bad_type', 'to bad_value', 'tz bad_value',
             'verdict bad_value' ], 'errors');
+for my $path ('requests', 'audit') {
+    my $r = $n->admin('GET', "$path?from=2026-11-02&to=2026-11-01");
+    is($r->{status} . ' ' . json($r)->{errors}[0]{location}, '400 query:to',
+       "$path: a range that ends before it begins");
+}
+
 problem($n->admin('GET', 'requests?sort=time&cursor='
                   . json($n->admin('GET', 'requests?limit=1'))->{next_cursor}),
         400, 'invalid_request', 'a cursor of another order');

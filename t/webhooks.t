@@ -131,7 +131,10 @@ subtest 'what is no webhook' => sub {
        '/enabled=bad_type /events/0=bad_value /owner=not_found'
        . ' /secret=read_only /url=bad_value', 'all that is wrong');
 
-    for my $url ('http://a:b@127.0.0.1/', 'http://x/#y', "http://x/\x{e9}") {
+    for my $url ('http://a:b@127.0.0.1/', 'http://x/#y', "http://x/\x{e9}",
+                 'http://x:99999/', 'https://[::1]:65536', 'http://x:0',
+                 'http://x:1:2/', 'http://:80/', 'http://x:y/', 'http://[::1/')
+    {
         $r = api('POST', 'webhooks', { url => $url }, 400);
         is($r->{errors}[0]{location}, '/url', 'the url');
     }
