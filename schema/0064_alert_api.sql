@@ -65,11 +65,15 @@ BEGIN
             ELSE wrong('/thresholds', 'bad_value',
                 'an unknown price has no threshold') END;
     ELSIF coalesce(value, 'null') = 'null' THEN
-        RETURN wrong('/thresholds', 'required', 'say when it is to fire');
+        RETURN CASE WHEN kind IS NULL THEN jsonb '[]'
+            ELSE wrong('/thresholds', 'required', 'say when it is to fire')
+            END;
     ELSIF jsonb_typeof(value) <> 'array' THEN
         RETURN wrong('/thresholds', 'bad_type', 'an array is needed');
     ELSIF jsonb_array_length(value) NOT BETWEEN 1 AND 20 THEN
         RETURN wrong('/thresholds', 'bad_length', '1 to 20');
+    ELSIF kind IS NULL THEN
+        RETURN '[]';
     END IF;
 
     RETURN (SELECT coalesce(jsonb_agg(wrong('/thresholds/' || (i - 1),
@@ -122,7 +126,7 @@ BEGIN
                     AND (a.owner_id IS NULL OR k.owner_id = a.owner_id))
                 THEN wrong('/match/key', 'not_found', 'there is no such key')
             WHEN a.kind IN ('unknown_price', 'journal_backlog')
-                OR a.kind = 'spend' AND a.per <> 'key'
+                OR a.kind = 'spend' AND a.per IN ('owner', 'all')
                 THEN wrong('/match/key', 'bad_value',
                     'this kind does not look at single keys')
             ELSE '[]' END;
@@ -169,6 +173,31 @@ RETURN CASE
 
 COMMENT ON FUNCTION check_alert_choice(jsonb, text, text[]) IS
     'One of these texts, absent or null';
+
+
+-- a: the rule as it would be.
+
+CREATE OR REPLACE FUNCTION check_alert_spend(body jsonb, a alert)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = apikey, pg_temp
+RETURN CASE
+        WHEN a.kind <> 'spend' AND coalesce(body -> 'per', 'null') <> 'null'
+            THEN wrong('/per', 'bad_value', 'only for kind spend')
+        WHEN a.kind = 'spend' AND a.owner_id IS NOT NULL
+            AND body ->> 'per' = 'all'
+            THEN wrong('/per', 'bad_value',
+                'an owner''s alert looks at that owner: key or owner')
+        ELSE check_alert_choice(body -> 'per', '/per', 'key', 'owner', 'all')
+        END
+    || CASE
+        WHEN a.kind <> 'spend' AND coalesce(body -> 'window', 'null') <> 'null'
+            THEN wrong('/window', 'bad_value', 'only for kind spend')
+        ELSE check_alert_choice(body -> 'window', '/window', 'day', 'week',
+            'month', 'total') END;
+
+COMMENT ON FUNCTION check_alert_spend(jsonb, alert) IS
+    'What only alerts of kind spend have';
 
 
 CREATE OR REPLACE FUNCTION merge_alert(old alert, body jsonb)
@@ -230,47 +259,33 @@ BEGIN
         || CASE WHEN make THEN check_holder_owner(body)
                 || check_alert_choice(body -> 'kind', '/kind', 'limit',
                     'spend', 'expiry', 'unknown_price', 'journal_backlog')
-            ELSE '[]' END
-        || check_alert_choice(body -> 'per', '/per', 'key', 'owner', 'all')
-        || check_alert_choice(body -> 'window', '/window', 'day', 'week',
-            'month', 'total');
+            ELSE '[]' END;
 
-    a.kind := coalesce(a.kind, body ->> 'kind');
+    -- what depends on the kind is checked where there is one
 
-    IF a.kind IS NULL THEN
-        RETURN errors || wrong('/kind', 'required', 'limit, spend, expiry,'
-            ' unknown_price or journal_backlog');
-    ELSIF errors <> '[]' THEN
-        RETURN errors;
-    END IF;
+    a.kind := coalesce(a.kind, CASE WHEN body ->> 'kind' IN ('limit', 'spend',
+        'expiry', 'unknown_price', 'journal_backlog') THEN body ->> 'kind'
+        END);
 
     IF make THEN
         a.owner_id := read_holder_owner(body);
     END IF;
 
-    IF a.owner_id IS NOT NULL
+    IF a.kind = 'spend' THEN
+        a.per := coalesce(body ->> 'per', a.per, 'owner');
+    END IF;
+
+    IF make AND coalesce(body -> 'kind', 'null') = 'null' THEN
+        errors := errors || wrong('/kind', 'required', 'limit, spend, expiry,'
+            ' unknown_price or journal_backlog');
+    ELSIF a.owner_id IS NOT NULL
         AND a.kind IN ('unknown_price', 'journal_backlog')
     THEN
         errors := errors || wrong('/kind', 'forbidden',
             'only operators have alerts of this kind');
     END IF;
 
-    IF a.kind <> 'spend' THEN
-        errors := errors || CASE WHEN coalesce(body -> 'per', 'null') = 'null'
-            THEN jsonb '[]' ELSE wrong('/per', 'bad_value',
-                'only for kind spend') END
-            || CASE WHEN coalesce(body -> 'window', 'null') = 'null'
-            THEN jsonb '[]' ELSE wrong('/window', 'bad_value',
-                'only for kind spend') END;
-    ELSIF body ->> 'per' = 'all' AND a.owner_id IS NOT NULL THEN
-        errors := errors || wrong('/per', 'bad_value',
-            'an owner''s alert looks at that owner: key or owner');
-    END IF;
-
-    a.per := CASE a.kind WHEN 'spend'
-        THEN coalesce(body ->> 'per', a.per, 'owner') END;
-
-    RETURN errors
+    RETURN errors || check_alert_spend(body, a)
         || CASE WHEN make OR body ? 'thresholds'
             THEN check_thresholds(a.kind, body -> 'thresholds')
             ELSE '[]' END
@@ -502,7 +517,8 @@ COMMENT ON FUNCTION api_alert_list(jsonb, jsonb) IS 'GET alerts';
 
 GRANT EXECUTE ON FUNCTION alert_json(alert), read_threshold(text, jsonb),
     check_thresholds(text, jsonb), check_alert_match(jsonb, alert),
-    check_alert_choice(jsonb, text, text[]), merge_alert(alert, jsonb),
+    check_alert_choice(jsonb, text, text[]),
+    check_alert_spend(jsonb, alert), merge_alert(alert, jsonb),
     check_alert(jsonb, alert), find_alert(jsonb, boolean),
     api_alert_create(jsonb, jsonb), api_alert_get(jsonb, jsonb),
     api_alert_update(jsonb, jsonb), api_alert_delete(jsonb, jsonb),
