@@ -3,10 +3,8 @@
  * Limits as they are now, for GET limits and usage pages: nobody knows that
  * but who counts.
  *
- * SQL says whose limits are asked for; the counts are looked at, in this
- * node's memory or in Redis, one holder after another; SQL makes the answer of
- * both.  Everything lives in the request's pool, what belongs to one holder in
- * a pool of its own.
+ * SQL says whose limits are asked for, live_look.c looks at them, SQL makes
+ * the answer of both.  Everything lives in the request's pool.
  */
 
 
@@ -17,28 +15,8 @@
 #include "http/live.h"
 
 
-#define NGX_HTTP_APIKEY_LIVE_USED  64            /* looked up at once */
-
-
 static ngx_int_t ngx_http_apikey_live_start(ngx_http_apikey_admin_t *a);
-static ngx_int_t ngx_http_apikey_live_holders(ngx_http_apikey_live_t *live);
-static ngx_int_t ngx_http_apikey_live_line(ngx_http_apikey_live_t *live,
-    ngx_str_t *line);
-static ngx_int_t ngx_http_apikey_live_local(ngx_http_apikey_live_t *live);
-static ngx_int_t ngx_http_apikey_live_scan(ngx_http_apikey_live_t *live);
-static void ngx_http_apikey_live_scanned(ngx_http_apikey_limit_scan_t *scan,
-    const ngx_http_apikey_scanned_t *scanned, ngx_pool_t *pool);
-static void ngx_http_apikey_live_scan_done(ngx_http_apikey_limit_scan_t *scan,
-    ngx_int_t rc);
-static ngx_int_t ngx_http_apikey_live_holder_add(
-    ngx_http_apikey_live_t *live, const u_char *holder, const u_char *root,
-    ngx_uint_t level);
-static int ngx_libc_cdecl ngx_http_apikey_live_compare(const void *one,
-    const void *two);
-static ngx_int_t ngx_http_apikey_live_look(ngx_http_apikey_live_t *live);
-static ngx_int_t ngx_http_apikey_live_looks(ngx_http_apikey_live_t *live);
-static ngx_int_t ngx_http_apikey_live_ask(ngx_http_apikey_live_t *live);
-static void ngx_http_apikey_live_decided(ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_live_resume(ngx_http_apikey_live_t *live);
 static ngx_int_t ngx_http_apikey_live_answer(ngx_http_apikey_live_t *live);
 static void ngx_http_apikey_live_detach(ngx_http_apikey_admin_t *a);
 
@@ -65,31 +43,21 @@ ngx_http_apikey_live(ngx_http_apikey_admin_t *a)
             return ngx_http_apikey_admin_call_finish(a);
         }
 
-        rc = ngx_http_apikey_live_holders(live);
-
-        if (rc != NGX_OK) {
-            return rc == NGX_AGAIN ? NGX_AGAIN
-                                   : NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
-
-        live->state = NGX_HTTP_APIKEY_LIVE_SCAN;
-    }
-
-    if (live->state == NGX_HTTP_APIKEY_LIVE_SCAN) {
-
-        /* none of them twice */
-
-        ngx_qsort(live->holders->elts, live->holders->nelts,
-                  sizeof(ngx_http_apikey_live_holder_t),
-                  ngx_http_apikey_live_compare);
-
         live->state = NGX_HTTP_APIKEY_LIVE_LOOK;
+
+        rc = ngx_http_apikey_live_begin(live, &a->answer);
+
+    } else {
+        rc = ngx_http_apikey_live_run(live);
     }
 
-    rc = ngx_http_apikey_live_looks(live);
+    if (rc == NGX_AGAIN) {
+        ngx_http_apikey_admin_wait(a);
+        return NGX_AGAIN;
+    }
 
     if (rc != NGX_OK) {
-        return rc == NGX_AGAIN ? NGX_AGAIN : NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     return ngx_http_apikey_live_answer(live);
@@ -101,21 +69,16 @@ ngx_http_apikey_live_start(ngx_http_apikey_admin_t *a)
 {
     ngx_http_apikey_live_t  *live;
 
-    live = ngx_pcalloc(a->pool, sizeof(ngx_http_apikey_live_t));
-    if (live == NULL) {
+    live = ngx_palloc(a->pool, sizeof(ngx_http_apikey_live_t));
+
+    if (live == NULL
+        || ngx_http_apikey_live_init(live, a->amcf, a->pool) != NGX_OK)
+    {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    live->text = ngx_array_create(a->pool, 1024, 1);
-    live->holders = ngx_array_create(a->pool, 4,
-                                     sizeof(ngx_http_apikey_live_holder_t));
-
-    if (live->text == NULL || live->holders == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    live->admin = a;
-    live->local = ngx_http_apikey_limiter_looks(a->amcf->limiter);
+    live->handler = ngx_http_apikey_live_resume;
+    live->data = a;
     live->usage = (ngx_strcmp(a->route->function, "limits") != 0);
 
     a->job = live;
@@ -126,319 +89,10 @@ ngx_http_apikey_live_start(ngx_http_apikey_admin_t *a)
 }
 
 
-/* NGX_AGAIN: Redis is asked who they are. */
-
-static ngx_int_t
-ngx_http_apikey_live_holders(ngx_http_apikey_live_t *live)
-{
-    u_char     *p, *lf, *last;
-    ngx_int_t   rc;
-    ngx_str_t   line;
-
-    live->now = apikey_clock_real();
-
-    p = live->admin->answer.data;
-    last = p + live->admin->answer.len;
-
-    for ( /* void */ ; p < last; p = lf + 1) {
-        lf = ngx_strlchr(p, last, '\n');
-
-        if (lf == NULL) {
-            lf = last;
-        }
-
-        line.data = p;
-        line.len = lf - p;
-
-        rc = ngx_http_apikey_live_line(live, &line);
-
-        if (rc != NGX_OK) {
-            return rc;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-/* "key UUID ROOT", "owner UUID ROOT", or "percent N" alone */
-
-static ngx_int_t
-ngx_http_apikey_live_line(ngx_http_apikey_live_t *live, ngx_str_t *line)
-{
-    char       *p;
-    u_char     *blank, holder[16], root[16];
-    ngx_int_t   n;
-
-    blank = ngx_strlchr(line->data, line->data + line->len, ' ');
-
-    if (blank == NULL) {
-        return NGX_ERROR;
-    }
-
-    if (*line->data == 'p') {
-        n = ngx_atoi(blank + 1, line->data + line->len - blank - 1);
-        live->percent = (n == NGX_ERROR) ? 0 : (ngx_uint_t) n;
-
-        return live->local ? ngx_http_apikey_live_local(live)
-                           : ngx_http_apikey_live_scan(live);
-    }
-
-    p = (char *) blank + 1;
-
-    if (line->data + line->len - (u_char *) p != 2 * APIKEY_UUID_TEXT_LEN + 1
-        || !apikey_uuid_parse(holder, p, APIKEY_UUID_TEXT_LEN)
-        || !apikey_uuid_parse(root, p + APIKEY_UUID_TEXT_LEN + 1,
-                              APIKEY_UUID_TEXT_LEN))
-    {
-        return NGX_ERROR;
-    }
-
-    return ngx_http_apikey_live_holder_add(live, holder, root,
-                                           *line->data == 'o'
-                                           ? APIKEY_LEVEL_OWNER
-                                           : APIKEY_LEVEL_KEY);
-}
-
-
-/* Everyone whom this node has counted so far. */
-
-static ngx_int_t
-ngx_http_apikey_live_local(ngx_http_apikey_live_t *live)
-{
-    uint32_t                       pos;
-    ngx_uint_t                     i, n;
-    ngx_http_apikey_limit_used_t   used[NGX_HTTP_APIKEY_LIVE_USED];
-
-    pos = 0;
-
-    do {
-        n = ngx_http_apikey_limiter_used(live->admin->amcf->limiter,
-                                         live->percent, &pos, used,
-                                         NGX_HTTP_APIKEY_LIVE_USED);
-
-        for (i = 0; i < n; i++) {
-            if (ngx_http_apikey_live_holder_add(live, used[i].holder,
-                                                used[i].holder, used[i].level)
-                != NGX_OK)
-            {
-                return NGX_ERROR;
-            }
-        }
-
-    } while (pos && live->holders->nelts < NGX_HTTP_APIKEY_LIVE_MAX);
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_apikey_live_scan(ngx_http_apikey_live_t *live)
-{
-    live->scan.account = ngx_http_apikey_live_scanned;
-    live->scan.done = ngx_http_apikey_live_scan_done;
-    live->scan.data = live;
-
-    if (ngx_http_apikey_limiter_scan(live->admin->amcf->limiter, &live->scan)
-        != NGX_OK)
-    {
-        live->down = 1;
-        return NGX_OK;
-    }
-
-    live->scanning = 1;
-    live->state = NGX_HTTP_APIKEY_LIVE_SCAN;
-
-    ngx_http_apikey_admin_wait(live->admin);
-
-    return NGX_AGAIN;
-}
-
-
 static void
-ngx_http_apikey_live_scanned(ngx_http_apikey_limit_scan_t *scan,
-    const ngx_http_apikey_scanned_t *scanned, ngx_pool_t *pool)
+ngx_http_apikey_live_resume(ngx_http_apikey_live_t *live)
 {
-    ngx_http_apikey_live_t *live = scan->data;
-
-    if (live->holders->nelts < NGX_HTTP_APIKEY_LIVE_MAX
-        && ngx_http_apikey_live_over(live, scanned, pool)
-        && ngx_http_apikey_live_holder_add(live, scanned->holder,
-                                           scanned->root, scanned->level)
-           != NGX_OK)
-    {
-        live->down = 1;
-    }
-}
-
-
-static void
-ngx_http_apikey_live_scan_done(ngx_http_apikey_limit_scan_t *scan,
-    ngx_int_t rc)
-{
-    ngx_http_apikey_live_t *live = scan->data;
-
-    live->scanning = 0;
-
-    if (rc != NGX_OK) {
-        live->down = 1;
-    }
-
-    ngx_http_apikey_admin_resume(live->admin);
-}
-
-
-static ngx_int_t
-ngx_http_apikey_live_holder_add(ngx_http_apikey_live_t *live,
-    const u_char *holder, const u_char *root, ngx_uint_t level)
-{
-    ngx_http_apikey_live_holder_t  *h;
-
-    h = ngx_array_push(live->holders);
-    if (h == NULL) {
-        return NGX_ERROR;
-    }
-
-    ngx_memcpy(h->holder, holder, 16);
-    ngx_memcpy(h->root, root, 16);
-    h->level = level;
-
-    return NGX_OK;
-}
-
-
-static int ngx_libc_cdecl
-ngx_http_apikey_live_compare(const void *one, const void *two)
-{
-    const ngx_http_apikey_live_holder_t *a = one, *b = two;
-
-    return a->level != b->level ? (int) a->level - (int) b->level
-                                : ngx_memcmp(a->holder, b->holder, 16);
-}
-
-
-/* Of all holders that are left; NGX_AGAIN: Redis is asked about one. */
-
-static ngx_int_t
-ngx_http_apikey_live_looks(ngx_http_apikey_live_t *live)
-{
-    ngx_int_t                       rc;
-    ngx_http_apikey_live_holder_t  *h;
-
-    h = live->holders->elts;
-
-    while (live->next < live->holders->nelts && !live->down
-           && live->n < NGX_HTTP_APIKEY_LIVE_MAX)
-    {
-        if (live->pool == NULL) {
-            if (live->next
-                && ngx_http_apikey_live_compare(&h[live->next],
-                                                &h[live->next - 1])
-                   == 0)
-            {
-                live->next++;
-                continue;
-            }
-
-            live->pool = ngx_create_pool(4096, ngx_cycle->log);
-
-            if (live->pool == NULL) {
-                return NGX_ERROR;
-            }
-
-            rc = ngx_http_apikey_live_build(live, &h[live->next]);
-
-            if (rc == NGX_OK) {
-                rc = ngx_http_apikey_live_look(live);
-            }
-
-            if (rc == NGX_AGAIN || rc == NGX_ERROR) {
-                return rc;
-            }
-        }
-
-        live->next++;
-        ngx_destroy_pool(live->pool);
-        live->pool = NULL;
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_apikey_live_look(ngx_http_apikey_live_t *live)
-{
-    ngx_uint_t                   i, k;
-    ngx_http_apikey_account_t   *account;
-    ngx_http_apikey_decision_t  *d;
-
-    d = &live->decision;
-
-    if (!live->local) {
-        return ngx_http_apikey_live_ask(live);
-    }
-
-    for (i = 0; i < d->naccounts; i++) {
-        account = &d->accounts[i];
-
-        for (k = 0; k < account->nbuckets; k++) {
-
-            /* of one that is not in use nothing is said */
-
-            if (ngx_http_apikey_limiter_look(live->admin->amcf->limiter,
-                                             account, &account->buckets[k],
-                                             live->now)
-                != NGX_OK)
-            {
-                account->buckets[k].unknown = 1;
-            }
-        }
-    }
-
-    return ngx_http_apikey_live_tell(live);
-}
-
-
-static ngx_int_t
-ngx_http_apikey_live_ask(ngx_http_apikey_live_t *live)
-{
-    ngx_int_t  rc;
-
-    live->decision.handler = ngx_http_apikey_live_decided;
-    live->decision.data = live;
-
-    rc = ngx_http_apikey_decide(live->admin->amcf->limiter, &live->decision);
-
-    if (rc == NGX_AGAIN) {
-        live->deciding = 1;
-        ngx_http_apikey_admin_wait(live->admin);
-        return NGX_AGAIN;
-    }
-
-    if (rc == NGX_ERROR || !live->decision.known) {
-        live->down = 1;
-        return NGX_OK;
-    }
-
-    return ngx_http_apikey_live_tell(live);
-}
-
-
-static void
-ngx_http_apikey_live_decided(ngx_http_apikey_decision_t *d)
-{
-    ngx_http_apikey_live_t *live = d->data;
-
-    live->deciding = 0;
-
-    if (d->rc == NGX_ERROR || !d->known
-        || ngx_http_apikey_live_tell(live) != NGX_OK)
-    {
-        live->down = 1;
-    }
-
-    ngx_http_apikey_admin_resume(live->admin);
+    ngx_http_apikey_admin_resume(live->data);
 }
 
 
@@ -449,7 +103,7 @@ ngx_http_apikey_live_answer(ngx_http_apikey_live_t *live)
 {
     ngx_http_apikey_admin_t  *a;
 
-    a = live->admin;
+    a = live->data;
 
     if (live->down && !live->usage) {
         return ngx_http_apikey_admin_problem(a,
@@ -457,17 +111,8 @@ ngx_http_apikey_live_answer(ngx_http_apikey_live_t *live)
                                      "Redis did not answer.", NULL);
     }
 
-    if (!live->down) {
-
-        if ((live->text->nelts == 0
-             && ngx_http_apikey_live_add(live, "[", 1) != NGX_OK)
-            || ngx_http_apikey_live_add(live, "]", 1) != NGX_OK)
-        {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
-
-        a->live.data = live->text->elts;
-        a->live.len = live->text->nelts;
+    if (!live->down && ngx_http_apikey_live_end(live, &a->live) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     live->state = NGX_HTTP_APIKEY_LIVE_ANSWER;
@@ -480,20 +125,5 @@ ngx_http_apikey_live_answer(ngx_http_apikey_live_t *live)
 static void
 ngx_http_apikey_live_detach(ngx_http_apikey_admin_t *a)
 {
-    ngx_http_apikey_live_t *live = a->job;
-
-    if (live->scanning) {
-        live->scanning = 0;
-        ngx_http_apikey_limiter_scan_cancel(&live->scan);
-    }
-
-    if (live->deciding) {
-        live->deciding = 0;
-        ngx_http_apikey_decide_cancel(&live->decision);
-    }
-
-    if (live->pool) {
-        ngx_destroy_pool(live->pool);
-        live->pool = NULL;
-    }
+    ngx_http_apikey_live_cancel(a->job);
 }

@@ -1,8 +1,7 @@
 
 /*
- * What live.c (a look at limits, from the first question to the answer) and
- * live_limits.c (the limits of a holder, and what is said of them) share.
- * Nobody else includes this.
+ * A look at limits: live_look.c and live_limits.c, for live.c (the admin API)
+ * and alert.c.  Nobody else includes this.
  */
 
 
@@ -33,15 +32,19 @@ typedef struct {
 
 typedef enum {
     NGX_HTTP_APIKEY_LIVE_HOLDERS = 0,            /* SQL says whose */
-    NGX_HTTP_APIKEY_LIVE_SCAN,
     NGX_HTTP_APIKEY_LIVE_LOOK,
     NGX_HTTP_APIKEY_LIVE_ANSWER
 } ngx_http_apikey_live_state_e;
 
 
-typedef struct {
-    ngx_http_apikey_admin_t      *admin;
-    ngx_http_apikey_live_state_e  state;
+typedef struct ngx_http_apikey_live_s  ngx_http_apikey_live_t;
+
+typedef void (*ngx_http_apikey_live_pt)(ngx_http_apikey_live_t *live);
+
+struct ngx_http_apikey_live_s {
+    ngx_http_apikey_main_conf_t  *amcf;
+    ngx_http_apikey_live_pt       handler;       /* is to call live_run() */
+    void                         *data;
     ngx_array_t                  *text;          /* u_char: the JSON so far */
     ngx_array_t                  *holders;
     ngx_uint_t                    next;          /* of them */
@@ -49,16 +52,36 @@ typedef struct {
     ngx_uint_t                    percent;
     ngx_uint_t                    n;             /* limits told of */
 
+    ngx_http_apikey_live_state_e  state;         /* live.c's */
+
     ngx_pool_t                   *pool;          /* of one holder */
     ngx_http_apikey_decision_t    decision;
     ngx_http_apikey_limit_scan_t  scan;
     unsigned                      local:1;       /* counts of this node */
     unsigned                      usage:1;       /* a usage page asks */
+    unsigned                      sorted:1;
     unsigned                      scanning:1;
     unsigned                      deciding:1;
     unsigned                      down:1;        /* Redis does not answer */
-} ngx_http_apikey_live_t;
+};
 
+
+/* text and holders in pool; handler and data are the caller's to set */
+ngx_int_t ngx_http_apikey_live_init(ngx_http_apikey_live_t *live,
+    ngx_http_apikey_main_conf_t *amcf, ngx_pool_t *pool);
+
+/*
+ * Lines of "key UUID ROOT" and "owner UUID ROOT", or "percent N": who has used
+ * so much.  NGX_OK: looked at, or live->down; NGX_AGAIN: handler is called.
+ */
+ngx_int_t ngx_http_apikey_live_begin(ngx_http_apikey_live_t *live,
+    ngx_str_t *lines);
+ngx_int_t ngx_http_apikey_live_run(ngx_http_apikey_live_t *live);
+void ngx_http_apikey_live_cancel(ngx_http_apikey_live_t *live);
+
+/* The JSON of it, as req.live has it; a NUL follows. */
+ngx_int_t ngx_http_apikey_live_end(ngx_http_apikey_live_t *live,
+    ngx_str_t *text);
 
 /* In live->pool; NGX_DECLINED: it has none that can be looked at. */
 ngx_int_t ngx_http_apikey_live_build(ngx_http_apikey_live_t *live,

@@ -36,7 +36,7 @@ ngx_http_apikey_live_build(ngx_http_apikey_live_t *live,
     ngx_http_apikey_decision_t   *d;
     ngx_http_apikey_main_conf_t  *amcf;
 
-    amcf = live->admin->amcf;
+    amcf = live->amcf;
     d = &live->decision;
 
     ngx_memzero(d, sizeof(ngx_http_apikey_decision_t));
@@ -96,7 +96,7 @@ ngx_http_apikey_live_account(ngx_http_apikey_live_t *live,
     ngx_http_apikey_account_t    *account;
     ngx_http_apikey_main_conf_t  *amcf;
 
-    amcf = live->admin->amcf;
+    amcf = live->amcf;
     account = &live->decision.accounts[live->decision.naccounts++];
 
     ngx_memcpy(account->root, h->root, 16);
@@ -238,7 +238,7 @@ ngx_http_apikey_live_over(ngx_http_apikey_live_t *live,
     ngx_http_apikey_key_t         key;
     ngx_http_apikey_main_conf_t  *amcf;
 
-    amcf = live->admin->amcf;
+    amcf = live->amcf;
 
     ngx_memzero(&key, sizeof(ngx_http_apikey_key_t));
 
