@@ -415,6 +415,13 @@ CREATE TABLE IF NOT EXISTS credit (
     CHECK (num_nonnulls(refill, every, refill_at) IN (0, 3))
 );
 
+ALTER TABLE credit
+    ADD COLUMN IF NOT EXISTS filled bigint,
+    ADD COLUMN IF NOT EXISTS filled_at timestamptz;
+
+UPDATE credit SET filled = greatest(total - used, 0), filled_at = now()
+WHERE filled IS NULL;
+
 COMMENT ON TABLE credit IS
     'Credits of keys and owners: what may be used in all, added to by hand';
 COMMENT ON COLUMN credit.total IS
@@ -430,6 +437,10 @@ COMMENT ON COLUMN credit.refill IS
 COMMENT ON COLUMN credit.every IS
     'The period, in the owner''s time zone and from its anchor day';
 COMMENT ON COLUMN credit.refill_at IS 'When the next period begins';
+COMMENT ON COLUMN credit.filled IS
+    'What was left when they were last set, added to or filled up, of which'
+    ' alerts tell percent';
+COMMENT ON COLUMN credit.filled_at IS 'When that was';
 COMMENT ON COLUMN credit.place IS
     'The owner whose time zone it goes by; null: UTC, from the first';
 

@@ -142,6 +142,34 @@ COMMENT ON TRIGGER keyring_changed ON credit IS
     'Its key or owner changes with it';
 
 
+-- A refill that gives nothing fills nothing.
+
+CREATE OR REPLACE FUNCTION credit_filled()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'INSERT' OR NEW.total <> OLD.total OR NEW.used < OLD.used THEN
+        NEW.filled := greatest(NEW.total - NEW.used, 0);
+        NEW.filled_at := now();
+    END IF;
+
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION credit_filled() IS
+    'Trigger: notes what was left when credits were given';
+
+CREATE OR REPLACE TRIGGER credit_filled
+    BEFORE INSERT OR UPDATE OF total, refill_at ON credit
+    FOR EACH ROW EXECUTE FUNCTION credit_filled();
+
+COMMENT ON TRIGGER credit_filled ON credit IS
+    'What percent of credits are of';
+
+
 -- What refills have given back.  Nodes do the same by their own count when
 -- the period begins; here it is done with any poll or call after.
 
@@ -369,7 +397,8 @@ COMMENT ON FUNCTION api_owner_credits(jsonb, jsonb) IS
     'POST owners/{id}/credits';
 
 GRANT EXECUTE ON FUNCTION credits_json(uuid, uuid), credit_next(uuid, text),
-    put_credits(uuid, uuid, jsonb), credit_changed(), credits_due(),
+    put_credits(uuid, uuid, jsonb), credit_changed(), credit_filled(),
+    credits_due(),
     check_credit_change(jsonb, credit), change_credits(jsonb, uuid, uuid),
     credits_answer(uuid, uuid), with_note(json, text),
     api_key_credits(jsonb, jsonb), api_owner_credits(jsonb, jsonb),

@@ -76,7 +76,8 @@ COMMENT ON TABLE alert_state IS
     ' seen at';
 COMMENT ON COLUMN alert_state.subject IS 'What it was seen at';
 COMMENT ON COLUMN alert_state.level IS 'key or owner, where it is one''s';
-COMMENT ON COLUMN alert_state.live IS 'Only nodes see it: a length of time';
+COMMENT ON COLUMN alert_state.live IS
+    'Only nodes and Redis count it: a length of time, slots';
 COMMENT ON COLUMN alert_state.period IS
     'In which it has fired; another one may fire again';
 COMMENT ON COLUMN alert_state.again_at IS
@@ -116,11 +117,28 @@ CREATE TABLE IF NOT EXISTS alert_progress (
                              DEFAULT '00000000-0000-0000-0000-000000000000'
 );
 
+ALTER TABLE alert_progress
+    ADD COLUMN IF NOT EXISTS asked_at timestamptz NOT NULL DEFAULT '-infinity',
+    ADD COLUMN IF NOT EXISTS ask_since timestamptz
+        NOT NULL DEFAULT '-infinity',
+    ADD COLUMN IF NOT EXISTS ask_began timestamptz
+        NOT NULL DEFAULT '-infinity',
+    ADD COLUMN IF NOT EXISTS ask_next uuid NOT NULL
+        DEFAULT '00000000-0000-0000-0000-000000000000';
+
 COMMENT ON TABLE alert_progress IS 'How far the evaluation has come';
 COMMENT ON COLUMN alert_progress.as_of IS
     'What was used before has been looked at';
 COMMENT ON COLUMN alert_progress.next_key IS
     'All keys are looked at now and then, behind this one next';
+COMMENT ON COLUMN alert_progress.asked_at IS
+    'When a node was last asked for what stands in Redis';
+COMMENT ON COLUMN alert_progress.ask_since IS
+    'It is asked for the keys used since then, in their order';
+COMMENT ON COLUMN alert_progress.ask_began IS
+    'Since when it will be asked for in the next round';
+COMMENT ON COLUMN alert_progress.ask_next IS
+    'Of this round, those behind this one next';
 
 INSERT INTO alert_progress DEFAULT VALUES ON CONFLICT DO NOTHING;
 

@@ -1,8 +1,9 @@
 --
--- What alerts look at: the limits that usage tells of, spend, expiry, prices,
--- journals; and what nodes say of limits that only they count.  One call of
--- alert_turn() looks at who was used since the last one, at some of all others
--- in turn, and at what is firing, for about a second at most.
+-- What alerts look at: the limits that usage tells of, credits, spend, expiry,
+-- prices, journals.  One call of alert_turn() looks at who was used since the
+-- last one, at some of all others in turn, and at what is firing, for about a
+-- second at most.  Of limits that nobody but nodes and Redis counts it says who
+-- is to be looked at, and alert_looked() is told what was found.
 --
 
 SET LOCAL ROLE apikey_owner;
@@ -53,6 +54,17 @@ COMMENT ON FUNCTION alert_for(alert, text, key, owner) IS
     'Whether a rule is of this kind and looks at this key, or owner';
 
 
+CREATE OR REPLACE FUNCTION alert_covers(a alert, level text, name text)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN a.match_limit IS NULL OR pattern_covers(a.match_limit,
+    CASE level WHEN 'owner' THEN 'owner:' ELSE '' END || name);
+
+COMMENT ON FUNCTION alert_covers(alert, text, text) IS
+    'Whether a rule looks at limits of this name';
+
+
 -- One holder: its limits that usage tells of, what it has spent, its expiry.
 
 CREATE OR REPLACE FUNCTION alert_holder(rules alert[], key_id uuid,
@@ -63,8 +75,9 @@ SET search_path = apikey, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    k  key;
-    o  owner;
+    k     key;
+    o     owner;
+    mine  alert[];
 BEGIN
     IF alert_holder.key_id IS NOT NULL THEN
         SELECT * INTO k FROM key x WHERE x.id = alert_holder.key_id;
@@ -82,8 +95,10 @@ BEGIN
         END IF;
     END IF;
 
-    PERFORM alert_limits(ARRAY(SELECT a FROM unnest(rules) AS a
-        WHERE alert_for(a, 'limit', k, o)), k, o);
+    mine := ARRAY(SELECT a FROM unnest(rules) AS a
+                  WHERE alert_for(a, 'limit', k, o));
+    PERFORM alert_limits(mine, k, o);
+    PERFORM alert_credits(mine, k, o);
     PERFORM alert_spend(ARRAY(SELECT a FROM unnest(rules) AS a
         WHERE alert_for(a, 'spend', k, o)
             AND a.per = CASE WHEN k.id IS NULL THEN 'owner' ELSE 'key' END),
@@ -130,43 +145,37 @@ DECLARE
     l     record;
     p     record;
     a     alert;
-    mine  alert[];
     seen  alert_state;
     used  numeric;
 BEGIN
-    IF cardinality(rules) = 0 THEN
-        RETURN;
-    END IF;
+    seen.level := CASE WHEN k.id IS NULL THEN 'owner' ELSE 'key' END;
+    seen.holder := coalesce(k.id, o.id);
+    seen.live := false;
 
-    FOR l IN SELECT h.*, CASE WHEN k.id IS NULL THEN 'owner:' ELSE '' END
-                 || h.name AS called
+    FOR l IN SELECT h.*
              FROM limits_held(k.id, CASE WHEN k.id IS NULL THEN o.id END,
                  CASE WHEN k.id IS NULL THEN o.plan ELSE k.plan END) AS h
-             WHERE h.kind IN ('calendar', 'total')
+             WHERE cardinality(rules) > 0
+                 AND h.kind IN ('calendar', 'total')
                  AND h.unit <> 'concurrent' AND h."limit" > 0
+                 AND EXISTS (SELECT FROM unnest(rules) AS r
+                             WHERE alert_covers(r, seen.level, h.name))
     LOOP
-        mine := ARRAY(SELECT r FROM unnest(rules) AS r
-            WHERE r.match_limit IS NULL
-                OR pattern_covers(r.match_limit, l.called));
-        CONTINUE WHEN cardinality(mine) = 0;
-
         p := alert_period(coalesce(o.time_zone, 'UTC'),
             coalesce(o.anchor_day, 1), l.window_text);
-        used := (SELECT q.used FROM quota_used(coalesce(k.id, o.id),
-            CASE WHEN k.id IS NULL THEN 'owner' ELSE 'key' END, l.unit,
+        used := (SELECT q.used FROM quota_used(seen.holder, seen.level, l.unit,
             l.service, l.model, greatest(l.made, p.since)) AS q);
 
-        seen.level := CASE WHEN k.id IS NULL THEN 'owner' ELSE 'key' END;
-        seen.holder := coalesce(k.id, o.id);
         seen.subject := concat_ws(' ', seen.level, seen.holder, l.name);
-        seen.live := false;
         seen.period := coalesce(p.since, 0);
         seen.again_at := coalesce(usage_time(p.until), 'infinity');
         seen.info := alert_limit_info(k, o, l.name, l.unit, l.window_text,
             l."limit", used, l."limit", usage_time(p.until));
 
-        FOREACH a IN ARRAY mine
+        FOREACH a IN ARRAY rules
         LOOP
+            CONTINUE WHEN NOT alert_covers(a, seen.level, l.name);
+
             PERFORM alert_observe(a, seen, trunc(used * 100 / l."limit", 1));
         END LOOP;
     END LOOP;
@@ -175,6 +184,52 @@ $$;
 
 COMMENT ON FUNCTION alert_limits(alert[], key, owner) IS
     'Percent of the limits of a key or an owner that usage tells of';
+
+
+-- Of what there was when they were last filled.  A refill that is due counts
+-- before credits_due() has been there.
+
+CREATE OR REPLACE FUNCTION alert_credits(rules alert[], k key, o owner)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    c     credit;
+    a     alert;
+    seen  alert_state;
+    used  numeric;
+BEGIN
+    SELECT * INTO c FROM credit x
+    WHERE cardinality(rules) > 0
+        AND (x.key_id = k.id OR k.id IS NULL AND x.owner_id = o.id);
+
+    IF NOT FOUND OR c.filled = 0 OR c.refill_at <= now() THEN
+        RETURN;
+    END IF;
+
+    used := c.filled - (c.total - c.used);
+
+    seen.level := CASE WHEN k.id IS NULL THEN 'owner' ELSE 'key' END;
+    seen.holder := coalesce(k.id, o.id);
+    seen.subject := concat_ws(' ', 'credits', seen.level, seen.holder);
+    seen.live := false;
+    seen.period := micros(c.filled_at);
+    seen.again_at := 'infinity';
+    seen.info := alert_limit_info(k, o, 'credits', c.unit, NULL, c.filled,
+        used, c.filled, c.refill_at);
+
+    FOREACH a IN ARRAY rules
+    LOOP
+        CONTINUE WHEN NOT alert_covers(a, seen.level, 'credits');
+
+        PERFORM alert_observe(a, seen, trunc(used * 100 / c.filled, 1));
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION alert_credits(alert[], key, owner) IS
+    'Percent of the credits of a key or an owner';
 
 
 CREATE OR REPLACE FUNCTION alert_spend(rules alert[], k key, o owner)
@@ -336,74 +391,144 @@ COMMENT ON FUNCTION alert_backlog(alert) IS
     'How far nodes that live are behind with what they have recorded';
 
 
--- Lengths of time, and slots.  Every node says what it counts itself.
+-- Lengths of time, and slots.  What each node counts by itself (own) is over
+-- when none of them sees it any more, not when one of them does not, and has
+-- nothing to do with what stands in Redis.
 
-CREATE OR REPLACE FUNCTION alert_live(rules alert[], live jsonb)
+CREATE OR REPLACE FUNCTION alert_live_subject(level text, holder uuid,
+    name text, own boolean)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN concat_ws(' ', CASE WHEN own THEN 'local' END, level, holder, name);
+
+COMMENT ON FUNCTION alert_live_subject(text, uuid, text, boolean) IS
+    'What alert_state calls a limit that nodes or Redis count';
+
+
+CREATE OR REPLACE FUNCTION alert_live(rules alert[], live jsonb, own boolean)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    v     jsonb;
-    k     key;
-    o     owner;
-    l     record;
-    a     alert;
-    seen  alert_state;
-    used  numeric;
+    least_    numeric := (SELECT min(a.thresholds[1]) FROM unnest(rules) AS a
+                          WHERE a.kind = 'limit');
+    deadline  timestamptz := clock_timestamp() + interval '700 ms';
+    v         record;
+    k         key;
+    o         owner;
 BEGIN
-    FOR v IN SELECT x FROM jsonb_array_elements(live) AS x
-             WHERE x ? 'used'
-             ORDER BY x ->> 'holder', x ->> 'name' LIMIT 1000
+    -- remaining is what the burst has left: used is at least its percentage
+
+    FOR v IN SELECT x.* FROM (SELECT y ->> 'level' AS level,
+                 (y ->> 'holder')::uuid AS holder, y ->> 'name' AS name,
+                 (y ->> 'used')::numeric AS used,
+                 (y ->> 'remaining')::numeric AS remaining,
+                 EXISTS (SELECT FROM alert_state s
+                     WHERE s.live AND s.firing
+                         AND s.subject = alert_live_subject(y ->> 'level',
+                             (y ->> 'holder')::uuid, y ->> 'name', own))
+                     AS told
+                 FROM jsonb_array_elements(live) AS y
+                 WHERE y ? 'used') AS x
+             WHERE x.told OR x.remaining = 0
+                 OR x.used * 100 >= (x.used + x.remaining) * least_
+             ORDER BY random()
     LOOP
+        EXIT WHEN clock_timestamp() > deadline;
+
         k := NULL;
         o := NULL;
 
-        IF v ->> 'level' = 'key' THEN
-            SELECT * INTO k FROM key x WHERE x.id = (v ->> 'holder')::uuid;
+        IF v.level = 'key' THEN
+            SELECT * INTO k FROM key x WHERE x.id = v.holder;
             SELECT * INTO o FROM owner x WHERE x.id = k.owner_id;
         ELSE
-            SELECT * INTO o FROM owner x WHERE x.id = (v ->> 'holder')::uuid;
+            SELECT * INTO o FROM owner x WHERE x.id = v.holder;
         END IF;
 
-        SELECT h.*, coalesce(h.burst, h."limit") AS most INTO l
-        FROM limits_held(k.id, CASE WHEN k.id IS NULL THEN o.id END,
-            CASE WHEN k.id IS NULL THEN o.plan ELSE k.plan END) AS h
-        WHERE h.name = v ->> 'name'
-            AND h.kind NOT IN ('calendar', 'total', 'credits');
-
-        CONTINUE WHEN NOT FOUND OR l.most = 0;
-
-        used := (v ->> 'used')::numeric;
-        seen.level := v ->> 'level';
-        seen.holder := coalesce(k.id, o.id);
-        seen.subject := concat_ws(' ', seen.level, seen.holder, l.name);
-        seen.live := true;
-        seen.period := '';
-        seen.again_at := now() + coalesce(l.window_us, 60000000)
-            * interval '1 microsecond';
-        seen.info := alert_limit_info(k, o, l.name, l.unit, l.window_text,
-            l."limit", used, l.most, NULL);
-
-        FOREACH a IN ARRAY rules
-        LOOP
-            CONTINUE WHEN NOT alert_for(a, 'limit', k, o)
-                OR NOT pattern_covers(coalesce(a.match_limit, '*'),
-                    CASE WHEN k.id IS NULL THEN 'owner:' ELSE '' END
-                    || l.name);
-
-            PERFORM alert_observe(a, seen, trunc(used * 100 / l.most, 1));
-        END LOOP;
+        PERFORM alert_live_limit(ARRAY(SELECT a FROM unnest(rules) AS a
+                WHERE alert_for(a, 'limit', k, o)), k, o, v.name, v.used, own);
     END LOOP;
 END
 $$;
 
-COMMENT ON FUNCTION alert_live(alert[], jsonb) IS
-    'Percent of the limits that a node counts';
+COMMENT ON FUNCTION alert_live(alert[], jsonb, boolean) IS
+    'Percent of the limits that nodes and Redis count; live as in'
+    ' limits_now(), own: of one node''s own';
+
+
+CREATE OR REPLACE FUNCTION alert_live_limit(rules alert[], k key, o owner,
+    name text, used numeric, own boolean)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    l        record;
+    a        alert;
+    seen     alert_state;
+    percent  numeric;
+BEGIN
+    SELECT h.*, coalesce(h.burst, h."limit") AS most INTO l
+    FROM limits_held(k.id, CASE WHEN k.id IS NULL THEN o.id END,
+        CASE WHEN k.id IS NULL THEN o.plan ELSE k.plan END) AS h
+    WHERE h.name = alert_live_limit.name
+        AND h.kind NOT IN ('calendar', 'total', 'credits');
+
+    IF NOT FOUND OR l.most = 0 THEN
+        RETURN;
+    END IF;
+
+    percent := trunc(used * 100 / l.most, 1);
+
+    seen.level := CASE WHEN k.id IS NULL THEN 'owner' ELSE 'key' END;
+    seen.holder := coalesce(k.id, o.id);
+    seen.subject := alert_live_subject(seen.level, seen.holder, l.name, own);
+    seen.live := true;
+    seen.period := '';
+    seen.again_at := now() + coalesce(l.window_us, 60000000)
+        * interval '1 microsecond';
+    seen.info := alert_limit_info(k, o, l.name, l.unit, l.window_text,
+        l."limit", used, l.most, NULL);
+
+    FOREACH a IN ARRAY rules
+    LOOP
+        CONTINUE WHEN NOT alert_covers(a, seen.level, l.name);
+
+        IF own THEN
+            a.thresholds := ARRAY(SELECT t FROM unnest(a.thresholds) AS t
+                                  WHERE t <= percent);
+        END IF;
+
+        PERFORM alert_observe(a, seen, percent);
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION alert_live_limit(alert[], key, owner, text, numeric,
+    boolean) IS 'What was seen of such a limit';
+
+
+CREATE OR REPLACE FUNCTION alert_there(s alert_state)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN EXISTS (SELECT FROM key k, limits_held(k.id, NULL, k.plan) AS h
+        WHERE s.level = 'key' AND k.id = s.holder AND k.revoked_at IS NULL
+            AND s.subject IN (alert_live_subject('key', k.id, h.name, true),
+                alert_live_subject('key', k.id, h.name, false)))
+    OR EXISTS (SELECT FROM owner o, limits_held(NULL, o.id, o.plan) AS h
+        WHERE s.level = 'owner' AND o.id = s.holder AND o.deleted_at IS NULL
+            AND s.subject IN (alert_live_subject('owner', o.id, h.name, true),
+                alert_live_subject('owner', o.id, h.name, false)));
+
+COMMENT ON FUNCTION alert_there(alert_state) IS
+    'Whether the limit that it is about still is there';
 
 
 -- What was not seen for half a minute is looked at by itself, and is over if
--- it is not seen then.
+-- it is not seen then.  What only nodes see they are given a minute to see.
 
 CREATE OR REPLACE FUNCTION alert_stale(rules alert[])
 RETURNS void
@@ -415,7 +540,8 @@ DECLARE
     n  alert_state;
 BEGIN
     FOR s IN SELECT x.* FROM alert_state x
-             WHERE x.firing AND x.checked_at < now() - interval '30 s'
+             WHERE x.firing AND x.checked_at < now() - CASE
+                 WHEN x.live THEN interval '1 min' ELSE interval '30 s' END
              ORDER BY x.checked_at LIMIT 100
     LOOP
         IF s.holder IS NOT NULL AND NOT s.live THEN
@@ -430,7 +556,8 @@ BEGIN
 
         IF n.firing AND n.checked_at = s.checked_at THEN
             PERFORM alert_resolve(n, CASE
-                WHEN s.live OR s.holder IS NULL THEN 'below' ELSE 'gone' END);
+                WHEN s.live AND alert_there(s) OR s.holder IS NULL
+                THEN 'below' ELSE 'gone' END);
         END IF;
     END LOOP;
 
@@ -489,17 +616,20 @@ SET search_path = apikey, pg_temp
 AS $$
 DECLARE
     first  CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
+    piece  CONSTANT interval := '100 ms';
     u      record;
     n      int := 0;
 BEGIN
+    -- one of each at least, however little time there is
+
     FOR u IN SELECT o.id FROM owner o WHERE o.id > g.next_owner
              ORDER BY o.id LIMIT 50
     LOOP
-        EXIT WHEN clock_timestamp() > deadline;
-
+        n := n + 1;
         PERFORM alert_holder(rules, NULL, u.id);
         g.next_owner := u.id;
-        n := n + 1;
+
+        EXIT WHEN clock_timestamp() > deadline - piece;
     END LOOP;
 
     IF n = 0 THEN
@@ -511,11 +641,11 @@ BEGIN
     FOR u IN SELECT k.id FROM key k WHERE k.id > g.next_key
              ORDER BY k.id LIMIT 50
     LOOP
-        EXIT WHEN clock_timestamp() > deadline;
-
+        n := n + 1;
         PERFORM alert_holder(rules, u.id, NULL);
         g.next_key := u.id;
-        n := n + 1;
+
+        EXIT WHEN clock_timestamp() > deadline;
     END LOOP;
 
     IF n = 0 THEN
@@ -563,7 +693,7 @@ COMMENT ON FUNCTION alert_expiring(alert[], timestamptz) IS
     'Looks at keys that expire a threshold from now';
 
 
-CREATE OR REPLACE FUNCTION alert_all(rules alert[], live jsonb)
+CREATE OR REPLACE FUNCTION alert_all(rules alert[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
@@ -575,8 +705,6 @@ DECLARE
     hold   alert[] := ARRAY(SELECT r FROM unnest(rules) AS r
                             WHERE r.kind IN ('limit', 'spend', 'expiry'));
 BEGIN
-    PERFORM alert_live(rules, live);
-
     SELECT * INTO g FROM alert_progress FOR NO KEY UPDATE;
 
     IF g.turned_at > now() - interval '2 s' THEN
@@ -603,7 +731,7 @@ BEGIN
         PERFORM alert_expiring(hold, g.turned_at);
         PERFORM alert_used(hold, least(g.as_of, known) - interval '10 s',
             clock_timestamp() + interval '700 ms');
-        g := alert_sweep(hold, g, clock_timestamp() + interval '100 ms');
+        g := alert_sweep(hold, g, clock_timestamp() + interval '200 ms');
     END IF;
 
     PERFORM alert_stale(rules);
@@ -613,50 +741,189 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION alert_all(alert[], jsonb) IS
+COMMENT ON FUNCTION alert_all(alert[]) IS
     'Everything there is to look at now';
 
 
-CREATE OR REPLACE FUNCTION alert_turn(live jsonb)
-RETURNS int
+-- In Redis those are looked at who were used since the round before, in the
+-- order of their ids, by one node at a time; and all that is firing.
+
+CREATE OR REPLACE FUNCTION alert_ask(rules alert[])
+RETURNS text
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    most   CONSTANT int := 500;
+    g      alert_progress;
+    known  timestamptz := least(usage_as_of(), now()) - interval '10 s';
+    used   uuid[];
+BEGIN
+    SELECT * INTO g FROM alert_progress x
+    WHERE x.asked_at < now() - interval '2 s' FOR NO KEY UPDATE SKIP LOCKED;
+
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+
+    used := ARRAY(SELECT u.key_id FROM key_usage u
+                  WHERE u.last_slot >= g.ask_since AND u.key_id > g.ask_next
+                  ORDER BY u.key_id LIMIT most);
+
+    IF cardinality(used) = most THEN
+        g.ask_next := used[most];
+    ELSE
+        g.ask_next := '00000000-0000-0000-0000-000000000000';
+        g.ask_since := g.ask_began;
+        g.ask_began := known;
+    END IF;
+
+    UPDATE alert_progress SET asked_at = now(), ask_next = g.ask_next,
+        ask_since = g.ask_since, ask_began = g.ask_began;
+
+    RETURN alert_ask_lines(rules, used);
+END
+$$;
+
+COMMENT ON FUNCTION alert_ask(alert[]) IS
+    'Whose limits a node is to look at in Redis, as limit_holders() has it;'
+    ' null: no one''s';
+
+
+CREATE OR REPLACE FUNCTION alert_ask_lines(rules alert[], used uuid[])
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN (WITH told AS (
+        SELECT s.level, s.holder FROM alert_state s
+        WHERE s.live AND s.firing
+        ORDER BY s.checked_at LIMIT 500)
+    SELECT string_agg(x.line, E'\n') FROM (
+        SELECT concat_ws(' ', 'key', k.id, coalesce(k.owner_id, k.id)) AS line
+        FROM key k LEFT JOIN owner o ON o.id = k.owner_id
+        WHERE k.id IN (SELECT unnest(used) UNION ALL
+                       SELECT t.holder FROM told t WHERE t.level = 'key')
+            AND k.revoked_at IS NULL
+            AND EXISTS (SELECT FROM limits_held(k.id, NULL, k.plan) AS h,
+                    unnest(rules) AS a
+                WHERE h.kind NOT IN ('calendar', 'total', 'credits')
+                    AND alert_for(a, 'limit', k, o)
+                    AND alert_covers(a, 'key', h.name))
+        UNION ALL
+        SELECT concat_ws(' ', 'owner', o.id, o.id)
+        FROM owner o
+        WHERE o.id IN (SELECT u.owner_id FROM key_usage u
+                       WHERE u.key_id = ANY (used) UNION ALL
+                       SELECT t.holder FROM told t WHERE t.level = 'owner')
+            AND o.deleted_at IS NULL
+            AND EXISTS (SELECT FROM limits_held(NULL, o.id, o.plan) AS h,
+                    unnest(rules) AS a
+                WHERE h.kind NOT IN ('calendar', 'total', 'credits')
+                    AND alert_for(a, 'limit', NULL, o)
+                    AND alert_covers(a, 'owner', h.name))) AS x);
+
+COMMENT ON FUNCTION alert_ask_lines(alert[], uuid[]) IS
+    'Of these keys, their owners and whatever is firing, those with limits'
+    ' that only Redis counts and rules look at';
+
+
+CREATE OR REPLACE FUNCTION alert_rules()
+RETURNS alert[]
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM set_config('apikey.caller', 'node', true);
+
+    RETURN ARRAY(SELECT a FROM alert a
+                 WHERE a.enabled AND a.deleted_at IS NULL ORDER BY a.id);
+END
+$$;
+
+COMMENT ON FUNCTION alert_rules() IS
+    'For a node: the rules that hold';
+
+
+DROP FUNCTION IF EXISTS alert_turn(jsonb);
+DROP FUNCTION IF EXISTS alert_all(alert[], jsonb);
+DROP FUNCTION IF EXISTS alert_live(alert[], jsonb);
+
+CREATE OR REPLACE FUNCTION alert_turn(own boolean)
+RETURNS text
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 SET jit = off
 AS $$
 DECLARE
-    rules  alert[];
+    rules  alert[] := alert_rules();
+    least_ int := (SELECT floor(min(a.thresholds[1]))
+                   FROM unnest(rules) AS a WHERE a.kind = 'limit');
 BEGIN
-    PERFORM set_config('apikey.caller', 'node', true);
-
-    rules := ARRAY(SELECT a FROM alert a
-                   WHERE a.enabled AND a.deleted_at IS NULL ORDER BY a.id);
-
     -- one node at a time: what two saw at once is told once
 
     IF cardinality(rules) > 0
         AND pg_try_advisory_xact_lock(hashtext('apikey.alert_turn'))
     THEN
-        PERFORM alert_all(rules, coalesce(live, '[]'));
+        PERFORM alert_all(rules);
     END IF;
 
-    RETURN (SELECT floor(min(a.thresholds[1]))
-            FROM unnest(rules) AS a WHERE a.kind = 'limit');
+    RETURN CASE WHEN own THEN 'percent ' || least_
+        WHEN least_ IS NOT NULL THEN alert_ask(rules) END;
 END
 $$;
 
-COMMENT ON FUNCTION alert_turn(jsonb) IS
-    'Looks at what alerts are about, with what this node counts itself (as'
-    ' req.live of GET limits); returns from which percent on it is to say so'
-    ' next time, or null';
+COMMENT ON FUNCTION alert_turn(boolean) IS
+    'Looks at what alerts are about; returns what the node is to look at by'
+    ' itself, as limit_holders() has it or "percent N", or null.  own: it'
+    ' counts by itself, without Redis';
+
+
+CREATE OR REPLACE FUNCTION alert_looked(live jsonb, own boolean)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+SET jit = off
+SET lock_timeout = '10s'
+AS $$
+DECLARE
+    rules  alert[] := alert_rules();
+BEGIN
+    IF cardinality(rules) = 0 THEN
+        RETURN;
+    END IF;
+
+    -- what was looked at is not thrown away because another node has its turn
+
+    PERFORM pg_advisory_xact_lock(hashtext('apikey.alert_turn'));
+
+    IF live = 'null' THEN
+        UPDATE alert_state s SET checked_at = now()
+        WHERE s.live AND s.firing;
+        RETURN;
+    END IF;
+
+    PERFORM alert_live(rules, live, own);
+END
+$$;
+
+COMMENT ON FUNCTION alert_looked(jsonb, boolean) IS
+    'What the node has found; null: Redis does not answer, and what is firing'
+    ' stays so';
 
 GRANT EXECUTE ON FUNCTION alert_period(text, int, text),
-    alert_for(alert, text, key, owner), alert_holder(alert[], uuid, uuid),
+    alert_for(alert, text, key, owner), alert_covers(alert, text, text),
+    alert_holder(alert[], uuid, uuid),
     alert_limit_info(key, owner, text, text, text, bigint, numeric, bigint,
         timestamptz),
-    alert_limits(alert[], key, owner), alert_spend(alert[], key, owner),
+    alert_limits(alert[], key, owner), alert_credits(alert[], key, owner),
+    alert_spend(alert[], key, owner),
     alert_expiry(alert[], key, owner), alert_prices(alert),
-    alert_backlog(alert), alert_live(alert[], jsonb), alert_stale(alert[]),
+    alert_backlog(alert), alert_live(alert[], jsonb, boolean),
+    alert_live_limit(alert[], key, owner, text, numeric, boolean),
+    alert_live_subject(text, uuid, text, boolean),
+    alert_there(alert_state), alert_stale(alert[]),
     alert_used(alert[], timestamptz, timestamptz),
     alert_sweep(alert[], alert_progress, timestamptz),
-    alert_expiring(alert[], timestamptz), alert_all(alert[], jsonb),
-    alert_turn(jsonb) TO apikey_gateway;
+    alert_expiring(alert[], timestamptz), alert_all(alert[]),
+    alert_ask(alert[]), alert_ask_lines(alert[], uuid[]), alert_rules(),
+    alert_turn(boolean), alert_looked(jsonb, boolean) TO apikey_gateway;

@@ -69,7 +69,7 @@ sub turn {
         $pg->run("UPDATE apikey.alert_progress
                   SET turned_at = turned_at - interval '3 s'
                   WHERE turned_at < '$at'");
-        $pg->run('SELECT apikey.alert_turn(NULL)', user => 'apikey_gateway');
+        $pg->run('SELECT apikey.alert_turn(false)', user => 'apikey_gateway');
         return $pg->value("SELECT turned_at > '$at'
                            FROM apikey.alert_progress") eq 't';
     });
@@ -82,7 +82,7 @@ sub wait_says {
         wait_for($name, sub {
             turn();
             return says($alert, $path) eq $want;
-        });
+        }, 60);
     };
     is(says($alert, $path), $want, $name);
 }
@@ -132,6 +132,16 @@ subtest 'what is no alert' => sub {
     $bad->('/kind=required /name=required', {});
     $bad->('/kind=bad_value /name=bad_type /owner=not_found',
            { name => 1, kind => 'x', owner => 'nobody' });
+    $bad->('/enabled=bad_type /kind=bad_value /match/key=not_found'
+           . ' /match/x=unknown /name=required /per=bad_value'
+           . ' /thresholds=bad_length /window=bad_type',
+           { kind => 'x', enabled => 1, per => 'x', window => 1,
+             thresholds => [], match => { key => 'x', x => 1 } });
+    $bad->('/match/limit_name=bad_value /name=required /owner=not_found'
+           . ' /per=bad_value /thresholds/0=bad_value /window=bad_value',
+           { kind => 'expiry', owner => 'nobody', per => 'key',
+             window => 'day', thresholds => [ 1 ],
+             match => { limit_name => 'x' } });
     $bad->('/per=bad_value /thresholds=required',
            { name => 'x', kind => 'limit', per => 'all' });
     $bad->('/thresholds/1=bad_value /thresholds/2=duplicate',
@@ -213,6 +223,53 @@ subtest 'from 70 to 90 percent' => sub {
 
     is($pg->value("SELECT count(*) FROM apikey.alert_log
                    WHERE alert = '$limit->{id}'"), 4, 'the log has all');
+};
+
+
+subtest 'credits' => sub {
+    my $rule = api('POST', 'alerts', { name => 'Credits', kind => 'limit',
+        thresholds => [ 50, 90 ], match => { limit_name => 'credits' } }, 201);
+    my $owned = api('POST', 'alerts', { name => 'Its', kind => 'limit',
+        thresholds => [ 50 ], match => { limit_name => 'owner:credits' } },
+        201);
+    my $k = $t->key(owner => 'cred', credits => { unit => 'requests',
+        remaining => 1000, refill => { amount => 100, every => 'month' } });
+
+    api('PATCH', 'owners/cred', { credits => { unit => 'requests',
+        remaining => 4000 } }, 200);
+    $t->sync;
+
+    is($n->get('/?weight=490', key => $k->{key})->{status}, 200, '49 percent');
+    used($k, 1);
+    quiet();
+    is(says($rule), '', 'nothing yet');
+
+    is($n->get('/?weight=430', key => $k->{key})->{status}, 200, '92 percent');
+    wait_says($rule, 'firing 50, firing 90', 'of what was given');
+
+    my ($told) = grep { $_->{threshold} == 90 } told($rule);
+    is_deeply({ map { $_ => $told->{$_} } qw(key owner limit_name level unit
+                window limit used remaining percent) },
+              { key => $k->{id}, owner => 'cred', limit_name => 'credits',
+                level => 'key', unit => 'requests', window => undef,
+                limit => 1000, used => 920, remaining => 80, percent => 92 },
+              'what it says');
+    like($told->{resets_at}, qr/^20\d\d-\d\d-01T/, 'when they are refilled');
+
+    api('POST', "api-keys/$k->{id}/credits", { add => 10 }, 200,
+        headers => [ 'Idempotency-Key' => 'more' ]);
+    wait_says($rule, 'firing 50, firing 90, resolved 50, resolved 90',
+              'more is given, of which nothing is used');
+
+    $pg->run("UPDATE apikey.credit SET refill_at = now()
+              WHERE key_id = '$k->{id}'; SELECT apikey.plans_due()");
+    is($pg->value("SELECT filled || ' ' || total - used FROM apikey.credit
+                   WHERE key_id = '$k->{id}'"), '100 100',
+       'a refill is given');
+    is($n->get('/?weight=60', key => $k->{key})->{status}, 200, '60 of 100');
+    wait_says($rule, 'firing 50, firing 50, firing 90, resolved 50,'
+              . ' resolved 90', 'fires again');
+    is(says($owned), '', 'its owner has used less');
 };
 
 
@@ -315,7 +372,7 @@ subtest 'owners' => sub {
 
 is($pg->value("SELECT count(*) FROM (SELECT 1 FROM apikey.alert_entry
                GROUP BY alert_id, data ->> 'key', data ->> 'model', state,
-                   data ->> 'threshold'
+                   data ->> 'threshold', data ->> 'limit'
                HAVING count(*) > 1) AS x"), 0,
    'two nodes have told nothing twice');
 
