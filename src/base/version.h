@@ -9,7 +9,7 @@
 
 
 #define APIKEY_VERSION  "0.1.0"
-#define APIKEY_SCHEMA   104          /* as schema/9999_version.sql says */
+#define APIKEY_SCHEMA   105          /* as schema/9999_version.sql says */
 
 
 #endif /* APIKEY_VERSION_H_INCLUDED */
