@@ -298,6 +298,135 @@ RETURN CASE
 COMMENT ON FUNCTION check_cursor(jsonb) IS 'The cursor of a page';
 
 
+-- conds and expr speak of a row as x: what the caller made of checked values.
+
+CREATE OR REPLACE FUNCTION list_page(req jsonb, source regclass, object text,
+    conds text, sort text DEFAULT '', expr text DEFAULT NULL,
+    kind text DEFAULT 'text')
+RETURNS text
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    size   int := coalesce(query_value(req, 'limit'), '50')::int;
+    falls  boolean := sort ^@ '-';
+    after  jsonb := CASE WHEN query_value(req, 'cursor') IS NOT NULL
+                    THEN read_cursor(req) END;
+    ids    uuid[];
+    sorts  text[];
+    data   json;
+    more   boolean;
+BEGIN
+    EXECUTE format('SELECT array_agg(p.id), array_agg(p.k) FROM (SELECT x.id,'
+            ' %1$s AS k FROM %2$s AS x WHERE %3$s AND %4$s ORDER BY %5$s'
+            ' LIMIT $3 + 1) AS p',
+        coalesce('(' || expr || ')::text', quote_literal('')), source, conds,
+        CASE WHEN after IS NULL THEN 'true'
+            WHEN expr IS NULL THEN format('x.id %s $2',
+                CASE WHEN falls THEN '<' ELSE '>' END)
+            ELSE format('(%s, x.id) %s ($1::%s, $2)', expr,
+                CASE WHEN falls THEN '<' ELSE '>' END, kind) END,
+        concat_ws(', ', expr || CASE WHEN falls THEN ' DESC' ELSE ' ASC' END,
+            'x.id' || CASE WHEN falls THEN ' DESC' ELSE ' ASC' END))
+    INTO ids, sorts
+    USING after ->> 'k', (after ->> 'i')::uuid, size;
+
+    EXECUTE format('SELECT array_to_json(array_agg(%I(x) ORDER BY i.n))'
+        ' FROM unnest($1) WITH ORDINALITY AS i (id, n)'
+        ' JOIN %s AS x ON x.id = i.id', object, source)
+    INTO data USING ids[:size];
+
+    more := coalesce(cardinality(ids) > size, false);
+
+    RETURN (SELECT row_to_json(y) FROM (SELECT coalesce(data, '[]') AS data,
+        more AS has_more, CASE WHEN more
+            THEN write_cursor(req, sorts[size], ids[size]) END
+            AS next_cursor) AS y);
+END
+$$;
+
+COMMENT ON FUNCTION list_page(jsonb, regclass, text, text, text, text, text) IS
+    'A page of a list by checked limit and cursor: rows x of this table under'
+    ' these conditions, as a function of theirs (object) shows them; sort falls'
+    ' with "-", by id or by an expression of this type before it';
+
+
+CREATE OR REPLACE FUNCTION find_row(req jsonb, kind anyelement, noun text,
+    lock boolean)
+RETURNS anyelement
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('SELECT x.* FROM %s AS x WHERE x.id = $1'
+            ' AND x.deleted_at IS NULL%s', pg_typeof(kind),
+        CASE WHEN lock THEN ' FOR NO KEY UPDATE' ELSE '' END)
+    INTO kind USING read_uuid(req #>> '{path,id}');
+
+    IF kind.id IS NULL THEN
+        PERFORM fail(404, 'not_found', format('There is no such %s.', noun));
+    END IF;
+
+    IF lock THEN
+        PERFORM check_match(req, kind.version);
+    END IF;
+
+    RETURN kind;
+END
+$$;
+
+COMMENT ON FUNCTION find_row(jsonb, anyelement, text, boolean) IS
+    'The row of the path, of the table that kind is a row of; lock: for a'
+    ' change, after If-Match';
+
+
+-- What owners have of their own, and operators without one: webhooks, alerts,
+-- scheduled exports.
+
+CREATE OR REPLACE FUNCTION owned_list(req jsonb, source regclass, object text,
+    OUT status int, OUT headers text, OUT body text, OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM allow('operator', 'operator_read', 'owner');
+    PERFORM fail_if(check_request(req, 'owner', 'limit', 'cursor')
+        || check_limit_query(req) || check_cursor(req));
+
+    status := 200;
+    body := list_page(req, source, object, concat_ws(' AND ',
+        'x.deleted_at IS NULL',
+        'x.owner_id = (SELECT o.id FROM owner o WHERE o.external = '
+            || quote_literal(query_value(req, 'owner')) || ')'));
+END
+$$;
+
+COMMENT ON FUNCTION owned_list(jsonb, regclass, text) IS
+    'GET of a list of them, as this function of a row shows them';
+
+
+CREATE OR REPLACE FUNCTION owned_get(req jsonb, kind anyelement, noun text,
+    object text, OUT status int, OUT headers text, OUT body text,
+    OUT refresh text)
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM allow('operator', 'operator_read', 'owner');
+    kind := find_row(req, kind, noun, false);
+    PERFORM fail_if(check_request(req));
+
+    status := 200;
+    headers := etag_line(kind.version);
+    EXECUTE format('SELECT %I($1)', object) INTO body USING kind;
+END
+$$;
+
+COMMENT ON FUNCTION owned_get(jsonb, anyelement, text, text) IS
+    'GET of one of them, as this function of a row shows it';
+
+
 -- Objects.
 
 -- signatures of older versions
@@ -606,7 +735,11 @@ GRANT EXECUTE ON FUNCTION fail(int, text, text, jsonb), fail_if(jsonb),
     query_value(jsonb, text), check_limit_query(jsonb),
     check_flag(jsonb, text), check_body(jsonb, text[]),
     check_match(jsonb, bigint), etag_line(bigint), filter_hash(jsonb), write_cursor(jsonb, text, uuid),
-    read_cursor(jsonb), check_cursor(jsonb), limits_json(uuid, uuid, uuid),
+    read_cursor(jsonb), check_cursor(jsonb),
+    list_page(jsonb, regclass, text, text, text, text, text),
+    find_row(jsonb, anyelement, text, boolean),
+    owned_list(jsonb, regclass, text),
+    owned_get(jsonb, anyelement, text, text), limits_json(uuid, uuid, uuid),
     key_status(key), masked_text(text, text), secrets_json(uuid),
     key_json(key), with_secret(json),
     owner_json(owner), put_limits(uuid, uuid, jsonb, uuid),

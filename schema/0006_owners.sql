@@ -377,14 +377,14 @@ COMMENT ON FUNCTION api_owner_delete(jsonb, jsonb) IS 'DELETE owners/{id}';
 CREATE OR REPLACE FUNCTION owner_where(req jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
-RETURN concat_ws(' AND ', 'o.deleted_at IS NULL',
+RETURN concat_ws(' AND ', 'x.deleted_at IS NULL',
     CASE WHEN req -> 'query' ? 'plan' THEN
-        coalesce('o.plan = ' || quote_literal(query_value(req, 'plan')),
-                 'o.plan IS NULL') END,
-    'o.enabled = ' || quote_literal(query_value(req, 'enabled')),
+        coalesce('x.plan = ' || quote_literal(query_value(req, 'plan')),
+                 'x.plan IS NULL') END,
+    'x.enabled = ' || quote_literal(query_value(req, 'enabled')),
     CASE WHEN query_value(req, 'q') IS NOT NULL THEN
-        format('(strpos(lower(o.external), %1$L) > 0'
-               ' OR strpos(lower(o.name), %1$L) > 0)',
+        format('(strpos(lower(x.external), %1$L) > 0'
+               ' OR strpos(lower(x.name), %1$L) > 0)',
                lower(query_value(req, 'q'))) END);
 
 COMMENT ON FUNCTION owner_where(jsonb) IS
@@ -395,10 +395,10 @@ CREATE OR REPLACE FUNCTION owner_order(sort text, OUT expr text, OUT kind text)
 LANGUAGE sql IMMUTABLE
 BEGIN ATOMIC
     SELECT c.expr, c.kind FROM (VALUES
-        ('created_at', 'o.created_at', 'timestamptz'),
-        ('updated_at', 'o.updated_at', 'timestamptz'),
-        ('id', 'o.external', 'text'),
-        ('name', 'coalesce(o.name, '''')', 'text'))
+        ('created_at', 'x.created_at', 'timestamptz'),
+        ('updated_at', 'x.updated_at', 'timestamptz'),
+        ('id', 'x.external', 'text'),
+        ('name', 'coalesce(x.name, '''')', 'text'))
         AS c (name, expr, kind)
     WHERE c.name = ltrim(sort, '-') AND sort !~ '^--';
 END;
@@ -414,13 +414,8 @@ SET search_path = apikey, pg_temp
 SET TimeZone = 'UTC'
 AS $$
 DECLARE
-    sort   text := coalesce(query_value(req, 'sort'), '-created_at');
-    ord    record;
-    size   int;
-    after  jsonb;
-    ids    uuid[];
-    sorts  text[];
-    more   boolean;
+    sort  text := coalesce(query_value(req, 'sort'), '-created_at');
+    ord   record;
 BEGIN
     PERFORM allow('operator', 'operator_read');
     PERFORM fail_if(check_request(req, 'q', 'plan', 'enabled', 'sort',
@@ -432,40 +427,11 @@ BEGIN
                 'created_at, updated_at, id or name, "-" before it for'
                 ' descending') ELSE '[]' END);
 
-    size := coalesce(query_value(req, 'limit'), '50')::int;
     ord := owner_order(sort);
 
-    IF query_value(req, 'cursor') IS NOT NULL THEN
-        after := read_cursor(req);
-    END IF;
-
-    EXECUTE format($q$
-        SELECT array_agg(id), array_agg(sort_value) FROM (
-            SELECT o.id, (%1$s)::text AS sort_value FROM owner o
-            WHERE %3$s AND %4$s
-            ORDER BY %1$s %2$s, o.id %2$s
-            LIMIT $3 + 1) AS page
-        $q$,
-        ord.expr, CASE WHEN sort ^@ '-' THEN 'DESC' ELSE 'ASC' END,
-        owner_where(req),
-        CASE WHEN after IS NULL THEN 'true'
-            ELSE format('(%s, o.id) %s ($1::%s, $2)', ord.expr,
-                CASE WHEN sort ^@ '-' THEN '<' ELSE '>' END, ord.kind) END)
-    INTO ids, sorts
-    USING after ->> 'k', (after ->> 'i')::uuid, size;
-
-    more := coalesce(cardinality(ids) > size, false);
-
     status := 200;
-    headers := '';
-    body := (SELECT row_to_json(x) FROM (SELECT
-            coalesce((SELECT array_to_json(array_agg(owner_json(o)
-                    ORDER BY i.n))
-                FROM unnest(ids[:size]) WITH ORDINALITY AS i (id, n)
-                    JOIN owner o ON o.id = i.id), '[]') AS data,
-            more AS has_more,
-            CASE WHEN more THEN write_cursor(req, sorts[size], ids[size]) END
-                AS next_cursor) AS x);
+    body := list_page(req, 'owner', 'owner_json', owner_where(req), sort,
+        ord.expr, ord.kind);
 END
 $$;
 
@@ -558,8 +524,8 @@ BEGIN
 
     dry := coalesce(query_value(req, 'dry_run') = 'true', false);
 
-    EXECUTE format('SELECT coalesce(array_agg(x.id), ''{}'') FROM (SELECT o.id'
-        ' FROM owner o WHERE %s ORDER BY o.id%s) AS x',
+    EXECUTE format('SELECT coalesce(array_agg(x.id), ''{}'') FROM (SELECT x.id'
+        ' FROM owner x WHERE %s ORDER BY x.id%s) AS x',
         owner_where(req), CASE WHEN dry THEN '' ELSE ' FOR UPDATE' END)
     INTO matched;
 

@@ -548,13 +548,8 @@ SET search_path = apikey, pg_temp
 SET TimeZone = 'UTC'
 AS $$
 DECLARE
-    sort   text := coalesce(query_value(req, 'sort'), 'id');
-    q      text := lower(query_value(req, 'q'));
-    size   int;
-    after  jsonb;
-    expr   text;
-    page   plan[];
-    more   boolean;
+    sort  text := coalesce(query_value(req, 'sort'), 'id');
+    q     text := quote_literal(lower(query_value(req, 'q')));
 BEGIN
     PERFORM allow('operator', 'operator_read');
     PERFORM fail_if(check_request(req, 'q', 'sort', 'limit', 'cursor')
@@ -563,43 +558,15 @@ BEGIN
             ELSE wrong('query:sort', 'bad_value', 'id, name or created_at,'
                 ' "-" before it for descending') END);
 
-    size := coalesce(query_value(req, 'limit'), '50')::int;
-
-    IF query_value(req, 'cursor') IS NOT NULL THEN
-        after := read_cursor(req);
-    END IF;
-
-    expr := CASE ltrim(sort, '-') WHEN 'id' THEN 'p.external'
-        ELSE 'p.' || ltrim(sort, '-') END;
-
-    EXECUTE format($q$
-        SELECT array_agg(p) FROM (
-            SELECT * FROM plan p
-            WHERE ($1 IS NULL OR strpos(p.external, $1) > 0
-                   OR strpos(lower(p.name), $1) > 0)
-                AND ($2 IS NULL OR (%1$s, p.id) %2$s ($2::%4$s, $3))
-            ORDER BY %1$s %3$s, p.id %3$s
-            LIMIT $4 + 1) AS p
-        $q$,
-        expr, CASE WHEN sort ^@ '-' THEN '<' ELSE '>' END,
-        CASE WHEN sort ^@ '-' THEN 'DESC' ELSE 'ASC' END,
-        CASE WHEN expr = 'p.created_at' THEN 'timestamptz' ELSE 'text' END)
-    INTO page
-    USING q, after ->> 'k', (after ->> 'i')::uuid, size;
-
-    more := coalesce(cardinality(page) > size, false);
-
     status := 200;
-    body := (SELECT row_to_json(x) FROM (SELECT
-            coalesce((SELECT array_to_json(array_agg(plan_json(
-                    ROW(p.*)::plan)))
-                FROM unnest(page[:size]) AS p), '[]') AS data,
-            more AS has_more,
-            CASE WHEN more THEN write_cursor(req, CASE expr
-                WHEN 'p.external' THEN page[size].external
-                WHEN 'p.name' THEN page[size].name
-                ELSE page[size].created_at::text END, page[size].id) END
-                AS next_cursor) AS x);
+    body := list_page(req, 'plan', 'plan_json',
+        CASE WHEN q IS NULL THEN 'true'
+            ELSE format('(strpos(x.external, %1$s) > 0'
+                ' OR strpos(lower(x.name), %1$s) > 0)', q) END, sort,
+        CASE ltrim(sort, '-') WHEN 'id' THEN 'x.external'
+            ELSE 'x.' || ltrim(sort, '-') END,
+        CASE ltrim(sort, '-') WHEN 'created_at' THEN 'timestamptz'
+            ELSE 'text' END);
 END
 $$;
 

@@ -190,37 +190,7 @@ COMMENT ON FUNCTION read_holder_owner(jsonb) IS
     'Whose a new webhook or alert is; null: the operators''';
 
 
-CREATE OR REPLACE FUNCTION find_webhook(req jsonb, lock boolean)
-RETURNS webhook
-LANGUAGE plpgsql
-SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    w webhook;
-BEGIN
-    IF lock THEN
-        SELECT * INTO w FROM webhook x
-        WHERE x.id = read_uuid(req #>> '{path,id}') AND x.deleted_at IS NULL
-        FOR NO KEY UPDATE;
-    ELSE
-        SELECT * INTO w FROM webhook x
-        WHERE x.id = read_uuid(req #>> '{path,id}') AND x.deleted_at IS NULL;
-    END IF;
-
-    IF NOT FOUND THEN
-        PERFORM fail(404, 'not_found', 'There is no such webhook.');
-    END IF;
-
-    IF lock THEN
-        PERFORM check_match(req, w.version);
-    END IF;
-
-    RETURN w;
-END
-$$;
-
-COMMENT ON FUNCTION find_webhook(jsonb, boolean) IS
-    'The webhook of the path; lock: for a change, after If-Match';
+DROP FUNCTION IF EXISTS find_webhook(jsonb, boolean);
 
 
 CREATE OR REPLACE FUNCTION api_webhook_create(who jsonb, req jsonb,
@@ -271,21 +241,12 @@ COMMENT ON FUNCTION api_webhook_create(jsonb, jsonb) IS 'POST webhooks';
 
 CREATE OR REPLACE FUNCTION api_webhook_get(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    w webhook;
-BEGIN
-    PERFORM allow('operator', 'operator_read', 'owner');
-    w := find_webhook(req, false);
-    PERFORM fail_if(check_request(req));
-
-    status := 200;
-    headers := etag_line(w.version);
-    body := webhook_json(w);
-END
-$$;
+BEGIN ATOMIC
+    SELECT * FROM owned_get(req, NULL::webhook, 'webhook',
+        'webhook_json');
+END;
 
 COMMENT ON FUNCTION api_webhook_get(jsonb, jsonb) IS 'GET webhooks/{id}';
 
@@ -303,7 +264,7 @@ DECLARE
     before  json;
 BEGIN
     PERFORM allow_change();
-    w := find_webhook(req, true);
+    w := find_row(req, w, 'webhook', true);
     PERFORM check_body(req);
     PERFORM fail_if(check_request(req) || check_webhook(b, false));
 
@@ -350,7 +311,7 @@ DECLARE
     w webhook;
 BEGIN
     PERFORM allow_change();
-    w := find_webhook(req, true);
+    w := find_row(req, w, 'webhook', true);
     PERFORM fail_if(check_request(req));
 
     UPDATE webhook x SET deleted_at = now() WHERE x.id = w.id;
@@ -382,7 +343,7 @@ DECLARE
     until   timestamptz;
 BEGIN
     PERFORM allow_change();
-    w := find_webhook(req, true);
+    w := find_row(req, w, 'webhook', true);
 
     IF jsonb_typeof(b) <> 'object' THEN
         PERFORM check_body(req);
@@ -430,43 +391,11 @@ COMMENT ON FUNCTION api_webhook_rotate(jsonb, jsonb) IS
 
 CREATE OR REPLACE FUNCTION api_webhook_list(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    size   int;
-    after  uuid := '00000000-0000-0000-0000-000000000000';
-    page   webhook[];
-    more   boolean;
-BEGIN
-    PERFORM allow('operator', 'operator_read', 'owner');
-    PERFORM fail_if(check_request(req, 'owner', 'limit', 'cursor')
-        || check_limit_query(req) || check_cursor(req));
-
-    size := coalesce(query_value(req, 'limit'), '50')::int;
-
-    IF query_value(req, 'cursor') IS NOT NULL THEN
-        after := (read_cursor(req) ->> 'i')::uuid;
-    END IF;
-
-    page := ARRAY(SELECT w FROM webhook w
-        WHERE w.id > after AND w.deleted_at IS NULL
-            AND (query_value(req, 'owner') IS NULL
-                 OR w.owner_id = (SELECT o.id FROM owner o
-                     WHERE o.external = query_value(req, 'owner')))
-        ORDER BY w.id LIMIT size + 1);
-    more := cardinality(page) > size;
-
-    status := 200;
-    body := (SELECT row_to_json(x) FROM (SELECT
-            coalesce((SELECT array_to_json(array_agg(webhook_json(page[n])
-                    ORDER BY n))
-                FROM generate_subscripts(page[:size], 1) AS n), '[]') AS data,
-            more AS has_more,
-            CASE WHEN more THEN write_cursor(req, '', page[size].id) END
-                AS next_cursor) AS x);
-END
-$$;
+BEGIN ATOMIC
+    SELECT * FROM owned_list(req, 'webhook', 'webhook_json');
+END;
 
 COMMENT ON FUNCTION api_webhook_list(jsonb, jsonb) IS 'GET webhooks';
 
@@ -508,14 +437,10 @@ LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
 AS $$
 DECLARE
-    w      webhook;
-    size   int;
-    after  uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-    page   webhook_delivery[];
-    more   boolean;
+    w  webhook;
 BEGIN
     PERFORM allow('operator', 'operator_read', 'owner');
-    w := find_webhook(req, false);
+    w := find_row(req, w, 'webhook', false);
     PERFORM fail_if(check_request(req, 'state', 'event', 'limit', 'cursor')
         || check_limit_query(req) || check_cursor(req)
         || CASE WHEN coalesce(query_value(req, 'state'), 'pending')
@@ -523,29 +448,13 @@ BEGIN
             ELSE wrong('query:state', 'bad_value',
                 'pending, delivered or failed') END);
 
-    size := coalesce(query_value(req, 'limit'), '50')::int;
-
-    IF query_value(req, 'cursor') IS NOT NULL THEN
-        after := (read_cursor(req) ->> 'i')::uuid;
-    END IF;
-
-    page := ARRAY(SELECT d FROM webhook_delivery d
-        WHERE d.webhook_id = w.id AND d.id < after
-            AND (query_value(req, 'state') IS NULL
-                 OR d.state = query_value(req, 'state'))
-            AND (query_value(req, 'event') IS NULL
-                 OR d.event_id = read_uuid(query_value(req, 'event')))
-        ORDER BY d.id DESC LIMIT size + 1);
-    more := cardinality(page) > size;
-
     status := 200;
-    body := (SELECT row_to_json(x) FROM (SELECT
-            coalesce((SELECT array_to_json(array_agg(delivery_json(page[n])
-                    ORDER BY n))
-                FROM generate_subscripts(page[:size], 1) AS n), '[]') AS data,
-            more AS has_more,
-            CASE WHEN more THEN write_cursor(req, '', page[size].id) END
-                AS next_cursor) AS x);
+    body := list_page(req, 'webhook_delivery', 'delivery_json',
+        concat_ws(' AND ', format('x.webhook_id = %L', w.id),
+            'x.state = ' || quote_literal(query_value(req, 'state')),
+            CASE WHEN query_value(req, 'event') IS NOT NULL
+                THEN format('x.event_id = %L',
+                    read_uuid(query_value(req, 'event'))) END), '-');
 END
 $$;
 
@@ -564,7 +473,7 @@ DECLARE
     sent  webhook_delivery;
 BEGIN
     PERFORM allow_change();
-    w := find_webhook(req, true);
+    w := find_row(req, w, 'webhook', true);
     PERFORM fail_if(check_request(req)
         || CASE WHEN coalesce(nullif(req -> 'body', 'null'), '{}') = '{}'
             THEN jsonb '[]' ELSE wrong('', 'unknown', 'no body') END);
@@ -597,7 +506,7 @@ GRANT EXECUTE ON FUNCTION webhook_json(webhook, text),
     webhook_secret_new(uuid), check_events(jsonb),
     check_webhook_url(jsonb, text), check_webhook(jsonb, boolean),
     check_holder_owner(jsonb), read_holder_owner(jsonb),
-    find_webhook(jsonb, boolean), api_webhook_create(jsonb, jsonb),
+    api_webhook_create(jsonb, jsonb),
     api_webhook_get(jsonb, jsonb), api_webhook_update(jsonb, jsonb),
     api_webhook_delete(jsonb, jsonb), api_webhook_rotate(jsonb, jsonb),
     api_webhook_list(jsonb, jsonb), delivery_json(webhook_delivery),

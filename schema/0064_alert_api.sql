@@ -300,37 +300,7 @@ COMMENT ON FUNCTION check_alert(jsonb, alert) IS
     'The body of an alert (old without id), or of a change of one';
 
 
-CREATE OR REPLACE FUNCTION find_alert(req jsonb, lock boolean)
-RETURNS alert
-LANGUAGE plpgsql
-SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    a alert;
-BEGIN
-    IF lock THEN
-        SELECT * INTO a FROM alert x
-        WHERE x.id = read_uuid(req #>> '{path,id}') AND x.deleted_at IS NULL
-        FOR NO KEY UPDATE;
-    ELSE
-        SELECT * INTO a FROM alert x
-        WHERE x.id = read_uuid(req #>> '{path,id}') AND x.deleted_at IS NULL;
-    END IF;
-
-    IF NOT FOUND THEN
-        PERFORM fail(404, 'not_found', 'There is no such alert.');
-    END IF;
-
-    IF lock THEN
-        PERFORM check_match(req, a.version);
-    END IF;
-
-    RETURN a;
-END
-$$;
-
-COMMENT ON FUNCTION find_alert(jsonb, boolean) IS
-    'The alert of the path; lock: for a change, after If-Match';
+DROP FUNCTION IF EXISTS find_alert(jsonb, boolean);
 
 
 CREATE OR REPLACE FUNCTION api_alert_create(who jsonb, req jsonb,
@@ -376,21 +346,12 @@ COMMENT ON FUNCTION api_alert_create(jsonb, jsonb) IS 'POST alerts';
 
 CREATE OR REPLACE FUNCTION api_alert_get(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    a alert;
-BEGIN
-    PERFORM allow('operator', 'operator_read', 'owner');
-    a := find_alert(req, false);
-    PERFORM fail_if(check_request(req));
-
-    status := 200;
-    headers := etag_line(a.version);
-    body := alert_json(a);
-END
-$$;
+BEGIN ATOMIC
+    SELECT * FROM owned_get(req, NULL::alert, 'alert',
+        'alert_json');
+END;
 
 COMMENT ON FUNCTION api_alert_get(jsonb, jsonb) IS 'GET alerts/{id}';
 
@@ -409,7 +370,7 @@ DECLARE
     before  json;
 BEGIN
     PERFORM allow_change();
-    a := find_alert(req, true);
+    a := find_row(req, a, 'alert', true);
     PERFORM check_body(req);
     PERFORM fail_if(check_request(req) || check_alert(req -> 'body', a));
 
@@ -457,7 +418,7 @@ DECLARE
     a alert;
 BEGIN
     PERFORM allow_change();
-    a := find_alert(req, true);
+    a := find_row(req, a, 'alert', true);
     PERFORM fail_if(check_request(req));
 
     PERFORM write_audit(who, req, 'delete', 'alert', a.id, alert_json(a),
@@ -475,43 +436,11 @@ COMMENT ON FUNCTION api_alert_delete(jsonb, jsonb) IS 'DELETE alerts/{id}';
 
 CREATE OR REPLACE FUNCTION api_alert_list(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    size   int;
-    after  uuid := '00000000-0000-0000-0000-000000000000';
-    page   alert[];
-    more   boolean;
-BEGIN
-    PERFORM allow('operator', 'operator_read', 'owner');
-    PERFORM fail_if(check_request(req, 'owner', 'limit', 'cursor')
-        || check_limit_query(req) || check_cursor(req));
-
-    size := coalesce(query_value(req, 'limit'), '50')::int;
-
-    IF query_value(req, 'cursor') IS NOT NULL THEN
-        after := (read_cursor(req) ->> 'i')::uuid;
-    END IF;
-
-    page := ARRAY(SELECT a FROM alert a
-        WHERE a.id > after AND a.deleted_at IS NULL
-            AND (query_value(req, 'owner') IS NULL
-                 OR a.owner_id = (SELECT o.id FROM owner o
-                     WHERE o.external = query_value(req, 'owner')))
-        ORDER BY a.id LIMIT size + 1);
-    more := cardinality(page) > size;
-
-    status := 200;
-    body := (SELECT row_to_json(x) FROM (SELECT
-            coalesce((SELECT array_to_json(array_agg(alert_json(page[n])
-                    ORDER BY n))
-                FROM generate_subscripts(page[:size], 1) AS n), '[]') AS data,
-            more AS has_more,
-            CASE WHEN more THEN write_cursor(req, '', page[size].id) END
-                AS next_cursor) AS x);
-END
-$$;
+BEGIN ATOMIC
+    SELECT * FROM owned_list(req, 'alert', 'alert_json');
+END;
 
 COMMENT ON FUNCTION api_alert_list(jsonb, jsonb) IS 'GET alerts';
 
@@ -519,7 +448,7 @@ GRANT EXECUTE ON FUNCTION alert_json(alert), read_threshold(text, jsonb),
     check_thresholds(text, jsonb), check_alert_match(jsonb, alert),
     check_alert_choice(jsonb, text, text[]),
     check_alert_spend(jsonb, alert), merge_alert(alert, jsonb),
-    check_alert(jsonb, alert), find_alert(jsonb, boolean),
+    check_alert(jsonb, alert),
     api_alert_create(jsonb, jsonb), api_alert_get(jsonb, jsonb),
     api_alert_update(jsonb, jsonb), api_alert_delete(jsonb, jsonb),
     api_alert_list(jsonb, jsonb) TO apikey_gateway;

@@ -93,37 +93,7 @@ COMMENT ON FUNCTION merge_schedule(export_schedule, jsonb) IS
     'The row after a checked change: absent keeps';
 
 
-CREATE OR REPLACE FUNCTION find_schedule(req jsonb, lock boolean)
-RETURNS export_schedule
-LANGUAGE plpgsql
-SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    s  export_schedule;
-BEGIN
-    IF lock THEN
-        SELECT * INTO s FROM export_schedule x
-        WHERE x.id = read_uuid(req #>> '{path,id}') AND x.deleted_at IS NULL
-        FOR NO KEY UPDATE;
-    ELSE
-        SELECT * INTO s FROM export_schedule x
-        WHERE x.id = read_uuid(req #>> '{path,id}') AND x.deleted_at IS NULL;
-    END IF;
-
-    IF NOT FOUND THEN
-        PERFORM fail(404, 'not_found', 'There is no such scheduled export.');
-    END IF;
-
-    IF lock THEN
-        PERFORM check_match(req, s.version);
-    END IF;
-
-    RETURN s;
-END
-$$;
-
-COMMENT ON FUNCTION find_schedule(jsonb, boolean) IS
-    'The scheduled export of the path; lock: for a change, after If-Match';
+DROP FUNCTION IF EXISTS find_schedule(jsonb, boolean);
 
 
 CREATE OR REPLACE FUNCTION api_schedule_create(who jsonb, req jsonb,
@@ -178,21 +148,12 @@ COMMENT ON FUNCTION api_schedule_create(jsonb, jsonb) IS
 
 CREATE OR REPLACE FUNCTION api_schedule_get(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    s  export_schedule;
-BEGIN
-    PERFORM allow('operator', 'operator_read', 'owner');
-    s := find_schedule(req, false);
-    PERFORM fail_if(check_request(req));
-
-    status := 200;
-    headers := etag_line(s.version);
-    body := schedule_json(s);
-END
-$$;
+BEGIN ATOMIC
+    SELECT * FROM owned_get(req, NULL::export_schedule, 'scheduled export',
+        'schedule_json');
+END;
 
 COMMENT ON FUNCTION api_schedule_get(jsonb, jsonb) IS
     'GET export/schedules/{id}';
@@ -210,7 +171,7 @@ DECLARE
     before  json;
 BEGIN
     PERFORM allow_change();
-    s := find_schedule(req, true);
+    s := find_row(req, s, 'scheduled export', true);
     PERFORM check_body(req);
     PERFORM fail_if(check_request(req)
         || check_schedule(req -> 'body', false));
@@ -252,7 +213,7 @@ DECLARE
     s  export_schedule;
 BEGIN
     PERFORM allow_change();
-    s := find_schedule(req, true);
+    s := find_row(req, s, 'scheduled export', true);
     PERFORM fail_if(check_request(req));
 
     PERFORM write_audit(who, req, 'delete', 'schedule', s.id,
@@ -270,49 +231,17 @@ COMMENT ON FUNCTION api_schedule_delete(jsonb, jsonb) IS
 
 CREATE OR REPLACE FUNCTION api_schedule_list(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = apikey, pg_temp
-AS $$
-DECLARE
-    size   int;
-    after  uuid := '00000000-0000-0000-0000-000000000000';
-    page   export_schedule[];
-    more   boolean;
-BEGIN
-    PERFORM allow('operator', 'operator_read', 'owner');
-    PERFORM fail_if(check_request(req, 'owner', 'limit', 'cursor')
-        || check_limit_query(req) || check_cursor(req));
-
-    size := coalesce(query_value(req, 'limit'), '50')::int;
-
-    IF query_value(req, 'cursor') IS NOT NULL THEN
-        after := (read_cursor(req) ->> 'i')::uuid;
-    END IF;
-
-    page := ARRAY(SELECT s FROM export_schedule s
-        WHERE s.id > after AND s.deleted_at IS NULL
-            AND (query_value(req, 'owner') IS NULL
-                 OR s.owner_id = (SELECT o.id FROM owner o
-                     WHERE o.external = query_value(req, 'owner')))
-        ORDER BY s.id LIMIT size + 1);
-    more := cardinality(page) > size;
-
-    status := 200;
-    body := (SELECT row_to_json(x) FROM (SELECT
-            coalesce((SELECT array_to_json(array_agg(schedule_json(page[n])
-                    ORDER BY n))
-                FROM generate_subscripts(page[:size], 1) AS n), '[]') AS data,
-            more AS has_more,
-            CASE WHEN more THEN write_cursor(req, '', page[size].id) END
-                AS next_cursor) AS x);
-END
-$$;
+BEGIN ATOMIC
+    SELECT * FROM owned_list(req, 'export_schedule', 'schedule_json');
+END;
 
 COMMENT ON FUNCTION api_schedule_list(jsonb, jsonb) IS 'GET export/schedules';
 
 GRANT EXECUTE ON FUNCTION schedule_json(export_schedule),
     check_schedule(jsonb, boolean), merge_schedule(export_schedule, jsonb),
-    find_schedule(jsonb, boolean), api_schedule_create(jsonb, jsonb),
+    api_schedule_create(jsonb, jsonb),
     api_schedule_get(jsonb, jsonb), api_schedule_update(jsonb, jsonb),
     api_schedule_delete(jsonb, jsonb), api_schedule_list(jsonb, jsonb)
     TO apikey_gateway;
