@@ -469,7 +469,6 @@ GRANT EXECUTE ON FUNCTION read_moment(text, text), read_list(text),
     check_dimensions(jsonb), usage_where(jsonb), usage_subject(jsonb),
     usage_numbers(), check_usage_query(jsonb),
     check_range(jsonb, timestamptz, timestamptz),
-    check_range(jsonb, timestamptz, timestamptz),
     usage_range(jsonb, owner, text), check_buckets(text, interval),
     usage_rows(int, boolean),
     usage_sql(text[], text, text, boolean, boolean), api_usage(jsonb, jsonb)
