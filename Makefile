@@ -27,7 +27,7 @@ CTLLIB = $(PQ) -lcurl -lhiredis -ljansson -lssl -lcrypto -lm
 PLAIN  = $(wildcard src/base/*.c src/limit/account*.c src/limit/bucket*.c \
 	src/limit/gauge.c src/limit/level.c src/limit/rolling.c src/limit/lease.c \
 	src/limit/lease_*.c src/limit/tallies.c \
-	src/usage/extract*.c \
+	src/usage/extract*.c src/usage/pack*.c src/usage/unpack*.c \
 	src/usage/record*.c src/usage/ring*.c src/usage/spool*.c)
 PLAINO = $(PLAIN:%.c=$(BUILD)/plain/%.o)
 CTLO   = $(patsubst %.c,$(BUILD)/plain/%.o,$(wildcard cli/*.c))

@@ -232,7 +232,7 @@ apikey_journal_verify_segment(const apikey_journal_segment_t *segment)
         return 1;
     }
 
-    if (segment->bad || segment->nonsense) {
+    if (segment->bad || segment->nonsense || segment->missing) {
         printf("fail  spool.%016llx: %llu bytes and %llu frames are damaged\n",
                seq, (unsigned long long) segment->bad,
                (unsigned long long) segment->nonsense);

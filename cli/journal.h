@@ -54,6 +54,7 @@ typedef struct {
     uint64_t                 bad;        /* bytes between sound frames */
     uint64_t                 tail;       /* bytes of a frame cut off */
     uint64_t                 nonsense;   /* sound frames nobody can read */
+    uint64_t                 missing;    /* events that damage took along */
     bool                     foreign;    /* not of this node or layout */
     bool                     unreadable;
 } apikey_journal_segment_t;
@@ -82,6 +83,7 @@ struct apikey_journal_s {
     uint64_t                   left_out;
 
     apikey_decoder_t           decoder;
+    apikey_unpacker_t         *unpacker;     /* of the segment */
 };
 
 

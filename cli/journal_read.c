@@ -39,6 +39,9 @@ static bool apikey_journal_walk(apikey_journal_t *j,
 static size_t apikey_journal_next(const uint8_t *buf, size_t pos, size_t len);
 static bool apikey_journal_frame(apikey_journal_t *j,
     apikey_journal_segment_t *segment, const uint8_t *buf);
+static bool apikey_journal_packed(apikey_journal_t *j,
+    apikey_journal_segment_t *segment, const apikey_frame_t *frame,
+    const uint8_t *buf);
 static bool apikey_journal_add(apikey_journal_t *j, uint32_t number,
     uint64_t epoch, uint64_t first, uint64_t last);
 
@@ -59,6 +62,13 @@ apikey_journal_open(apikey_journal_t *j, const apikey_ctl_args_t *args)
         >= (int) sizeof(j->dir) - 32)
     {
         apikey_ctl_error("the name of the directory is too long");
+        return false;
+    }
+
+    j->unpacker = apikey_unpacker_create();
+
+    if (j->unpacker == NULL) {
+        apikey_ctl_error("out of memory");
         return false;
     }
 
@@ -88,6 +98,7 @@ apikey_journal_close(apikey_journal_t *j)
 
     free(j->stream);
     free(j->segment);
+    apikey_unpacker_free(j->unpacker);
 }
 
 
@@ -257,6 +268,8 @@ apikey_journal_segment(apikey_journal_t *j, apikey_journal_segment_t *segment)
         return true;
     }
 
+    apikey_unpacker_reset(j->unpacker);
+
     ok = segment->foreign ? true : apikey_journal_walk(j, segment, buf);
 
     free(buf);
@@ -302,10 +315,7 @@ apikey_journal_load(apikey_journal_t *j, apikey_journal_segment_t *segment)
     /* no header: set aside, and nothing written yet */
 
     segment->foreign = header.magic != 0
-        && (header.magic != APIKEY_SPOOL_MAGIC
-            || header.layout != APIKEY_SPOOL_LAYOUT
-            || header.crc != apikey_spool_header_crc(header)
-            || memcmp(header.node, j->node, 16) != 0);
+                       && !apikey_spool_header_ours(&header, j->node);
     segment->created = segment->foreign ? 0 : header.created;
 
     return buf;
@@ -392,24 +402,75 @@ apikey_journal_frame(apikey_journal_t *j, apikey_journal_segment_t *segment,
 {
     int              rc;
     apikey_event_t   event;
-    apikey_frame_t  *frame;
+    apikey_frame_t   frame;
 
+    memcpy(&frame, buf, sizeof(apikey_frame_t));
+    segment->frames++;
+
+    if (frame.magic == APIKEY_FRAME_PACKED) {
+        return apikey_journal_packed(j, segment, &frame, buf);
+    }
+
+    segment->events += frame.count;
     apikey_frame_open(&j->decoder, buf);
 
-    frame = &j->decoder.frame;
-    segment->frames++;
-    segment->events += frame->count;
-
     while ((rc = apikey_frame_next(&j->decoder, &event)) == 1) {
-        if (j->event && !j->event(j, frame, &event, j->decoder.number)) {
+        if (j->event && !j->event(j, &frame, &event, j->decoder.number)) {
             return false;
         }
     }
 
     segment->nonsense += (rc == -1);
 
-    return apikey_journal_add(j, frame->stream, frame->epoch, frame->first,
-                              frame->first + frame->count - 1);
+    return apikey_journal_add(j, frame.stream, frame.epoch, frame.first,
+                              frame.first + frame.count - 1);
+}
+
+
+/* Some of its events may need entries of frames that are damaged. */
+
+static bool
+apikey_journal_packed(apikey_journal_t *j, apikey_journal_segment_t *segment,
+    const apikey_frame_t *frame, const uint8_t *buf)
+{
+    int              rc;
+    uint64_t         number;
+    apikey_event_t   event;
+
+    switch (apikey_unpack_open(j->unpacker, buf)) {
+
+    case APIKEY_UNPACK_OK:
+        break;
+
+    case APIKEY_UNPACK_BAD:
+        segment->nonsense++;
+        return true;
+
+    default:
+        apikey_ctl_error("out of memory");
+        return false;
+    }
+
+    while ((rc = apikey_unpack_next(j->unpacker, &event)) > 0) {
+        if (rc == 2) {
+            segment->missing++;
+            continue;
+        }
+
+        number = apikey_unpack_number(j->unpacker);
+        segment->events++;
+
+        if ((j->event && !j->event(j, frame, &event, number))
+            || !apikey_journal_add(j, frame->stream, frame->epoch, number,
+                                   number))
+        {
+            return false;
+        }
+    }
+
+    segment->nonsense += (rc == -1);
+
+    return true;
 }
 
 

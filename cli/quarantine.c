@@ -132,7 +132,9 @@ apikey_quarantine_json(const PGresult *result, char *buf, size_t size)
     len = (size_t) PQgetlength(result, 0, 0);
     frame = (uint8_t *) PQgetvalue(result, 0, 0);
 
-    if (apikey_frame_check(frame, len, &head, true) != APIKEY_FRAME_OK) {
+    if (apikey_frame_check(frame, len, &head, true) != APIKEY_FRAME_OK
+        || head.magic != APIKEY_FRAME_MAGIC)
+    {
         return 0;
     }
 

@@ -22,7 +22,7 @@ my %below = (
 # compiled and tested without nginx
 my $plain = qr{^(?:src/base/(?!compat\.h)
                 |src/limit/(?:account|bucket|gauge|lease\.|lease_tally)|src/usage/(?:record|spool)(?:\.|_file)
-                |src/usage/extract
+                |src/usage/(?:extract|pack|unpack)
                 |cli/|t/unit/|t/sim/|t/fuzz/)}x;
 
 my @files;

@@ -14,19 +14,42 @@
 #include "base/uuid.h"
 
 
+static void apikey_uuid_stamp(uint8_t out[APIKEY_UUID_LEN], int64_t now_us);
 static int apikey_uuid_hex(char c);
 
 
 bool
 apikey_uuid_make(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
 {
-    int              i;
-    uint64_t         now, stamp;
-    static uint64_t  last;
-
     if (!apikey_random(out + 8, 8)) {
         return false;
     }
+
+    apikey_uuid_stamp(out, now_us);
+
+    return true;
+}
+
+
+void
+apikey_uuid_number(uint8_t out[APIKEY_UUID_LEN], int64_t now_us, uint64_t n)
+{
+    int  i;
+
+    for (i = 0; i < 8; i++) {
+        out[8 + i] = (uint8_t) (n >> (56 - 8 * i));
+    }
+
+    apikey_uuid_stamp(out, now_us);
+}
+
+
+static void
+apikey_uuid_stamp(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
+{
+    int              i;
+    uint64_t         now, stamp;
+    static uint64_t  last;
 
     now = now_us > 0 ? (uint64_t) now_us : 0;
     stamp = (now / 1000) << 12 | (now % 1000) * 4096 / 1000;
@@ -44,8 +67,6 @@ apikey_uuid_make(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
     out[6] = (uint8_t) (0x70 | (stamp >> 8 & 0x0f));
     out[7] = (uint8_t) stamp;
     out[8] = 0x80 | (out[8] & 0x3f);
-
-    return true;
 }
 
 

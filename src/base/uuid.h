@@ -21,6 +21,10 @@
 
 
 bool apikey_uuid_make(uint8_t out[APIKEY_UUID_LEN], int64_t now_us);
+
+/* With these 62 bits where make() has random ones. */
+void apikey_uuid_number(uint8_t out[APIKEY_UUID_LEN], int64_t now_us,
+    uint64_t n);
 void apikey_uuid_format(char *out, const uint8_t uuid[APIKEY_UUID_LEN]);
 bool apikey_uuid_parse(uint8_t out[APIKEY_UUID_LEN], const char *text,
     size_t len);

@@ -62,10 +62,11 @@ ngx_http_apikey_get_ctx(ngx_http_request_t *r)
 ngx_http_apikey_ctx_t *
 ngx_http_apikey_ctx_create(ngx_http_request_t *r)
 {
-    ngx_pool_t             *pool;
-    ngx_http_cleanup_t     *detach;
-    ngx_pool_cleanup_t     *cln;
-    ngx_http_apikey_ctx_t  *ctx;
+    ngx_pool_t                   *pool;
+    ngx_http_cleanup_t           *detach;
+    ngx_pool_cleanup_t           *cln;
+    ngx_http_apikey_ctx_t        *ctx;
+    ngx_http_apikey_main_conf_t  *amcf;
 
     /* runs on an abort, before the log phase and while count is above 1 */
 
@@ -94,11 +95,9 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
     ctx->time = apikey_clock_real();
     ctx->now = ctx->time;
 
-    if (!apikey_uuid_make(ctx->event, ctx->time)) {
-        ngx_destroy_pool(pool);
-        return NULL;
-    }
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
+    ngx_http_apikey_usage_id(amcf->worker_usage, ctx->event, ctx->time);
     apikey_uuid_format((char *) ctx->id, ctx->event);
 
     detach->handler = ngx_http_apikey_detach;

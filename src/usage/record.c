@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/crc.h"
+#include "base/varint.h"
 #include "usage/record.h"
 #include "usage/record_flags.h"
 
@@ -30,7 +31,6 @@ static void apikey_put_id(apikey_encoder_t *e, const apikey_count_t *count,
 static void apikey_put_counts(apikey_encoder_t *e,
     const apikey_count_t *count, unsigned flags);
 static unsigned apikey_record_flags(const apikey_record_t *record);
-static uint64_t apikey_id_stamp(const uint8_t id[16]);
 
 
 size_t
@@ -269,19 +269,14 @@ apikey_record_flags(const apikey_record_t *record)
 static void
 apikey_put(apikey_encoder_t *e, uint64_t n)
 {
-    while (n >= 0x80) {
-        *e->pos++ = (uint8_t) (n | 0x80);
-        n >>= 7;
-    }
-
-    *e->pos++ = (uint8_t) n;
+    e->pos = apikey_varint_put(e->pos, n);
 }
 
 
 static void
 apikey_put_signed(apikey_encoder_t *e, int64_t n)
 {
-    apikey_put(e, (uint64_t) n << 1 ^ (n < 0 ? UINT64_MAX : 0));
+    e->pos = apikey_varint_put_signed(e->pos, n);
 }
 
 
@@ -334,24 +329,8 @@ apikey_put_id(apikey_encoder_t *e, const apikey_count_t *count, unsigned flags)
         apikey_put_bytes(e, count->event, 16);
 
     } else if (flags & APIKEY_FLAG_ID) {
-        apikey_put_signed(e, (int64_t) (apikey_id_stamp(count->event)
+        apikey_put_signed(e, (int64_t) (apikey_record_id_stamp(count->event)
                                         - apikey_record_stamp(count->time)));
         apikey_put_bytes(e, count->event + 8, 8);
     }
-}
-
-
-static uint64_t
-apikey_id_stamp(const uint8_t id[16])
-{
-    unsigned  i;
-    uint64_t  n;
-
-    n = 0;
-
-    for (i = 0; i < 6; i++) {
-        n = n << 8 | id[i];
-    }
-
-    return n << 12 | (uint64_t) (id[6] & 0x0f) << 8 | id[7];
 }

@@ -1,7 +1,7 @@
 
 /*
  * A usage record as it stands in a ring and in memory, and frames: many
- * records of one stream packed for the spool, about 24 bytes an event.
+ * records of one stream, about 24 bytes an event and 90 a key.
  *
  * A frame decodes alone: it brings its own dictionary, so strings of any
  * number of values cost nothing that would have to be kept or cleaned up.
@@ -116,6 +116,7 @@ typedef struct {
 
 
 #define APIKEY_FRAME_MAGIC   0x31464b41u         /* AKF1 */
+#define APIKEY_FRAME_PACKED  0x32464b41u         /* AKF2, of pack.h */
 #define APIKEY_FRAME_EVENTS  5000
 #define APIKEY_FRAME_MAX     (512 * 1024)
 #define APIKEY_FRAME_SLOTS   16384               /* of the encoder's table */
@@ -196,11 +197,11 @@ typedef enum {
     APIKEY_FRAME_BAD
 } apikey_frame_e;
 
-/* Looks at the frame at buf, header only or with its checksum. */
+/* Looks at a frame, packed or not: header only or with its checksum. */
 apikey_frame_e apikey_frame_check(const uint8_t *buf, size_t len,
     apikey_frame_t *frame, bool whole);
 
-/* buf holds one checked frame. */
+/* buf holds one checked frame, not a packed one. */
 void apikey_frame_open(apikey_decoder_t *d, const uint8_t *buf);
 
 /* 1: a record; 0: no more; -1: nonsense inside a sound checksum. */

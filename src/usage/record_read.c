@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/crc.h"
+#include "base/varint.h"
 #include "usage/record.h"
 #include "usage/record_flags.h"
 
@@ -39,7 +40,9 @@ apikey_frame_check(const uint8_t *buf, size_t len, apikey_frame_t *frame,
         return APIKEY_FRAME_NONE;
     }
 
-    if (frame->magic != APIKEY_FRAME_MAGIC || frame->count == 0
+    if ((frame->magic != APIKEY_FRAME_MAGIC
+         && frame->magic != APIKEY_FRAME_PACKED)
+        || frame->count == 0
         || frame->count > APIKEY_FRAME_EVENTS
         || frame->size > APIKEY_FRAME_MAX || frame->first == 0)
     {
@@ -174,7 +177,6 @@ apikey_get_shape(apikey_decoder_t *d, apikey_event_t *event)
 static bool
 apikey_get_id(apikey_decoder_t *d, apikey_count_t *count, unsigned flags)
 {
-    int       i;
     int64_t   delta;
     uint64_t  stamp;
 
@@ -194,12 +196,7 @@ apikey_get_id(apikey_decoder_t *d, apikey_count_t *count, unsigned flags)
 
     stamp = apikey_record_stamp(count->time) + (uint64_t) delta;
 
-    for (i = 0; i < 6; i++) {
-        count->event[i] = (uint8_t) (stamp >> (52 - 8 * i));
-    }
-
-    count->event[6] = (uint8_t) (0x70 | (stamp >> 8 & 0x0f));
-    count->event[7] = (uint8_t) stamp;
+    apikey_record_id_put(count->event, stamp);
 
     return apikey_get_bytes(d, count->event + 8, 8);
 }
@@ -243,40 +240,14 @@ apikey_get_counts(apikey_decoder_t *d, apikey_event_t *event, unsigned flags)
 static bool
 apikey_get(apikey_decoder_t *d, uint64_t *n)
 {
-    uint8_t   byte;
-    unsigned  shift;
-
-    *n = 0;
-
-    for (shift = 0; shift < 64; shift += 7) {
-        if (d->pos == d->end) {
-            return false;
-        }
-
-        byte = *d->pos++;
-        *n |= (uint64_t) (byte & 0x7f) << shift;
-
-        if (byte < 0x80) {
-            return true;
-        }
-    }
-
-    return false;
+    return apikey_varint_get(&d->pos, d->end, n);
 }
 
 
 static bool
 apikey_get_signed(apikey_decoder_t *d, int64_t *n)
 {
-    uint64_t  u;
-
-    if (!apikey_get(d, &u)) {
-        return false;
-    }
-
-    *n = (int64_t) (u >> 1 ^ (u & 1 ? UINT64_MAX : 0));
-
-    return true;
+    return apikey_varint_get_signed(&d->pos, d->end, n);
 }
 
 

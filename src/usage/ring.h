@@ -71,6 +71,8 @@ typedef struct {
 
     uint64_t         head        /* events published */
         __attribute__((aligned(64)));
+    uint64_t         ids;        /* the owner's requests' ids are numbers
+                                    under this key; 0: nobody knows */
     uint64_t         tail        /* events that are safe elsewhere */
         __attribute__((aligned(64)));
 } apikey_ring_file_t;

@@ -211,6 +211,8 @@ struct ngx_http_apikey_usage_s {
     apikey_ring_t                    own[NGX_HTTP_APIKEY_OWN_RINGS];
     ngx_uint_t                       nown;
     ngx_msec_t                       grow_at;
+    uint64_t                         ids;        /* key of our requests' ids */
+    uint64_t                         serial;     /* the last one */
 
     apikey_slot_t                   *sums[NGX_HTTP_APIKEY_SUMS];
     ngx_uint_t                       nsums;

@@ -403,10 +403,11 @@ ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
     left = apikey_spool_left(&ship->spool, &ship->cursor);
 
     if (ship->chunk_len && ship->known && !ship->seek
-        && left == ship->chunk_len && ngx_http_apikey_ship_keep(ship))
+        && left == ship->spool.wrote && ngx_http_apikey_ship_keep(ship))
     {
         ship->cursor.seq = ship->spool.segment[ship->spool.n - 1].seq;
         ship->cursor.offset = ship->spool.segment[ship->spool.n - 1].end;
+        ship->cursor.events = 0;
     }
 
     ship->chunk_len = 0;

@@ -178,6 +178,8 @@ ngx_http_apikey_ship_gather(ngx_http_apikey_ship_t *ship, u_char *buf,
 
         head = apikey_ring_head(&r->ring);
         r->taken = r->ring.read;
+        ship->spool.ids[i] = __atomic_load_n(&r->ring.file->ids,
+                                             __ATOMIC_RELAXED);
 
         while (r->taken < head) {
             n = ngx_http_apikey_ship_encode(ship, r, head, buf + len,

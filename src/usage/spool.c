@@ -2,7 +2,7 @@
 /*
  * Writing, finding again and deleting segments of the spool.
  *
- * Plain C; blocks.  Memory: the list of segments, the buffer of open().
+ * Plain C; blocks.  Memory: the list of segments, a buffer.
  */
 
 
@@ -40,9 +40,8 @@ apikey_spool_e
 apikey_spool_open(apikey_spool_t *spool, const char *dir,
     const uint8_t node[16], uint64_t limit)
 {
-    uint8_t         *buf;
-    unsigned         i;
-    apikey_spool_e   rc;
+    unsigned        i;
+    apikey_spool_e  rc;
 
     memset(spool, 0, sizeof(apikey_spool_t));
     spool->fd = -1;
@@ -68,15 +67,15 @@ apikey_spool_open(apikey_spool_t *spool, const char *dir,
         return APIKEY_SPOOL_FAILED;
     }
 
-    buf = malloc(APIKEY_SPOOL_CHUNK);
-    if (buf == NULL) {
+    spool->buf = malloc(APIKEY_SPOOL_CHUNK);
+    if (spool->buf == NULL) {
         return apikey_spool_fail(spool, "malloc()");
     }
 
     rc = APIKEY_SPOOL_OK;
 
     for (i = spool->n; i-- > 0; /* void */) {
-        if (apikey_spool_scan(spool, &spool->segment[i], buf)
+        if (apikey_spool_scan(spool, &spool->segment[i])
             != APIKEY_SPOOL_OK)
         {
             rc = APIKEY_SPOOL_FAILED;    /* the others may be sound */
@@ -86,8 +85,6 @@ apikey_spool_open(apikey_spool_t *spool, const char *dir,
             apikey_spool_remove(spool, i);
         }
     }
-
-    free(buf);
 
     return rc;
 }
@@ -151,6 +148,12 @@ apikey_spool_close(apikey_spool_t *spool)
     spool->segment = NULL;
     spool->n = 0;
     spool->size = 0;
+
+    apikey_packer_free(spool->packer);
+    spool->packer = NULL;
+    apikey_spool_unpack_end(spool);
+    free(spool->buf);
+    spool->buf = NULL;
 }
 
 
@@ -158,13 +161,17 @@ apikey_spool_e
 apikey_spool_append(apikey_spool_t *spool, const uint8_t *data, size_t len,
     int64_t now, const apikey_marks_t *shipped)
 {
+    size_t             size;
     apikey_spool_e     rc;
     apikey_segment_t  *segment;
+
+    spool->wrote = 0;
 
     if (spool->fd != -1) {
         segment = &spool->segment[spool->n - 1];
 
         if (segment->end + len > segment->bytes
+            || (spool->packer && apikey_packer_full(spool->packer))
             || now - segment->created > APIKEY_SPOOL_AGE)
         {
             rc = apikey_spool_finish(spool);
@@ -188,8 +195,9 @@ apikey_spool_append(apikey_spool_t *spool, const uint8_t *data, size_t len,
     segment = &spool->segment[spool->n - 1];
 
     spool->dirty = true;
+    size = apikey_spool_pack(spool, data, len);
 
-    if (!apikey_spool_write(spool, data, len, segment->end)) {
+    if (!apikey_spool_write(spool, spool->buf, size, segment->end)) {
         return apikey_spool_drop(spool, "pwrite()");
     }
 
@@ -197,8 +205,9 @@ apikey_spool_append(apikey_spool_t *spool, const uint8_t *data, size_t len,
         return apikey_spool_drop(spool, "malloc()");
     }
 
-    segment->end += len;
+    segment->end += size;
     segment->written = now;
+    spool->wrote = size;
 
     return APIKEY_SPOOL_OK;
 }
@@ -440,6 +449,7 @@ apikey_spool_new(apikey_spool_t *spool, int64_t now)
     }
 
     spool->fd = fd;
+    apikey_spool_pack_begin(spool);
 
     return APIKEY_SPOOL_OK;
 

@@ -1,6 +1,7 @@
 
 /*
- * The spool: frames of usage records on disk, in preallocated segments.
+ * The spool: frames of usage records on disk, packed, in preallocated
+ * segments.
  *
  * Only the holder of ship.lock touches it, one call at a time (its calls
  * block: they run in a thread).  What was written is never rewritten; a new
@@ -8,7 +9,8 @@
  * sound frame, so it never stops the walk; what was lost with it shows as a
  * gap in the events' numbers.
  *
- * Plain C.  The list of segments is malloc()ed and belongs to the spool.
+ * Plain C.  Segments' list, a buffer and dictionaries are malloc()ed and
+ * belong to the spool.
  */
 
 
@@ -20,16 +22,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "usage/pack.h"
 #include "usage/record.h"
 
 
 #define APIKEY_SPOOL_MAGIC    0x4c4f5053594b5041ull      /* APKYSPOL */
-#define APIKEY_SPOOL_LAYOUT   1
+#define APIKEY_SPOOL_LAYOUT   2            /* 1: no packed frames */
 #define APIKEY_SPOOL_HEADER   64
 #define APIKEY_SPOOL_MIN      (1024 * 1024)
 #define APIKEY_SPOOL_CHUNK    (768 * 1024)   /* of one append or read */
 #define APIKEY_SPOOL_KEEP     3600000000ll   /* us: replay after a restore */
 #define APIKEY_SPOOL_AGE      600000000ll    /* us: then a new segment */
+#define APIKEY_SPOOL_STREAMS  256
 
 
 /* How far a stream has come. */
@@ -64,7 +68,19 @@ typedef struct {
 typedef struct {
     uint64_t            seq;
     uint64_t            offset;
+    uint32_t            events;          /* of the frame there, read already */
 } apikey_cursor_t;
+
+
+/* The dictionary of the segment that is read. */
+
+typedef struct {
+    uint64_t            seq;
+    uint64_t            offset;          /* all before it is in there */
+    apikey_unpacker_t  *unpacker;
+    apikey_encoder_t   *encoder;
+    bool                begun;           /* a frame */
+} apikey_spool_reader_t;
 
 
 typedef struct {
@@ -80,6 +96,14 @@ typedef struct {
     uint64_t            seq;             /* of the newest file */
     int                 fd;              /* of the last segment, or -1 */
     bool                dirty;           /* written and not yet synced */
+    uint64_t            wrote;           /* bytes of the last append */
+    uint8_t            *buf;             /* CHUNK */
+    apikey_packer_t    *packer;          /* of the last segment; NULL: no
+                                            memory for it */
+    apikey_spool_reader_t
+                        reader;
+    uint64_t            ids[APIKEY_SPOOL_STREAMS];   /* the caller's, as
+                                                        pack() wants them */
     int                 err;             /* errno of the last failure */
     const char         *what;            /* what failed; static */
 } apikey_spool_t;
@@ -110,10 +134,10 @@ void apikey_spool_close(apikey_spool_t *spool);
 bool apikey_spool_whose(const char *dir, uint8_t node[16]);
 
 /*
- * Whole frames, at most CHUNK bytes; written when it returns OK, on disk after
- * the next sync().  Shipped segments are deleted, oldest first, when the room
- * is needed.  FULL: what was written before is synced.  FAILED: only what was
- * synced is sure.
+ * Whole frames, at most CHUNK bytes.  OK: they are written, packed; on disk
+ * after the next sync().  Shipped segments are deleted, oldest first, when the
+ * room is needed.  FULL: what was written before is synced.  FAILED: only what
+ * was synced is sure.
  */
 apikey_spool_e apikey_spool_append(apikey_spool_t *spool, const uint8_t *data,
     size_t len, int64_t now, const apikey_marks_t *shipped);
@@ -126,8 +150,8 @@ void apikey_spool_prune(apikey_spool_t *spool, int64_t now,
     const apikey_marks_t *shipped);
 
 /*
- * The next sound frames from the cursor on, as many as fit in size (at least
- * CHUNK); *len 0: the end.
+ * The next sound frames from the cursor on, unpacked, as many as fit in size
+ * (at least CHUNK); *len 0: the end.
  */
 apikey_spool_e apikey_spool_read(apikey_spool_t *spool,
     apikey_cursor_t *cursor, uint8_t *buf, size_t size, size_t *len);

@@ -2,7 +2,7 @@
 /*
  * Reading segments of the spool, whatever has happened to them.
  *
- * Plain C; blocks; no allocation.
+ * Plain C; blocks.  Memory: the spool's buffer.
  */
 
 
@@ -17,10 +17,14 @@
 #include "usage/spool_file.h"
 
 
-static bool apikey_spool_walk(apikey_segment_t *segment, int fd,
-    uint8_t *buf, uint64_t size);
-static size_t apikey_spool_sound(apikey_segment_t *segment, uint8_t *buf,
-    size_t len, bool last, size_t *used);
+static apikey_spool_e apikey_spool_part(apikey_spool_t *spool,
+    const apikey_segment_t *segment, apikey_cursor_t *cursor, uint8_t *buf,
+    size_t size, size_t *len);
+static apikey_spool_e apikey_spool_fetch(apikey_spool_t *spool,
+    const apikey_segment_t *segment, const apikey_cursor_t *cursor,
+    size_t *len);
+static bool apikey_spool_walk(apikey_spool_t *spool,
+    apikey_segment_t *segment, int fd, uint64_t size);
 
 
 bool
@@ -78,10 +82,8 @@ apikey_spool_e
 apikey_spool_read(apikey_spool_t *spool, apikey_cursor_t *cursor,
     uint8_t *buf, size_t size, size_t *len)
 {
-    int                fd;
-    size_t             used, want;
-    ssize_t            n;
     unsigned           i;
+    apikey_spool_e     rc;
     apikey_segment_t  *segment;
 
     *len = 0;
@@ -96,39 +98,111 @@ apikey_spool_read(apikey_spool_t *spool, apikey_cursor_t *cursor,
         if (segment->seq > cursor->seq) {
             cursor->seq = segment->seq;
             cursor->offset = APIKEY_SPOOL_HEADER;
+            cursor->events = 0;
         }
 
         while (cursor->offset < segment->end) {
-            fd = apikey_spool_file(spool, segment->seq, O_RDONLY);
-            if (fd == -1) {
-                return apikey_spool_fail(spool, "open()");
-            }
-
-            want = segment->end - cursor->offset;
-            if (want > size) {
-                want = size;
-            }
-
-            n = pread(fd, buf, want, (off_t) cursor->offset);
-            (void) close(fd);
-
-            if (n == -1) {
-                return apikey_spool_fail(spool, "pread()");
-            }
-
-            *len = apikey_spool_sound(NULL, buf, (size_t) n,
-                                      cursor->offset + (size_t) n
-                                      >= segment->end, &used);
-
-            cursor->offset += n == 0 ? segment->end - cursor->offset : used;
+            rc = apikey_spool_part(spool, segment, cursor, buf, size, len);
 
             if (*len) {
                 return APIKEY_SPOOL_OK;
+            }
+
+            if (rc != APIKEY_SPOOL_OK) {
+                return rc;
             }
         }
     }
 
     return APIKEY_SPOOL_OK;
+}
+
+
+/* As much of a segment as there is room for on either side. */
+
+static apikey_spool_e
+apikey_spool_part(apikey_spool_t *spool, const apikey_segment_t *segment,
+    apikey_cursor_t *cursor, uint8_t *buf, size_t size, size_t *len)
+{
+    bool            last;
+    size_t          pos, n;
+    apikey_frame_t  frame;
+    apikey_spool_e  rc;
+
+    rc = apikey_spool_fetch(spool, segment, cursor, &n);
+    if (rc != APIKEY_SPOOL_OK) {
+        return rc;
+    }
+
+    if (n == 0) {
+        cursor->offset = segment->end;
+        cursor->events = 0;
+        return APIKEY_SPOOL_OK;
+    }
+
+    last = cursor->offset + n >= segment->end;
+    pos = 0;
+
+    while (apikey_spool_find(NULL, spool->buf, n, last, &pos, &frame)) {
+        cursor->events = pos ? 0 : cursor->events;
+
+        rc = apikey_spool_unpack(spool, cursor, spool->buf + pos, buf, size,
+                                 len);
+        if (rc != APIKEY_SPOOL_OK) {
+            break;
+        }
+
+        pos += sizeof(apikey_frame_t) + frame.size;
+    }
+
+    if (rc == APIKEY_SPOOL_OK) {
+        cursor->events = 0;
+    }
+
+    cursor->offset += pos;
+    spool->reader.offset = cursor->offset;
+
+    return rc == APIKEY_SPOOL_FAILED ? rc : APIKEY_SPOOL_OK;
+}
+
+
+/* What comes at the cursor, into spool->buf. */
+
+static apikey_spool_e
+apikey_spool_fetch(apikey_spool_t *spool, const apikey_segment_t *segment,
+    const apikey_cursor_t *cursor, size_t *len)
+{
+    int             fd;
+    size_t          want;
+    ssize_t         n;
+    apikey_spool_e  rc;
+
+    *len = 0;
+
+    fd = apikey_spool_file(spool, segment->seq, O_RDONLY);
+    if (fd == -1) {
+        return apikey_spool_fail(spool, "open()");
+    }
+
+    rc = apikey_spool_follow(spool, fd, cursor);
+
+    if (rc == APIKEY_SPOOL_OK) {
+        want = segment->end - cursor->offset;
+        if (want > APIKEY_SPOOL_CHUNK) {
+            want = APIKEY_SPOOL_CHUNK;
+        }
+
+        n = pread(fd, spool->buf, want, (off_t) cursor->offset);
+        *len = (size_t) n;
+
+        if (n == -1) {
+            rc = apikey_spool_fail(spool, "pread()");
+        }
+    }
+
+    (void) close(fd);
+
+    return rc;
 }
 
 
@@ -140,6 +214,7 @@ apikey_spool_seek(const apikey_spool_t *spool, apikey_cursor_t *cursor,
 
     cursor->seq = 0;
     cursor->offset = APIKEY_SPOOL_HEADER;
+    cursor->events = 0;
 
     for (i = 0; i < spool->n; i++) {
         cursor->seq = spool->segment[i].seq;
@@ -212,8 +287,7 @@ apikey_spool_left(const apikey_spool_t *spool, const apikey_cursor_t *cursor)
 
 
 apikey_spool_e
-apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment,
-    uint8_t *buf)
+apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment)
 {
     int                    fd;
     uint64_t               size;
@@ -234,12 +308,7 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment,
         return apikey_spool_fail(spool, "pread()");
     }
 
-    if (header.magic != 0
-        && (header.magic != APIKEY_SPOOL_MAGIC
-            || header.layout != APIKEY_SPOOL_LAYOUT
-            || header.crc != apikey_spool_header_crc(header)
-            || memcmp(header.node, spool->node, 16) != 0))
-    {
+    if (header.magic != 0 && !apikey_spool_header_ours(&header, spool->node)) {
         spool->foreign++;
         (void) close(fd);
         return APIKEY_SPOOL_OK;
@@ -250,7 +319,7 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment,
     segment->created = header.created;
     segment->written = (int64_t) st.st_mtime * 1000000;
 
-    if (!apikey_spool_walk(segment, fd, buf, size)) {
+    if (!apikey_spool_walk(spool, segment, fd, size)) {
         errno = ENOMEM;
         (void) close(fd);
         return apikey_spool_fail(spool, "malloc()");
@@ -278,33 +347,45 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment,
 
 
 static bool
-apikey_spool_walk(apikey_segment_t *segment, int fd, uint8_t *buf,
+apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
     uint64_t size)
 {
-    size_t    used, n;
-    ssize_t   got;
-    uint64_t  offset;
+    bool            found;
+    size_t          pos;
+    ssize_t         got;
+    uint64_t        offset;
+    apikey_frame_t  frame;
 
-    for (offset = APIKEY_SPOOL_HEADER; offset < size; offset += used) {
-        got = pread(fd, buf, APIKEY_SPOOL_CHUNK, (off_t) offset);
+    for (offset = APIKEY_SPOOL_HEADER; offset < size; offset += pos) {
+        got = pread(fd, spool->buf, APIKEY_SPOOL_CHUNK, (off_t) offset);
 
         if (got <= 0) {
             break;
         }
 
-        n = apikey_spool_sound(segment, buf, (size_t) got,
-                               offset + (size_t) got >= size, &used);
+        pos = 0;
+        found = false;
 
-        if (!apikey_spool_count(segment, buf, n)) {
-            return false;
+        while (apikey_spool_find(segment, spool->buf, (size_t) got,
+                                 offset + (size_t) got >= size, &pos, &frame))
+        {
+            if (!apikey_marks_raise(&segment->marks, frame.stream,
+                                    frame.epoch,
+                                    frame.first + frame.count - 1))
+            {
+                return false;
+            }
+
+            pos += sizeof(apikey_frame_t) + frame.size;
+            found = true;
         }
 
-        if (used == 0) {
+        if (pos == 0) {
             break;
         }
 
-        if (n) {
-            segment->end = offset + used;
+        if (found) {
+            segment->end = offset + pos;
         }
     }
 
@@ -312,58 +393,42 @@ apikey_spool_walk(apikey_segment_t *segment, int fd, uint8_t *buf,
 }
 
 
-/*
- * Moves the sound frames of buf together at its start and returns their
- * length.  *used: how far the walk came; what follows is zeros, or a frame
- * that goes on behind the buffer.
- */
-
-static size_t
-apikey_spool_sound(apikey_segment_t *segment, uint8_t *buf, size_t len,
-    bool last, size_t *used)
+bool
+apikey_spool_find(apikey_segment_t *segment, const uint8_t *buf, size_t len,
+    bool last, size_t *pos, apikey_frame_t *frame)
 {
-    size_t           pos, out, size;
-    apikey_frame_t   frame;
+    size_t           size;
     apikey_frame_e   rc;
     const uint8_t   *next;
 
-    out = 0;
-    pos = 0;
-
-    while (pos < len) {
-        rc = apikey_frame_check(buf + pos, len - pos, &frame, true);
+    while (*pos < len) {
+        rc = apikey_frame_check(buf + *pos, len - *pos, frame, true);
 
         if (rc == APIKEY_FRAME_OK) {
-            size = sizeof(apikey_frame_t) + frame.size;
-            memmove(buf + out, buf + pos, size);
-            out += size;
-            pos += size;
-            continue;
+            return true;
         }
 
         if ((rc == APIKEY_FRAME_NONE && segment)
-            || (len - pos < sizeof(apikey_frame_t) && !last)
+            || (len - *pos < sizeof(apikey_frame_t) && !last)
             || (rc == APIKEY_FRAME_SHORT && !last))
         {
-            break;
+            return false;
         }
 
         /* the first byte of the magic, wherever the next frame may begin */
 
-        next = memchr(buf + pos + 1, APIKEY_FRAME_MAGIC & 0xff,
-                      len - pos - 1);
-        size = next ? (size_t) (next - buf) - pos : len - pos;
+        next = memchr(buf + *pos + 1, APIKEY_FRAME_MAGIC & 0xff,
+                      len - *pos - 1);
+        size = next ? (size_t) (next - buf) - *pos : len - *pos;
 
         if (segment) {
             segment->bad += size;
         }
 
-        pos += size;
+        *pos += size;
     }
 
-    *used = pos;
-
-    return out;
+    return false;
 }
 
 
@@ -385,4 +450,15 @@ apikey_spool_shipped(const apikey_segment_t *segment,
     }
 
     return true;
+}
+
+
+bool
+apikey_spool_header_ours(const apikey_spool_header_t *header,
+    const uint8_t node[16])
+{
+    return header->magic == APIKEY_SPOOL_MAGIC
+           && header->layout >= 1 && header->layout <= APIKEY_SPOOL_LAYOUT
+           && header->crc == apikey_spool_header_crc(*header)
+           && memcmp(header->node, node, 16) == 0;
 }

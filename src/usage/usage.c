@@ -14,6 +14,9 @@
 #include <sys/file.h>
 
 #include "base/clock.h"
+#include "base/digest.h"
+#include "base/serial.h"
+#include "base/uuid.h"
 #include "usage/ship.h"
 
 
@@ -46,7 +49,10 @@ ngx_http_apikey_usage_start(ngx_pool_t *pool,
     p = ngx_pnalloc(pool, conf->node_name.len + 1);
     u->dir = ngx_http_apikey_ring_dir(pool, conf);
 
-    if (p == NULL || u->dir == NULL) {
+    if (p == NULL || u->dir == NULL
+        || !apikey_random(&u->ids, sizeof(uint64_t))
+        || !apikey_random(&u->serial, sizeof(uint64_t)))
+    {
         return NULL;
     }
 
@@ -117,6 +123,16 @@ ngx_http_apikey_usage_stop(ngx_http_apikey_usage_t *u)
 }
 
 
+void
+ngx_http_apikey_usage_id(ngx_http_apikey_usage_t *u, u_char id[16],
+    int64_t time)
+{
+    u->serial = (u->serial + 1) & APIKEY_SERIAL_MASK;
+
+    apikey_uuid_number(id, time, apikey_serial_hide(u->ids, u->serial));
+}
+
+
 ngx_uint_t
 ngx_http_apikey_usage_elected(ngx_http_apikey_usage_t *u)
 {
@@ -167,6 +183,7 @@ ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u)
         rc = apikey_ring_claim(ring, apikey_clock_real());
 
         if (rc == APIKEY_RING_OK) {
+            __atomic_store_n(&ring->file->ids, u->ids, __ATOMIC_RELAXED);
             u->nown++;
             return rc;
         }

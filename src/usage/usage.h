@@ -127,6 +127,13 @@ u_char *ngx_http_apikey_ring_dir(ngx_pool_t *pool,
 ngx_http_apikey_usage_t *ngx_http_apikey_usage_start(ngx_pool_t *pool,
     ngx_http_apikey_usage_conf_t *conf);
 
+/*
+ * The id of a request: a UUID of version 7 whose random half is a number of
+ * this worker in disguise, which packs better than chance.
+ */
+void ngx_http_apikey_usage_id(ngx_http_apikey_usage_t *u, u_char id[16],
+    int64_t time);
+
 /* This worker ships, and no other one of the node. */
 ngx_uint_t ngx_http_apikey_usage_elected(ngx_http_apikey_usage_t *u);
 

@@ -74,6 +74,11 @@
 #include "../fuzz/request.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput  fuzz_target_pack
+#undef APIKEY_FUZZ_H_INCLUDED
+#include "../fuzz/pack.c"
+#undef LLVMFuzzerTestOneInput
+
 
 #define TEST_ROUNDS  20000
 #define TEST_SEEDS   8
@@ -244,6 +249,7 @@ main(void)
     test_target("slot", fuzz_target_slot);
     test_target("extract", fuzz_target_extract);
     test_target("request", fuzz_target_request);
+    test_target("pack", fuzz_target_pack);
 
     return unit_done();
 }

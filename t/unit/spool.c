@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "usage/spool.h"
+#include "usage/spool_file.h"
 
 #include "unit.h"
 
@@ -288,6 +288,114 @@ test_sync(void)
 }
 
 
+/* A segment of the version before, whose frames are as they are in memory. */
+
+static void
+test_layout(void)
+{
+    int                    fd;
+    bool                   rising;
+    char                   name[128];
+    size_t                 len;
+    apikey_spool_t         spool;
+    apikey_spool_header_t  header;
+
+    snprintf(name, sizeof(name), "rm %s/spool.*", test_dir);
+    ok(system(name) == 0, "an empty directory");
+
+    memset(&header, 0, sizeof(header));
+    header.magic = APIKEY_SPOOL_MAGIC;
+    header.layout = 1;
+    header.seq = 1;
+    memcpy(header.node, test_node, 16);
+    header.crc = apikey_spool_header_crc(header);
+
+    snprintf(name, sizeof(name), "%s/spool.%016x", test_dir, 1);
+    fd = open(name, O_RDWR|O_CREAT, 0600);
+    len = test_make(1, 500);
+
+    ok(pwrite(fd, &header, sizeof(header), 0) == (ssize_t) sizeof(header)
+       && pwrite(fd, test_frame, len, sizeof(header)) == (ssize_t) len,
+       "an older segment");
+    (void) close(fd);
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    is_uint(test_count(&spool, &test_none, &rising), 500,
+            "its events are read");
+    ok(test_append(&spool, 501, 100), "it goes on in a new one");
+    is_uint(test_count(&spool, &test_none, &rising), 600,
+            "with packed ones");
+    ok(rising, "in order");
+    apikey_spool_close(&spool);
+}
+
+
+/* 250 events in conversations: unpacked, each frame has all their names. */
+
+static bool
+test_append_talk(apikey_spool_t *spool, uint64_t first)
+{
+    size_t    len;
+    unsigned  i;
+    union {
+        apikey_record_t  record;
+        char             bytes[APIKEY_RECORD_LARGE];
+    } r;
+
+    memset(&r, 0, sizeof(r));
+    r.record.count.count = 1;
+    apikey_frame_begin(&test_encoder, test_frame, sizeof(test_frame), 1, 5,
+                       first);
+
+    for (i = 0; i < 250; i++) {
+        r.record.count.time = test_now + i;
+        r.record.shape.len[APIKEY_TEXT_SESSION] = 200;
+        memset(r.record.text, 'a' + (int) i % 20, 200);
+        r.record.text[0] = (char) ('a' + i / 20);
+        (void) apikey_frame_add(&test_encoder, &r.record);
+    }
+
+    len = apikey_frame_end(&test_encoder);
+
+    return apikey_spool_append(spool, test_frame, len, test_now, &test_none)
+           == APIKEY_SPOOL_OK && spool->wrote < len;
+}
+
+
+/* Much more comes out than is read at once. */
+
+static void
+test_parts(void)
+{
+    bool            rising, good;
+    unsigned        i;
+    uint64_t        had, first;
+    apikey_spool_t  spool;
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    had = test_count(&spool, &test_none, &rising);
+    first = apikey_spool_last(&spool, 1, 5) + 1;
+    good = true;
+
+    for (i = 0; i < 100; i++) {
+        good = good && test_append_talk(&spool, first + i * 250);
+    }
+
+    ok(good, "frames are written smaller than they are");
+    is_uint(test_count(&spool, &test_none, &rising), had + 25000,
+            "all of them are read, in parts");
+    ok(rising, "in order");
+    is_uint(test_count(&spool, &test_none, &rising), had + 25000,
+            "and from the start again");
+    apikey_spool_close(&spool);
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    is_uint(test_count(&spool, &test_none, &rising), had + 25000,
+            "by whoever opens it next, too");
+    apikey_spool_close(&spool);
+}
+
+
 int
 main(void)
 {
@@ -303,6 +411,8 @@ main(void)
     test_foreign();
     test_full();
     test_sync();
+    test_layout();
+    test_parts();
 
     snprintf(command, sizeof(command), "rm -rf %s", test_dir);
 
