@@ -36,6 +36,10 @@ apikey_pack(apikey_packer_t *p, const uint8_t *frame, uint64_t ids,
     size_t          size;
     apikey_event_t  event;
 
+    if (p->full) {
+        return 0;                /* its last entries may not be whole */
+    }
+
     p->frame++;
     p->known = 0;
     p->ntouched = 0;

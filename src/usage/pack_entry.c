@@ -83,11 +83,6 @@ apikey_pack_shape(apikey_packer_t *p, const apikey_event_t *event)
         return p->map[event->entry];
     }
 
-    client = apikey_pack_client(p, event->count.client);
-    if (client == APIKEY_PACK_NONE) {
-        return APIKEY_PACK_NONE;
-    }
-
     len = apikey_pack_shape_bytes(buf, event);
     n = p->n;
 
@@ -97,7 +92,12 @@ apikey_pack_shape(apikey_packer_t *p, const apikey_event_t *event)
     }
 
     if (number == n) {
-        entry = &p->entry[n];
+        client = apikey_pack_client(p, event->count.client);
+        if (client == APIKEY_PACK_NONE) {
+            return APIKEY_PACK_NONE;
+        }
+
+        entry = &p->entry[number];
         entry->client = client;
         memcpy(entry->address, event->count.client, 16);
         entry->in = event->count.bytes_in;
