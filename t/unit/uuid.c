@@ -106,12 +106,29 @@ test_text(void)
 }
 
 
+static void
+test_number(void)
+{
+    uint8_t  one[APIKEY_UUID_LEN], two[APIKEY_UUID_LEN];
+
+    apikey_uuid_number(one, NOW + 30000000, UINT64_C(0x3edcba9876543210));
+    apikey_uuid_number(two, NOW + 30000000, 0);
+
+    ok(memcmp(one + 8, "\xbe\xdc\xba\x98\x76\x54\x32\x10", 8) == 0
+       && memcmp(two + 8, "\x80\0\0\0\0\0\0\0", 8) == 0,
+       "the number stands where others have random bits");
+    ok((one[6] & 0xf0) == 0x70 && (two[6] & 0xf0) == 0x70, "version 7");
+    ok(memcmp(one, two, 8) < 0, "in order, in one microsecond too");
+}
+
+
 int
 main(void)
 {
     test_make();
     test_time();
     test_text();
+    test_number();
 
     return unit_done();
 }
