@@ -20,7 +20,9 @@ my $cluster = $t->cluster(name => 'c', n => 3, replicas => 1, spare => 1);
 my @redis = $cluster->nodes;
 my $spare = $redis[6];
 
-my $siege = Apikey::Siege->new($t, nodes => 8, redis => join ' ',
+my $target = $ENV{APIKEY_DECISIONS} // rounds(16_000, 500_000);
+my $siege = Apikey::Siege->new($t, nodes => 8, most => int($target / 16),
+    redis => join ' ',
     map({ 'redis://127.0.0.1:' . $_->port } @redis[0, 4]),
     'cluster timeout=300ms');
 
@@ -108,7 +110,6 @@ my @order = $ENV{APIKEY_SOAK}
     ? qw(moved kill cut stop moved killed reload lost moved hangs forget
          stop_node cut kill)
     : qw(moved kill cut moved killed lost moved);
-my $target = $ENV{APIKEY_DECISIONS} // rounds(1, 500_000);
 my $n = 0;
 
 do {
@@ -118,7 +119,7 @@ do {
         $fault{$what}->();
         $n++;
     }
-} while $siege->decided < $target;
+} while $ENV{APIKEY_SOAK} && $siege->decided < $target;
 
 $siege->more(300);
 note "$n faults";

@@ -23,7 +23,9 @@ my $soak = $ENV{APIKEY_SOAK};
 my $group = $t->sentinels(name => 'main', n => 3, fronted => $soak, redis => {
     args => [ '--min-replicas-to-write', 1, '--min-replicas-max-lag', 1 ] });
 
-my $siege = Apikey::Siege->new($t, nodes => 8, redis => join ' ',
+my $target = $ENV{APIKEY_DECISIONS} // rounds(16_000, 500_000);
+my $siege = Apikey::Siege->new($t, nodes => 8, most => int($target / 16),
+    redis => join ' ',
     map({ 'redis://127.0.0.1:' . $_->port } $group->sentinel_list),
     'sentinel=main timeout=300ms');
 
@@ -74,7 +76,6 @@ my %fault = (
 my @order = $soak ? qw(failover kill half stop killed reload late lost hangs
                        forget stop_node cut kill half)
                   : qw(kill killed lost);
-my $target = $ENV{APIKEY_DECISIONS} // rounds(1, 500_000);
 my $n = 0;
 
 do {
@@ -84,7 +85,7 @@ do {
         $fault{$what}->();
         $n++;
     }
-} while $siege->decided < $target;
+} while $ENV{APIKEY_SOAK} && $siege->decided < $target;
 
 $siege->more(300);
 note "$n faults";

@@ -5,7 +5,7 @@ package Apikey::Flood;
 # counted, not kept.  And where it goes: an nginx without the module that writes
 # down, of each request, when and how it was decided.
 #
-#     my $sink = Apikey::Flood::sink($t);       # is %%UPSTREAM%% from now on
+#     my $sink = Apikey::Flood::sink($t, 'X-Name value');   # is %%UPSTREAM%% from now on
 #     my $flood = Apikey::Flood->new(test => $t, nodes => \@nodes,
 #         keys => { name => $plain }, uris => { name => '/?x' },
 #         clients => 32, pause => 0.01);
@@ -37,24 +37,27 @@ my $count = 0;
 
 
 sub sink {
-    my ($t) = @_;
+    my ($t, $header) = @_;
+
+    $header = $header ? "add_header $header;" : '';
 
     local $t->{module};
 
-    my $node = Apikey::Nginx->new(test => $t, name => 'sink', conf => <<'EOT');
+    my $node = Apikey::Nginx->new(test => $t, name => 'sink', conf => <<"EOT");
 %%GLOBALS%%
 worker_processes 1;
 events { worker_connections 1024; }
 
 http {
     %%GLOBALS_HTTP%%
-    log_format sink '$http_x_decided_at $http_x_key $http_x_mode';
+    log_format sink '\$http_x_decided_at \$http_x_key \$http_x_mode';
     keepalive_requests 1000000000;
     keepalive_timeout 1h;
 
     server {
         listen 127.0.0.1:%%PORT%% backlog=1024;
         access_log %%DIR%%/sink.log sink;
+        $header
         return 204;
     }
 }

@@ -3,7 +3,8 @@ package Apikey::Siege;
 # Many nodes with leases, a flood over all of them, and what may happen to a
 # node; at the end a judge that knows nothing of the protocol.
 #
-#     my $siege = Apikey::Siege->new($t, nodes => 8, redis => 'URL ...');
+#     my $siege = Apikey::Siege->new($t, nodes => 8, redis => 'URL ...',
+#                                    most => 1000);
 #     $siege->more(200)              until so many more have been admitted
 #     $siege->node                   another node each time
 #     $siege->fault('kill')          to another node: kill stop stop_node
@@ -14,7 +15,8 @@ package Apikey::Siege;
 #
 # The limits: fast is refilled all the time, slow hardly, so its tokens are
 # spent once; roll goes to Redis each time; pair and twin pay two accounts,
-# their own and their owner's; heavy costs three; total never refills.
+# their own and their owner's; heavy costs three; total never refills; paid
+# reserves thrice what a request costs in the end.
 
 use strict;
 use warnings;
@@ -34,24 +36,29 @@ my %limits = (
     twin  => { limit => 250, window => '1s' },
     ada   => { limit => 350, window => '1s', burst => 500 },
     heavy => { limit => 300, window => '1s', burst => 600 },
-    total => { limit => 2000, window => 'total' },
+    total => { window => 'total' },
+    paid  => { window => 'total', unit => 'cost', mode => 'strict' },
 );
-
-$limits{total}{limit} = 30_000 if $ENV{APIKEY_SOAK};
 
 sub limits { return [ { name => 'l', %{$limits{$_[0]}} } ] }
 
 
-# nodes: how many; redis: what apikey_redis gets; flood: more for it
+# nodes: how many; redis: what apikey_redis gets; most: what total and paid admit
+# at most, which are to be spent midway; flood: more for it
 
 sub new {
     my ($class, $t, %opt) = @_;
 
-    my $self = bless { test => $t, sink => Apikey::Flood::sink($t),
-                       turn => 0 }, $class;
+    my $most = $opt{most};
+
+    $limits{total}{limit} = $most;
+    $limits{paid}{limit} = sprintf '%.3f', $most / 1000;
+
+    my $self = bless { test => $t, turn => 0, most => $most,
+        sink => Apikey::Flood::sink($t, 'X-Usage-Cost 0.001') }, $class;
 
     my %key = map { $_ => $t->key(name => $_, limits => limits($_)) }
-        qw(fast slow roll heavy total);
+        qw(fast slow roll heavy total paid);
 
     $key{$_} = $t->key(name => $_, owner => 'ada', limits => limits($_),
                        owner_limits => limits('ada')) for qw(pair twin);
@@ -65,6 +72,8 @@ sub new {
         location / {
             apikey required;
             apikey_weight $arg_weight;
+            apikey_reserve cost=$arg_cost;
+            apikey_usage headers;
             proxy_pass http://sink;
             proxy_next_upstream off;
             proxy_set_header X-Decided-At $apikey_decided_at;
@@ -83,8 +92,8 @@ EOT
 
     $self->{flood} = Apikey::Flood->new(test => $t, nodes => $self->{nodes},
         keys => { map { $_ => $key{$_}{key} } keys %key },
-        uris => { heavy => '/?weight=3' }, clients => 4 * $opt{nodes},
-        pause => 0.05, %{$opt{flood} // {}});
+        uris => { heavy => '/?weight=3', paid => '/?cost=0.003' },
+        clients => 4 * $opt{nodes}, pause => 0.05, %{$opt{flood} // {}});
 
     return $self;
 }
@@ -140,7 +149,7 @@ sub stopped {
 }
 
 
-# A total goes by counting, all else by an exact bucket.
+# What never refills goes by counting, all else by an exact bucket.
 
 sub end {
     my ($self) = @_;
@@ -157,6 +166,9 @@ sub end {
     note "$admitted admitted, $refused refused; without a decision: "
         . $flood->count(503) . ', without an answer: '
         . $flood->count(0, 502, 504);
+    my %once = map { my @at = $sink->at($_); ($_ => scalar @at) }
+               qw(total paid);
+    note "of $self->{most} each: total $once{total}, paid $once{paid}";
     note 'admitted: ' . join ', ', map { "$_ $modes->{$_}" } sort keys %$modes;
 
     cmp_ok($modes->{leased} // 0, '>', $admitted / 2,
@@ -170,9 +182,9 @@ sub end {
 
         cmp_ok(scalar @at, '>', 0, "$name: some passed");
 
-        my @excess = $limit->{window} ne 'total'
-            ? over(\@at, %$limit, costs => \@costs)
-            : map { [ $_, $limit->{limit} - $_ ] } $limit->{limit} .. $#at;
+        my @excess = $limit->{window} eq 'total'
+            ? map { [ $_, $self->{most} - $_ ] } $self->{most} .. $#at
+            : over(\@at, %$limit, costs => \@costs);
 
         ok(!@excess, "$name: no more than the limit")
             or diag(scalar(@excess) . " too many\n", map {
