@@ -60,7 +60,8 @@
  *     used -= returned, down to the floor
  *     void: out[0] += busy, for slots that requests still run in
  * counter(node, number, sum, acked, era, part, part_acked)
- *     number not above the stored one: nothing
+ *     number not above the stored one: nothing; without an entry, nor doubt,
+ *     what is all acknowledged makes none
  *     used -= sum - (the stored sum, or acked without one), down to the
  *     floor, or up; what was born less than a horizon ago takes the part of
  *     this era only: it has not paid for what was admitted before; but all
@@ -216,6 +217,8 @@ typedef struct {
     uint64_t                  era;
     int64_t                   part;
     int64_t                   part_acked;
+    bool                      doubt;     /* a call that said something else
+                                            may be on its way */
 } apikey_account_sums_t;
 
 

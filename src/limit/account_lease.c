@@ -327,7 +327,11 @@ apikey_account_entry(apikey_account_t *v, const apikey_account_call_t *call)
         last = v->counters[i].at < v->counters[last].at ? i : last;
     }
 
-    if (sums->sum == sums->acked && sums->part == sums->part_acked) {
+    /* in doubt its number has to be there before an older call comes */
+
+    if (!sums->doubt && sums->sum == sums->acked
+        && sums->part == sums->part_acked)
+    {
         return NULL;
     }
 

@@ -44,6 +44,7 @@ apikey_tally_send(apikey_tally_t *tally, uint64_t horizon, int64_t now,
     sums->era = tally->era;
     sums->part = tally->part;
     sums->part_acked = tally->part_acked;
+    sums->doubt = doubt;
 }
 
 

@@ -111,12 +111,13 @@ ngx_http_apikey_script_key(u_char *p, ngx_str_t *prefix,
 }
 
 
-/* slots, lease, horizon, then the node's sums */
+/* flags, lease, horizon, then the node's sums */
 
 u_char *
 ngx_http_apikey_script_call(u_char *p, const apikey_account_call_t *call)
 {
-    p = ngx_http_apikey_script_put_double(p, call->slots);
+    p = ngx_http_apikey_script_put_double(p, call->slots
+                                             + 2 * call->sums.doubt);
     p = ngx_http_apikey_script_put_double(p, call->lease);
     p = ngx_http_apikey_script_put_double(p, call->horizon);
 

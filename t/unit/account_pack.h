@@ -95,7 +95,7 @@ pack_call(char *arg, const account_t *a, const apikey_account_call_t *c,
     const apikey_account_limit_t  *l;
     const apikey_account_sums_t   *s = &c->sums;
 
-    p = put(arg, c->slots);
+    p = put(arg, c->slots + 2 * s->doubt);
     p = put(p, c->lease);
     p = put(p, c->horizon);
     p = put_id(p, s->node);

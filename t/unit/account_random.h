@@ -277,6 +277,7 @@ random_sums(account_t *a, apikey_account_sums_t *s)
     s->acked = rnd(3) ? p->sum - (int64_t) rnd(50) : p->sum;
     s->era = p->era;
     s->part = p->part;
+    s->doubt = rnd(3) == 0;
     s->part_acked = s->acked == s->sum ? p->part : p->part - (int64_t) rnd(20);
 }
 

@@ -132,7 +132,7 @@ test_outlived(void)
        "a value goes when it is full");
 
     memset(&v, 0, sizeof(v));
-    call.sums = (apikey_account_sums_t) { 5, 1, -100, 0, era, -100, 0 };
+    call.sums = (apikey_account_sums_t) { 5, 1, -100, 0, era, -100, 0, 0 };
     take(&v, 0, NOW + 60 * SECOND);
     is_uint(used(&v), 100, "what it cost more is owed by the next one");
 
@@ -140,16 +140,49 @@ test_outlived(void)
     is_uint(used(&v), 100, "... once");
 
     memset(&v, 0, sizeof(v));
-    call.sums = (apikey_account_sums_t) { 5, 1, 8, 0, era, 8, 0 };
+    call.sums = (apikey_account_sums_t) { 5, 1, 8, 0, era, 8, 0, 0 };
     take(&v, 20, NOW + 60 * SECOND);
     is_uint(used(&v), 20, "what it cost less the next one was never paid");
 
     memset(&v, 0, sizeof(v));
     limit.made = NOW + 59 * SECOND;
-    call.sums = (apikey_account_sums_t) { 5, 1, -100, 0, era, -100, 0 };
+    call.sums = (apikey_account_sums_t) { 5, 1, -100, 0, era, -100, 0, 0 };
     take(&v, 0, NOW + 60 * SECOND);
     is_uint(used(&v), 0, "a limit made since then owes nothing");
     limit.made = 0;
+}
+
+
+/* Less, then as much as was reserved; the calls arrive in the other order. */
+
+static void
+test_overtaken(void)
+{
+    apikey_tally_t         tally;
+    apikey_account_t       v;
+    apikey_account_sums_t  one, two, three;
+
+    memset(&v, 0, sizeof(v));
+    memset(&tally, 0, sizeof(tally));
+    memset(&call.sums, 0, sizeof(call.sums));
+
+    take(&v, 20, NOW);
+
+    tally.node = 5;
+    apikey_tally_send(&tally, HORIZON, 1, &one);
+    apikey_tally_acked(&tally, &one, v.era);
+
+    apikey_tally_add(&tally, 9, v.era, 0, HORIZON);
+    apikey_tally_send(&tally, HORIZON, 2, &two);
+    apikey_tally_add(&tally, -9, v.era, 0, HORIZON);
+    apikey_tally_send(&tally, HORIZON, 3, &three);
+
+    call.sums = three;
+    take(&v, 0, NOW);
+    call.sums = two;
+    take(&v, 0, NOW);
+
+    is_uint(used(&v), 20, "what was taken back is not given when it comes");
 }
 
 
@@ -161,6 +194,7 @@ main(void)
     test_back();
     test_still();
     test_outlived();
+    test_overtaken();
 
     return unit_done();
 }
