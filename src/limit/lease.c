@@ -227,6 +227,10 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     demand = apikey_lease_wanted(lease, now);
     goal = demand * (double) conf->time / 2000000;
 
+    if (apikey_lease_ample(lease, conf, demand)) {
+        goal *= 2;
+    }
+
     if (conf->direct || apikey_lease_rests(lease, conf, now)
         || apikey_lease_scarce(lease, conf, demand))
     {

@@ -144,6 +144,14 @@ void apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now);
 void apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
     uint64_t room, int64_t now);
 
+/*
+ * The limits are many leases of all nodes wide: what is out is missed by
+ * nobody.  So a lease holds what its whole time may need, and is renewed late;
+ * else half of it, and is renewed then.
+ */
+bool apikey_lease_ample(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, double demand);
+
 /* Of a quota nothing is kept for a key that rests: it may be the last. */
 bool apikey_lease_rests(const apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, int64_t now);

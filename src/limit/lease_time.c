@@ -15,6 +15,7 @@
 #define APIKEY_LEASE_MEMORY  8           /* lease times */
 #define APIKEY_LEASE_SOON    10          /* reports a lease time, then */
 #define APIKEY_LEASE_TOLD    INT64_C(1000000)    /* us: what is settled */
+#define APIKEY_LEASE_AMPLE   16          /* leases of all nodes, at least */
 
 
 static double apikey_lease_decay(double demand, double span);
@@ -125,6 +126,10 @@ apikey_lease_due(apikey_lease_t *lease, const apikey_tally_t *tally,
         return APIKEY_LEASE_NOW;
     }
 
+    if (apikey_lease_ample(lease, conf, apikey_lease_wanted(lease, now))) {
+        rest = 3 * time / 4;
+    }
+
     if (lease->fell && now - lease->fell < APIKEY_LEASE_MEMORY * time) {
         rest = time / APIKEY_LEASE_SOON;
     }
@@ -133,6 +138,24 @@ apikey_lease_due(apikey_lease_t *lease, const apikey_tally_t *tally,
 
     return fell || lease->back || now - lease->asked >= rest
            ? APIKEY_LEASE_NOW : APIKEY_LEASE_LATER;
+}
+
+
+bool
+apikey_lease_ample(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, double demand)
+{
+    double  all;
+
+    if (conf->slots) {
+        return false;
+    }
+
+    all = APIKEY_LEASE_AMPLE * demand * (double) conf->time / 1000000
+          * (double) (lease->active ? lease->active : 1);
+
+    return all <= (double) conf->burst
+           && (!conf->quota || all <= (double) lease->room);
 }
 
 
