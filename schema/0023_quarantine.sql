@@ -8,6 +8,19 @@ SET LOCAL ROLE apikey_owner;
 SET LOCAL search_path = apikey, pg_temp;
 
 
+CREATE OR REPLACE FUNCTION client_network(client inet)
+RETURNS inet
+LANGUAGE sql STABLE
+RETURN (SELECT CASE WHEN s.bits > 0
+        THEN network(set_masklen(client, s.bits))::inet END
+    FROM (SELECT split_part(coalesce((SELECT x.value FROM setting x
+              WHERE x.name = 'client_prefix'), '24,48'), ',',
+          CASE family(client) WHEN 4 THEN 1 ELSE 2 END)::int AS bits) AS s);
+
+COMMENT ON FUNCTION client_network(inet) IS
+    'What the setting client_prefix leaves of an address';
+
+
 -- As the node would have sent it: usage_apply() knows the rules, and a batch
 -- without streams moves no mark.  To replay is no sign of life of a node that
 -- may be gone, so what is known of it stays.
@@ -73,8 +86,8 @@ BEGIN
         tokens_reasoning, usage_source, cost, price_version, bytes_in,
         bytes_out, duration_us, upstream_us, aborted)
     SELECT usage_time(us), x.request_id, q.node, x.key, x.secret, x.owner,
-        x.customer, set_masklen(x.client, CASE family(x.client) WHEN 4
-            THEN 24 ELSE 48 END), x.session, x.service, x.endpoint, x.method,
+        x.customer, client_network(x.client), x.session, x.service, x.endpoint,
+        x.method,
         x.status_code, x.outcome, x.verdict, x.decision_mode, x.limit_name,
         CASE WHEN limited THEN x."limit" END,
         CASE WHEN limited THEN x.remaining END,

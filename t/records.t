@@ -35,6 +35,8 @@ close $listen;
 
 my $n = $t->nginx(http => <<'EOT', server => <<"EOS")->start;
     proxy_read_timeout 300ms;
+    set_real_ip_from 127.0.0.1;
+    real_ip_header X-Real-IP;
     send_timeout 300ms;
 
     server {
@@ -205,6 +207,30 @@ for my $path ('/delay/200', '/stream/20/20', '/unbuffered/stream/20/20') {
          qr/^101 (null|client)$/, 'and one record');
 }
 
+
+# how much of an address is recorded
+
+for (['28,57', '203.0.113.77', '203.0.113.64/28', '2001:db8:0:ffff::9',
+      '2001:db8:0:ff80::/57'], ['32,0', '203.0.113.77', '203.0.113.77',
+      '2001:db8::9', 'null'], ['0,128', '203.0.113.77', 'null',
+      '2001:db8::9', '2001:db8::9'])
+{
+    my ($prefix, %want) = @$_;
+
+    $t->postgres->run("UPDATE apikey.setting SET value = '$prefix'
+                       WHERE name = 'client_prefix'");
+    $n->reload;
+
+    for my $client (sort keys %want) {
+        wait_for("$client with $prefix", sub {
+            my $r = $n->get('/', key => $key->{key},
+                            headers => [ 'X-Real-IP' => $client ]);
+            record($r->{headers}{'x-request-id'}, 'client')
+                eq $want{$client};
+        });
+        pass("client_prefix $prefix: of $client is left $want{$client}");
+    }
+}
 
 # refusals are no use
 

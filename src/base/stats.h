@@ -76,6 +76,8 @@ typedef struct {
     uint64_t            nodes;           /* seen in the last hour; >= 1 */
     uint64_t            currency;        /* three letters, the first one
                                             lowest; 0 unknown */
+    uint64_t            client_prefix;   /* bits that are recorded of IPv4, of
+                                            IPv6 << 8; 0 unknown */
     uint64_t            schema;          /* version found; 0 unknown */
     uint64_t            schema_ok;       /* 1 when new enough */
     uint64_t            journal_bytes;   /* spool on disk, not yet shipped */
@@ -87,6 +89,9 @@ typedef struct {
                                             Postgres, the largest found */
 } apikey_stats_t;
 
+
+#define APIKEY_CLIENT_PREFIX(v4, v6)                                          \
+    ((uint64_t) (v4) | (uint64_t) (v6) << 8 | (uint64_t) 1 << 16)
 
 #define apikey_stats_add(p, n)                                                \
     (void) __atomic_fetch_add(p, n, __ATOMIC_RELAXED)

@@ -15,12 +15,14 @@
 static void ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static uint64_t ngx_http_apikey_beat_currency(PGresult *res);
+static uint64_t ngx_http_apikey_beat_prefix(PGresult *res);
 static void ngx_http_apikey_beat_version(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 
 
 static const char  ngx_http_apikey_beat_sql[] =
-    "SELECT apikey.node_seen($1, $2, $3), apikey.currency()";
+    "SELECT apikey.node_seen($1, $2, $3), apikey.currency(),"
+    " (SELECT value FROM apikey.setting WHERE name = 'client_prefix')";
 
 static const char  ngx_http_apikey_beat_schema_sql[] =
     "SELECT apikey.schema_version()";
@@ -61,6 +63,8 @@ ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op, PGresult *res)
     apikey_stats_set(&conf->stats->nodes, (uint64_t) nodes);
     apikey_stats_set(&conf->stats->currency,
                      ngx_http_apikey_beat_currency(res));
+    apikey_stats_set(&conf->stats->client_prefix,
+                     ngx_http_apikey_beat_prefix(res));
 
     if (nodes > 1 && !conf->shared_limits && !s->alone) {
         s->alone = 1;
@@ -86,6 +90,33 @@ ngx_http_apikey_beat_currency(PGresult *res)
     }
 
     return (uint64_t) p[0] | (uint64_t) p[1] << 8 | (uint64_t) p[2] << 16;
+}
+
+
+/* Such as "24,48"; without one the default holds. */
+
+static uint64_t
+ngx_http_apikey_beat_prefix(PGresult *res)
+{
+    u_char     *p, *comma, *last;
+    ngx_int_t   v4, v6;
+
+    p = (u_char *) PQgetvalue(res, 0, 2);
+    last = p + PQgetlength(res, 0, 2);
+    comma = ngx_strlchr(p, last, ',');
+
+    if (comma == NULL) {
+        return 0;
+    }
+
+    v4 = ngx_atoi(p, comma - p);
+    v6 = ngx_atoi(comma + 1, last - comma - 1);
+
+    if (v4 == NGX_ERROR || v4 > 32 || v6 == NGX_ERROR || v6 > 128) {
+        return 0;
+    }
+
+    return APIKEY_CLIENT_PREFIX(v4, v6);
 }
 
 

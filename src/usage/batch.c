@@ -308,7 +308,7 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
     }
 
     if (event->shape.kind != APIKEY_RECORD_SUM) {
-        if (ngx_http_apikey_batch_copy(batch, event, conf->node) != NGX_OK) {
+        if (ngx_http_apikey_batch_copy(batch, event, conf) != NGX_OK) {
             return NGX_DECLINED;
         }
 

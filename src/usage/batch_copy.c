@@ -33,8 +33,10 @@ static u_char *ngx_http_apikey_copy_name(u_char *p, const char *s);
 static u_char *ngx_http_apikey_copy_text(u_char *p, const char *s,
     size_t len);
 static u_char *ngx_http_apikey_copy_uuid(u_char *p, const u_char *uuid);
-static u_char *ngx_http_apikey_copy_client(u_char *p, const u_char *client);
-static u_char *ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event);
+static u_char *ngx_http_apikey_copy_client(u_char *p, const u_char *client,
+    uint64_t prefix);
+static u_char *ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event,
+    uint64_t prefix);
 static u_char *ngx_http_apikey_copy_what(u_char *p, apikey_event_t *event);
 static u_char *ngx_http_apikey_copy_counts(u_char *p, apikey_event_t *event);
 static ngx_uint_t ngx_http_apikey_copy_plain(apikey_event_t *event);
@@ -65,7 +67,7 @@ ngx_http_apikey_outcome(const apikey_shape_t *shape)
 
 ngx_int_t
 ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
-    apikey_event_t *event, const u_char *node)
+    apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf)
 {
     u_char                  *p, *start;
     size_t                   size;
@@ -109,9 +111,9 @@ ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     p = ngx_http_apikey_copy_int(p, (int64_t) ((uint64_t) event->count.time
                                         - NGX_HTTP_APIKEY_EPOCH_2000));
     p = ngx_http_apikey_copy_bytes(p, event->count.event, 16);
-    p = ngx_http_apikey_copy_bytes(p, node, 16);
+    p = ngx_http_apikey_copy_bytes(p, conf->node, 16);
 
-    p = ngx_http_apikey_copy_who(p, event);
+    p = ngx_http_apikey_copy_who(p, event, conf->client);
     p = ngx_http_apikey_copy_what(p, event);
     p = ngx_http_apikey_copy_counts(p, event);
 
@@ -168,7 +170,7 @@ ngx_http_apikey_copy_plain(apikey_event_t *event)
 
 
 static u_char *
-ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event)
+ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event, uint64_t prefix)
 {
     apikey_shape_t  *shape;
 
@@ -179,7 +181,7 @@ ngx_http_apikey_copy_who(u_char *p, apikey_event_t *event)
     p = ngx_http_apikey_copy_text(p, event->text[APIKEY_TEXT_OWNER],
                                   shape->len[APIKEY_TEXT_OWNER]);
 
-    return ngx_http_apikey_copy_client(p, event->count.client);
+    return ngx_http_apikey_copy_client(p, event->count.client, prefix);
 }
 
 
@@ -393,28 +395,35 @@ ngx_http_apikey_copy_uuid(u_char *p, const u_char *uuid)
 }
 
 
-/* inet: family, bits, is it cidr, length, address. */
+/*
+ * inet: family, bits, is it cidr, length, address.  What was written when
+ * client_prefix was longer, or not read yet, is no more than it says now.
+ */
 
 static u_char *
-ngx_http_apikey_copy_client(u_char *p, const u_char *client)
+ngx_http_apikey_copy_client(u_char *p, const u_char *client, uint64_t prefix)
 {
-    u_char               inet[20];
+    u_char               inet[20], address[16];
     size_t               n;
+    unsigned             bits;
     static const u_char  none[16];
     static const u_char  mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                         0xff, 0xff };
 
-    if (ngx_memcmp(client, none, 16) == 0) {
+    ngx_memcpy(address, client, 16);
+    bits = apikey_client_shorten(address, prefix & 0xff, prefix >> 8 & 0xff);
+
+    if (bits == 0 || ngx_memcmp(address, none, 16) == 0) {
         return ngx_http_apikey_copy_null(p);
     }
 
-    n = ngx_memcmp(client, mapped, 12) == 0 ? 4 : 16;
+    n = ngx_memcmp(address, mapped, 12) == 0 ? 4 : 16;
 
     inet[0] = n == 4 ? 2 : 3;
-    inet[1] = n == 4 ? 24 : 48;
+    inet[1] = (u_char) bits;
     inet[2] = 0;
     inet[3] = (u_char) n;
-    ngx_memcpy(inet + 4, client + 16 - n, n);
+    ngx_memcpy(inet + 4, address + 16 - n, n);
 
     return ngx_http_apikey_copy_bytes(p, inet, 4 + n);
 }

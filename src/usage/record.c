@@ -64,18 +64,21 @@ apikey_text_cut(const char *text, size_t len, size_t max)
 }
 
 
-void
+unsigned
 apikey_client_shorten(uint8_t client[16], unsigned v4, unsigned v6)
 {
+    bool                  is_v4;
     unsigned              bits;
     static const uint8_t  mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                          0xff, 0xff };
 
-    bits = memcmp(client, mapped, sizeof(mapped)) == 0 ? 96 + v4 : v6;
+    is_v4 = (memcmp(client, mapped, sizeof(mapped)) == 0);
 
-    for (; bits < 128; bits++) {
+    for (bits = is_v4 ? 96 + v4 : v6; bits < 128; bits++) {
         client[bits / 8] &= (uint8_t) ~(0x80 >> bits % 8);
     }
+
+    return is_v4 ? v4 : v6;
 }
 
 

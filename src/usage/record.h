@@ -176,7 +176,8 @@ size_t apikey_record_size(const apikey_shape_t *shape);
 size_t apikey_text_cut(const char *text, size_t len, size_t max);
 
 /* /24 of IPv4 (mapped), /48 of IPv6. */
-void apikey_client_shorten(uint8_t client[16], unsigned v4, unsigned v6);
+/* Returns how many bits of its own kind are left. */
+unsigned apikey_client_shorten(uint8_t client[16], unsigned v4, unsigned v6);
 
 
 /* An encoder may be used again and again: zeroed at first, then begin(). */

@@ -116,6 +116,7 @@ typedef struct {
     ngx_uint_t                       max;
     ngx_uint_t                       no_gap;     /* stop where one begins */
     const char                      *poison;     /* SQLSTATE: quarantine it */
+    uint64_t                         client;     /* APIKEY_CLIENT_PREFIX */
 } ngx_http_apikey_batch_conf_t;
 
 
@@ -235,6 +236,8 @@ apikey_ring_t *ngx_http_apikey_usage_ring(ngx_http_apikey_usage_t *u,
 /* Before it is claimed: what its dead owner has held is told to us. */
 void ngx_http_apikey_usage_heir(ngx_http_apikey_usage_t *u,
     apikey_ring_t *ring);
+/* An APIKEY_CLIENT_PREFIX. */
+uint64_t ngx_http_apikey_usage_prefix(ngx_http_apikey_usage_t *u);
 apikey_slot_t *ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
     ngx_http_apikey_usage_start_t *start, apikey_record_e kind,
     apikey_ring_t **ring);
@@ -314,7 +317,7 @@ extern const char *const  ngx_http_apikey_outcomes[];
 
 /* batch_copy.c; NGX_DECLINED: the event needs wide rows */
 ngx_int_t ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
-    apikey_event_t *event, const u_char *node);
+    apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf);
 const char *ngx_http_apikey_batch_columns(ngx_http_apikey_batch_t *batch);
 ngx_uint_t ngx_http_apikey_outcome(const apikey_shape_t *shape);
 /* bytes of the character at s; 0: not UTF-8, or NUL */

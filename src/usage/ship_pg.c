@@ -184,6 +184,7 @@ ngx_http_apikey_ship_conf(ngx_http_apikey_ship_t *ship,
     conf->max = ship->max;
     conf->no_gap = ship->direct;
     conf->poison = ship->poison[0] ? ship->poison : NULL;
+    conf->client = ngx_http_apikey_usage_prefix(ship->usage);
 }
 
 

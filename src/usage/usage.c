@@ -24,7 +24,8 @@ static apikey_ring_e ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u);
 static apikey_slot_t *ngx_http_apikey_usage_get(ngx_http_apikey_usage_t *u,
     size_t size, apikey_ring_t **ring);
 static void ngx_http_apikey_usage_head(apikey_record_t *record,
-    ngx_http_apikey_usage_start_t *start, apikey_record_e kind);
+    ngx_http_apikey_usage_start_t *start, apikey_record_e kind,
+    uint64_t prefix);
 static void ngx_http_apikey_usage_tick(ngx_event_t *ev);
 static void ngx_http_apikey_usage_elect(ngx_http_apikey_usage_t *u);
 static ngx_uint_t ngx_http_apikey_usage_pending(ngx_http_apikey_usage_t *u);
@@ -323,7 +324,8 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
         return NULL;
     }
 
-    ngx_http_apikey_usage_head(&slot->record, start, kind);
+    ngx_http_apikey_usage_head(&slot->record, start, kind,
+                               ngx_http_apikey_usage_prefix(u));
 
     p = slot->record.text;
 
@@ -346,9 +348,24 @@ ngx_http_apikey_usage_fill(ngx_http_apikey_usage_t *u,
 }
 
 
+/* The setting client_prefix; until it was read its default holds. */
+
+uint64_t
+ngx_http_apikey_usage_prefix(ngx_http_apikey_usage_t *u)
+{
+    uint64_t  prefix;
+
+    prefix = u->conf.stats ? apikey_stats_get(&u->conf.stats->client_prefix)
+                           : 0;
+
+    return prefix ? prefix : APIKEY_CLIENT_PREFIX(24, 48);
+}
+
+
 static void
 ngx_http_apikey_usage_head(apikey_record_t *record,
-    ngx_http_apikey_usage_start_t *start, apikey_record_e kind)
+    ngx_http_apikey_usage_start_t *start, apikey_record_e kind,
+    uint64_t prefix)
 {
     apikey_count_t  *count;
     apikey_shape_t  *shape;
@@ -360,7 +377,8 @@ ngx_http_apikey_usage_head(apikey_record_t *record,
 
     ngx_memcpy(count->event, start->event, 16);
     ngx_memcpy(count->client, start->client, 16);
-    apikey_client_shorten(count->client, 24, 48);
+    (void) apikey_client_shorten(count->client, prefix & 0xff,
+                                 prefix >> 8 & 0xff);
     count->time = start->time;
     count->count = 1;
     count->remaining = start->remaining;
