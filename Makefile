@@ -166,6 +166,7 @@ bench:
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/keys
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/ship
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/hot
+	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/tokens
 
 clean:
 	rm -rf $(BUILD)

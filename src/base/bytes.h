@@ -71,19 +71,19 @@ apikey_bytes_first(apikey_bytes_t match)
 
 #ifdef __SSE2__
 
-/* Is one of 64 bytes a or b? */
+/* Is one of 64 bytes ch? */
 
 static inline bool
-apikey_bytes_any64(const char *p, char a, char b)
+apikey_bytes_any64(const char *p, char ch)
 {
     unsigned        i;
-    apikey_bytes_t  v, any;
+    apikey_bytes_t  any;
 
     any = (apikey_bytes_t) { 0 };
 
     for (i = 0; i < 4; i++) {
-        v = apikey_bytes_load(p + 16 * i);
-        any |= (apikey_bytes_t) ((v == (uint8_t) a) | (v == (uint8_t) b));
+        any |= (apikey_bytes_t) (apikey_bytes_load(p + 16 * i)
+                                 == (uint8_t) ch);
     }
 
     return _mm_movemask_epi8((__m128i) any) != 0;

@@ -59,13 +59,26 @@ apikey_jp_scalar_begin(apikey_jsonpick_t *j, char ch)
 }
 
 
+#ifdef __SSE2__
+
+/* Behind 64 bytes without a quote only the backslashes at their end matter. */
+
+static uint8_t
+apikey_jp_string_open(const char *p, uint8_t phase)
+{
+    unsigned  i;
+
+    for (i = 64; i && p[i - 1] == '\\'; i--) { /* void */ }
+
+    return i ? (64 - i) & 1 : phase;
+}
+
+
 /*
  * Behind the opening quote, 64 bytes at a time while there are as many: the
  * closing quote, or behind what was seen; phase is 1 where the next byte is
  * escaped.
  */
-
-#ifdef __SSE2__
 
 static const char *
 apikey_jp_string_wide(apikey_jsonpick_t *j, const char *p, const char *end)
@@ -74,7 +87,8 @@ apikey_jp_string_wide(apikey_jsonpick_t *j, const char *p, const char *end)
 
     for ( /* void */ ; end - p >= 64; p += 64) {
 
-        if (!j->phase && !apikey_bytes_any64(p, '"', '\\')) {
+        if (!apikey_bytes_any64(p, '"')) {
+            j->phase = apikey_jp_string_open(p, j->phase);
             continue;
         }
 

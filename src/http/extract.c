@@ -110,8 +110,8 @@ ngx_http_apikey_extract_begin(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    if (ctx->extract == NULL) {
-        ctx->extract = ngx_palloc(ctx->pool, sizeof(apikey_extract_t));
+    if (ctx->extract == NULL || (stream && !ctx->extract->stream)) {
+        ctx->extract = ngx_palloc(ctx->pool, apikey_extract_size(stream));
         if (ctx->extract == NULL) {
             return NGX_ERROR;
         }

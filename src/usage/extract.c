@@ -130,7 +130,7 @@ apikey_extract_begin(apikey_extract_t *x)
 void
 apikey_extract_init(apikey_extract_t *x, apikey_api_e api, bool stream)
 {
-    memset(x, 0, sizeof(apikey_extract_t));
+    memset(x, 0, apikey_extract_size(false));
 
     x->api = api;
     x->stream = stream;

@@ -94,6 +94,12 @@ typedef struct {
 } apikey_extract_t;
 
 
+/* What it takes: half of it is not there where nothing is a stream. */
+
+#define apikey_extract_size(stream)                                           \
+    ((stream) ? sizeof(apikey_extract_t) : offsetof(apikey_extract_t, hold))
+
+
 void apikey_extract_init(apikey_extract_t *x, apikey_api_e api, bool stream);
 
 void apikey_extract_feed(apikey_extract_t *x, const char *p, size_t len);

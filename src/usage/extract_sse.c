@@ -6,7 +6,7 @@
  *
  * Most events hold no usage.  Where whole ones stand in a piece, those that
  * cannot are left behind without being looked into: such a one has no name
- * "usage" with a value but null, and nothing that may be that name escaped.
+ * "usage" with a value but null, and no escaped letter that may be of it.
  */
 
 
@@ -50,10 +50,12 @@ apikey_sse_suspect(const char *p, const char *end)
 {
     size_t  len;
 
-    /* escaped, a letter is \u00 and two digits */
+    /* escaped, these letters are \u0061 to \u0075, and all odd */
 
     if (*p == '\\') {
-        return end - p < 4 || (p[1] == 'u' && p[2] == '0' && p[3] == '0');
+        return end - p < 6
+               || (p[1] == 'u' && p[2] == '0' && p[3] == '0'
+                   && (p[4] == '6' || p[4] == '7') && (p[5] & 1));
     }
 
     len = sizeof(apikey_sse_name) - 1;

@@ -346,6 +346,12 @@ test_openai_stream(void)
         { OPENAI_S, "\n\n\ndata: {\"x\":1}\n\n\n\ndata: {\"\\u0075sage\":"
                     "{\"prompt_tokens\":6}}\n\n\n", "6 0 0 0" },
 
+        { OPENAI_S, "data: {\"x\":1}\n\ndata: {\"u\\u0073a\\u0067e\":"
+                    "{\"prompt_tokens\":6}}\n\ndata: {\"x\":\"gr\\u00fcn "
+                    "\\u0041\"}\n\n", "6 0 0 0" },
+        { OPENAI_S, "data: {\"x\":1}\n\ndata: {\"us\\u0061g\\u0065\":"
+                    "{\"prompt_tokens\":6}}\n\n", "6 0 0 0" },
+
         /* what looks like it */
         { OPENAI_S, "data: {\"x\":1}\n\nevent: {\"usage\":{\"prompt_tokens\":"
                     "5}}\n\ndata2: {\"usage\":{\"prompt_tokens\":5}}\n\n"
