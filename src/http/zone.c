@@ -14,7 +14,7 @@
 
 
 #define NGX_HTTP_APIKEY_MAGIC     0x3179656b69706100ULL
-#define NGX_HTTP_APIKEY_LAYOUT    3
+#define NGX_HTTP_APIKEY_LAYOUT    4
 #define NGX_HTTP_APIKEY_ZONE_MIN  (1024 * 1024)
 
 
@@ -241,7 +241,7 @@ ngx_http_apikey_tallies_prepare(ngx_http_apikey_main_conf_t *amcf,
         return NGX_OK;
     }
 
-    if (amcf->limit_mode == NGX_HTTP_APIKEY_LIMIT_LOCAL || ngx_test_config) {
+    if (amcf->redis == NULL || ngx_test_config) {
         return NGX_OK;
     }
 

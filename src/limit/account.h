@@ -68,6 +68,11 @@
  *     of it if that is less, no period, and the limit is older: then only
  *     the value is young; a limit that is gone takes nothing
  *     era < lost: the node does not know of the loss; no level takes it
+ *     a node of CHARGE: what was admitted without Redis of one limit alone,
+ *     the part-th of the call; era is when its node last had an answer of
+ *     Redis, part_acked the end of its period, or -1. A level takes it unless
+ *     that is over. A lease with such sums is told what is spent, and given
+ *     nothing; who sends it is no other node
  * grant(want, least)
  *     a = nodes seen in this or the last generation, at least 1
  *     b = max(1, min(refill in 50 ms / a, capacity / 4a)) over the levels
@@ -111,6 +116,7 @@
 #define APIKEY_ACCOUNT_WHOLE     UINT64_MAX                   /* a cost */
 #define APIKEY_ACCOUNT_PERIOD    UINT64_C(2764800000000)      /* 32 days */
 #define APIKEY_ACCOUNT_ROUND     50000                        /* us */
+#define APIKEY_ACCOUNT_CHARGE    (UINT64_C(1) << 63)          /* in a name */
 #define APIKEY_ACCOUNT_ROLLING   APIKEY_RATE_ROLLING          /* a tick */
 
 
@@ -207,7 +213,10 @@ typedef struct {
 } apikey_account_t;
 
 
-/* Cumulative settlements of one node; number 0: it has none. */
+/*
+ * Cumulative settlements of one node, or charges of one limit; number 0: it
+ * has none.
+ */
 
 typedef struct {
     uint64_t                  node;

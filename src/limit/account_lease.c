@@ -14,6 +14,8 @@ static bool apikey_account_settle(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_ask_t *ask);
 static void apikey_account_counter(apikey_account_t *v,
     const apikey_account_call_t *call);
+static void apikey_account_charge(apikey_account_t *v,
+    const apikey_account_call_t *call, int64_t tokens);
 static bool apikey_account_owes(const apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_level_t *level,
     bool charge);
@@ -51,7 +53,11 @@ apikey_account_lease(apikey_account_t *v, const apikey_account_call_t *call,
     grant->kept = apikey_account_settle(v, call, ask);
 
     apikey_account_counter(v, call);
-    apikey_account_seen(v, ask->node);
+
+    if (!apikey_account_charges(call)) {
+        apikey_account_seen(v, ask->node);
+    }
+
     apikey_account_slots(v, call);
     apikey_account_grant(v, call, ask, grant);
 
@@ -261,7 +267,11 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
     part = sums->part - (e->era == sums->era ? e->part : 0);
     part = sums->era == v->era ? part : 0;
 
-    for (i = 0; i < v->nlevels; i++) {
+    if (apikey_account_charges(call)) {
+        apikey_account_charge(v, call, sums->sum - e->sum);
+    }
+
+    for (i = 0; !apikey_account_charges(call) && i < v->nlevels; i++) {
         level = &v->levels[i];
 
         if (level->born != APIKEY_ACCOUNT_MAX
@@ -281,6 +291,29 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
     e->at = v->at;
 
     v->dirty = true;
+}
+
+
+/* tokens < 0: admitted without Redis and not charged yet. */
+
+static void
+apikey_account_charge(apikey_account_t *v, const apikey_account_call_t *call,
+    int64_t tokens)
+{
+    apikey_account_level_t       *level;
+    const apikey_account_sums_t  *sums = &call->sums;
+
+    if (sums->era < v->lost || (uint64_t) sums->part >= call->nlimits
+        || (sums->part_acked >= 0 && (uint64_t) sums->part_acked <= v->at))
+    {
+        return;
+    }
+
+    level = apikey_account_find(v, call->limits[sums->part].id);
+
+    if (level) {
+        apikey_account_credit(v, level, tokens);
+    }
 }
 
 
@@ -435,7 +468,7 @@ apikey_account_grant(apikey_account_t *v, const apikey_account_call_t *call,
     grant->granted = 0;
     grant->hold = 0;
 
-    if (ask->want == 0) {
+    if (ask->want == 0 || apikey_account_charges(call)) {
         return;
     }
 

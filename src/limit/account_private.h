@@ -14,6 +14,10 @@
 #include "limit/account.h"
 
 
+#define apikey_account_charges(call)                                          \
+    (((call)->sums.node & APIKEY_ACCOUNT_CHARGE) != 0)
+
+
 static inline uint64_t
 apikey_account_out(const apikey_account_t *v)
 {

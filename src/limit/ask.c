@@ -13,7 +13,7 @@
 #include <ngx_event.h>
 
 #include "base/number.h"
-#include "limit/limiter.h"
+#include "limit/alone.h"
 #include "limit/script.h"
 
 
@@ -45,6 +45,9 @@ static ngx_int_t ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask,
 static ngx_uint_t ngx_http_apikey_ask_limits(ngx_http_apikey_ask_t *ask,
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
     int64_t now);
+static uint64_t ngx_http_apikey_ask_sums(ngx_http_apikey_ask_t *ask,
+    ngx_http_apikey_lease_entry_t *entry, uint64_t need, uint64_t least,
+    ngx_uint_t back);
 static ngx_int_t ngx_http_apikey_ask_send(ngx_http_apikey_ask_t *ask);
 static void ngx_http_apikey_ask_handler(ngx_http_apikey_redis_call_t *call,
     struct redisReply *reply);
@@ -52,6 +55,8 @@ static ngx_int_t ngx_http_apikey_ask_error(ngx_http_apikey_ask_t *ask,
     ngx_str_t *text);
 static ngx_int_t ngx_http_apikey_ask_answer(ngx_http_apikey_ask_t *ask,
     ngx_str_t *text);
+static void ngx_http_apikey_ask_acked(ngx_http_apikey_ask_t *ask,
+    uint64_t era, int64_t redis);
 static void ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
     const apikey_account_grant_t *grant, apikey_bucket_t *levels,
     int64_t now);
@@ -213,15 +218,48 @@ ngx_http_apikey_ask_fill(ngx_http_apikey_ask_t *ask, ngx_uint_t back)
     ngx_http_apikey_wait_need(l, ask->entry, &need, &least);
 
     ask->sent = now;
-    ask->number = apikey_lease_ask(&entry->lease,
-                              ngx_http_apikey_claims_tally(l, entry, now),
-                              &entry->conf, need, least, back, now, &ask->ask,
-                              &terms->sums);
+    ask->number = ngx_http_apikey_ask_sums(ask, entry, need, least, back);
 
     entry->asked = now;
     entry->asker = l->id;
 
     return NGX_OK;
+}
+
+
+/* What is settled goes along, or what this node owes: then nothing comes. */
+
+static uint64_t
+ngx_http_apikey_ask_sums(ngx_http_apikey_ask_t *ask,
+    ngx_http_apikey_lease_entry_t *entry, uint64_t need, uint64_t least,
+    ngx_uint_t back)
+{
+    uint64_t                    number;
+    apikey_tally_t             *tally, none;
+    apikey_account_sums_t       owed;
+    ngx_http_apikey_limiter_t  *l;
+
+    l = ask->limiter;
+
+    if (!ngx_http_apikey_alone_sums(l, entry, ask->limits, ask->terms.nlimits,
+                                    &owed))
+    {
+        tally = ngx_http_apikey_claims_tally(l, entry, ask->sent);
+
+        return apikey_lease_ask(&entry->lease, tally, &entry->conf, need,
+                                least, back, ask->sent, &ask->ask,
+                                &ask->terms.sums);
+    }
+
+    ngx_memzero(&none, sizeof(apikey_tally_t));
+
+    number = apikey_lease_ask(&entry->lease, &none, &entry->conf, 0, least,
+                              back, ask->sent, &ask->ask, &ask->terms.sums);
+
+    ask->ask.want = 0;
+    ask->terms.sums = owed;
+
+    return number;
 }
 
 
@@ -415,11 +453,7 @@ ngx_http_apikey_ask_answer(ngx_http_apikey_ask_t *ask, ngx_str_t *text)
 
     ngx_http_apikey_leases_clock(sh->leases, now, reply.now);
 
-    /* the lease may be void, and its entry another account's: all the same */
-
-    apikey_tallies_acked(l->conf.tallies, ask->account.holder,
-                         ask->account.level, ask->account.unit,
-                         ask->account.scope, &ask->terms.sums, grant.era);
+    ngx_http_apikey_ask_acked(ask, grant.era, reply.now);
 
     if (apikey_lease_answer(&entry->lease, ask->number, &ask->ask, &grant,
                             ask->sent, now, (uint64_t) ngx_random()))
@@ -435,6 +469,31 @@ ngx_http_apikey_ask_answer(ngx_http_apikey_ask_t *ask, ngx_str_t *text)
     ngx_http_apikey_renew_arm(l);
 
     return NGX_OK;
+}
+
+
+/* The lease may be void, and its entry another account's: all the same. */
+
+static void
+ngx_http_apikey_ask_acked(ngx_http_apikey_ask_t *ask, uint64_t era,
+    int64_t redis)
+{
+    apikey_account_sums_t      *sums;
+    ngx_http_apikey_limiter_t  *l;
+
+    l = ask->limiter;
+    sums = &ask->terms.sums;
+
+    l->conf.tallies->file->owed.contact = redis;
+
+    if (sums->node & APIKEY_ACCOUNT_CHARGE) {
+        ngx_http_apikey_alone_acked(l, &ask->account, ask->limits, sums);
+        return;
+    }
+
+    apikey_tallies_acked(l->conf.tallies, ask->account.holder,
+                         ask->account.level, ask->account.unit,
+                         ask->account.scope, sums, era);
 }
 
 

@@ -13,7 +13,7 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 
-#include "limit/limiter.h"
+#include "limit/alone.h"
 
 
 /* us: a slot is free when some request ends, and nobody knows when */
@@ -35,6 +35,8 @@ static ngx_uint_t ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 static ngx_uint_t ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, int64_t now);
+static apikey_lease_decision_e ngx_http_apikey_claims_take(
+    ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_claims_hold(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_claims_outs(ngx_http_apikey_limiter_t *l,
@@ -95,7 +97,7 @@ ngx_http_apikey_claims_decide(ngx_http_apikey_limiter_t *l,
         break;
 
     case APIKEY_LEASE_TAKE:
-        ngx_http_apikey_claims_hold(l, d);
+        rc = ngx_http_apikey_claims_take(l, d);
         break;
 
     default: /* APIKEY_LEASE_WAIT */
@@ -288,6 +290,43 @@ ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
     }
 
     return 0;
+}
+
+
+/* Not before what was admitted without Redis is charged there. */
+
+static apikey_lease_decision_e
+ngx_http_apikey_claims_take(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t                      i, owe;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    owe = 0;
+
+    for (i = 0; i < d->naccounts; i++) {
+        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+
+        owe |= d->claims[i].state != APIKEY_CLAIM_HELD && !d->parts[i].none
+               && ngx_http_apikey_alone_owes(l, entry);
+    }
+
+    if (!owe) {
+        ngx_http_apikey_claims_hold(l, d);
+        return APIKEY_LEASE_TAKE;
+    }
+
+    apikey_lease_release(d->claims, d->naccounts);
+
+    for (i = 0; i < d->naccounts; i++) {
+        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+
+        if (!d->parts[i].none && ngx_http_apikey_alone_owes(l, entry)) {
+            d->claims[i].state = APIKEY_CLAIM_MISSING;
+        }
+    }
+
+    return APIKEY_LEASE_WAIT;
 }
 
 

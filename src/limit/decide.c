@@ -15,7 +15,7 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 
-#include "limit/limiter.h"
+#include "limit/alone.h"
 #include "limit/local.h"
 
 
@@ -27,8 +27,10 @@ static ngx_int_t ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
 static void ngx_http_apikey_decide_release(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_decide_keep(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d);
+static ngx_int_t ngx_http_apikey_decide_allow(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d,
     ngx_uint_t nodes, apikey_mode_e mode);
+static void ngx_http_apikey_decide_missed(ngx_http_apikey_limiter_t *l);
 static ngx_int_t ngx_http_apikey_decide_done(ngx_http_apikey_decision_t *d,
     ngx_int_t rc, apikey_mode_e mode);
 static void ngx_http_apikey_decide_event_handler(ngx_event_t *ev);
@@ -343,7 +345,7 @@ ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d)
     switch (conf->down) {
 
     case NGX_HTTP_APIKEY_DOWN_ALLOW:
-        return ngx_http_apikey_decide_done(d, NGX_OK, APIKEY_MODE_DOWN_ALLOW);
+        return ngx_http_apikey_decide_allow(d);
 
     case NGX_HTTP_APIKEY_DOWN_DENY:
         return ngx_http_apikey_decide_done(d, NGX_ERROR,
@@ -364,9 +366,27 @@ ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d)
 
 
 static ngx_int_t
+ngx_http_apikey_decide_allow(ngx_http_apikey_decision_t *d)
+{
+    ngx_http_apikey_limit_conf_t  *conf;
+
+    conf = &d->limiter->conf;
+
+    ngx_shmtx_lock(&conf->shpool->mutex);
+    ngx_http_apikey_alone_allow(d->limiter, d, apikey_clock_boot());
+    ngx_shmtx_unlock(&conf->shpool->mutex);
+
+    ngx_http_apikey_decide_missed(d->limiter);
+
+    return ngx_http_apikey_decide_done(d, NGX_OK, APIKEY_MODE_DOWN_ALLOW);
+}
+
+
+static ngx_int_t
 ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d, ngx_uint_t nodes,
     apikey_mode_e mode)
 {
+    int64_t                        now;
     ngx_int_t                      rc;
     ngx_str_t                      none;
     ngx_http_apikey_limit_conf_t  *conf;
@@ -377,14 +397,19 @@ ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d, ngx_uint_t nodes,
 
     d->share = ngx_max(nodes, 1);
 
-    if (mode == APIKEY_MODE_DOWN_LOCAL && d->limiter->conf.redis) {
-        ngx_http_apikey_seed(d->limiter, d, apikey_clock_boot());
+    now = apikey_clock_boot();
+
+    ngx_http_apikey_seed(d->limiter, d, now);
+
+    rc = ngx_http_apikey_local_take(conf->sh->table, d, nodes, now);
+
+    if (rc == NGX_OK) {
+        ngx_http_apikey_alone_paid(d->limiter, d, now);
     }
 
-    rc = ngx_http_apikey_local_take(conf->sh->table, d, nodes,
-                                    apikey_clock_boot());
-
     ngx_shmtx_unlock(&conf->shpool->mutex);
+
+    ngx_http_apikey_decide_missed(d->limiter);
 
     if (rc == NGX_ABORT) {
         ngx_str_null(&none);
@@ -406,6 +431,28 @@ ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d, ngx_uint_t nodes,
     }
 
     return ngx_http_apikey_decide_done(d, rc, mode);
+}
+
+
+/* What could not be noted under the mutex, where nothing is logged. */
+
+static void
+ngx_http_apikey_decide_missed(ngx_http_apikey_limiter_t *l)
+{
+    uint64_t   missed;
+    ngx_str_t  none;
+
+    missed = l->conf.tallies->file ? l->conf.tallies->file->owed.missed : 0;
+
+    if (missed != l->missed) {
+        l->missed = missed;
+
+        ngx_str_null(&none);
+        ngx_http_apikey_limiter_complain(l, NGX_LOG_CRIT,
+                                         "apikey: no room to note what passes "
+                                         "without Redis, it will not be "
+                                         "charged there", &none);
+    }
 }
 
 

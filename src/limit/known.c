@@ -15,7 +15,17 @@
 uint64_t
 ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l)
 {
-    return ngx_http_apikey_table_born(l->conf.sh->table);
+    uint64_t  born;
+
+    born = ngx_http_apikey_table_born(l->conf.sh->table);
+
+    /* what passed without Redis is not known there either */
+
+    if (l->redis) {
+        born = ngx_max(born, l->conf.tallies->file->owed.alone);
+    }
+
+    return born;
 }
 
 
@@ -36,6 +46,29 @@ ngx_http_apikey_limiter_known(ngx_http_apikey_limiter_t *l,
     if (g && g->bucket.used == APIKEY_GAUGE_UNKNOWN) {
         g->bucket.used = ngx_min(used, APIKEY_BUCKET_MAX);
     }
+
+    ngx_shmtx_unlock(&shpool->mutex);
+}
+
+
+void
+ngx_http_apikey_limiter_mode(ngx_http_apikey_limiter_t *l)
+{
+    ngx_slab_pool_t             *shpool;
+    ngx_http_apikey_limit_sh_t  *sh;
+
+    sh = l->conf.sh;
+    shpool = l->conf.shpool;
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_LOCAL
+        && sh->mode != NGX_HTTP_APIKEY_LIMIT_LOCAL)
+    {
+        ngx_http_apikey_table_forget(sh->table);
+    }
+
+    sh->mode = l->conf.mode;
 
     ngx_shmtx_unlock(&shpool->mutex);
 }

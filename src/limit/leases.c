@@ -140,6 +140,7 @@ ngx_http_apikey_leases_get(ngx_http_apikey_leases_t *leases,
     entry->level = account->level;
     entry->unit = account->unit;
     entry->turn = leases->turn;
+    entry->owes = 1;
 
     head = ngx_http_apikey_leases_head(leases, entry->holder, entry->scope,
                                        entry->level, entry->unit);

@@ -26,6 +26,7 @@
 #define NGX_HTTP_APIKEY_LEASES_TICK   50000          /* us, of the wheel */
 #define NGX_HTTP_APIKEY_LEASES_WHEEL  256
 #define NGX_HTTP_APIKEY_LEASES_TRIP   500            /* us, the first guess */
+#define NGX_HTTP_APIKEY_LEASES_OWES   250000         /* us, of who owes */
 
 #define NGX_HTTP_APIKEY_LEASES_HORIZON  UINT64_C(3600000000)
 
@@ -65,6 +66,7 @@ typedef struct {
     uint8_t                 unit;
     uint8_t                 linked;
     uint8_t                 queued;      /* in the wheel */
+    uint8_t                 owes;        /* perhaps: limit/alone.h */
 } ngx_http_apikey_lease_entry_t;
 
 

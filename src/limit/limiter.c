@@ -92,6 +92,8 @@ ngx_http_apikey_limiter_start(ngx_pool_t *pool,
     l->watch.log = conf->log;
     l->watch.cancelable = 1;
 
+    ngx_http_apikey_limiter_mode(l);
+
     if (conf->mode == NGX_HTTP_APIKEY_LIMIT_LOCAL) {
         return l;
     }

@@ -33,6 +33,8 @@ struct ngx_http_apikey_limit_sh_s {
     ngx_http_apikey_table_t       *table;
     ngx_http_apikey_leases_t      *leases;
     ngx_http_apikey_holds_t       *holds;
+    ngx_uint_t                     mode;         /* of the last worker that
+                                                    has started */
 };
 
 
@@ -87,6 +89,7 @@ struct ngx_http_apikey_limiter_s {
     ngx_msec_t                     ordered;      /* seats were looked at */
 
     time_t                         complained;
+    uint64_t                       missed;       /* owed, and complained of */
 
     unsigned                       hope:1;       /* no attempt to connect has
                                                     failed yet */
@@ -148,6 +151,12 @@ void ngx_http_apikey_decide_period(ngx_http_apikey_bucket_t *out,
 /* TAKE has decided. */
 void ngx_http_apikey_decide_taken(ngx_http_apikey_decision_t *d,
     ngx_int_t rc);
+
+/*
+ * known.c: a worker has started; who goes on alone after Redis knows no more
+ * what is used of a quota.
+ */
+void ngx_http_apikey_limiter_mode(ngx_http_apikey_limiter_t *l);
 
 /* claims.c: with the zone's mutex held by the caller */
 

@@ -13,7 +13,7 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 
-#include "limit/limiter.h"
+#include "limit/alone.h"
 
 
 #define NGX_HTTP_APIKEY_RENEW_TICK   50      /* ms */
@@ -27,6 +27,8 @@ static ngx_uint_t ngx_http_apikey_renew_due(ngx_http_apikey_limiter_t *l,
     uint32_t *due);
 static ngx_uint_t ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_lease_entry_t *entry, int64_t now);
+static void ngx_http_apikey_renew_later(ngx_http_apikey_limiter_t *l,
+    uint32_t index);
 static void ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l);
 
 
@@ -101,7 +103,9 @@ ngx_http_apikey_renew_handler(ngx_event_t *ev)
         ngx_shmtx_unlock(&shpool->mutex);
 
         for (i = 0; i < n; i++) {
-            (void) ngx_http_apikey_ask(l, due[i], 1);
+            if (ngx_http_apikey_ask(l, due[i], 1) != NGX_OK) {
+                ngx_http_apikey_renew_later(l, due[i]);
+            }
         }
 
     } while (n == NGX_HTTP_APIKEY_RENEW_BATCH);
@@ -159,6 +163,21 @@ ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
 
     (void) ngx_http_apikey_ask_stale(l, entry, now);
 
+    if (ngx_http_apikey_alone_owes(l, entry)) {
+
+        if (entry->lease.call == 0 && ngx_http_apikey_limiter_ready(l)) {
+            return 1;
+        }
+
+        /* not all at once when Redis is back */
+
+        ngx_http_apikey_leases_queue(leases, entry, now,
+                                     now + NGX_HTTP_APIKEY_LEASES_OWES
+                                     + ngx_random()
+                                       % NGX_HTTP_APIKEY_LEASES_OWES);
+        return 0;
+    }
+
     switch (apikey_lease_due(&entry->lease, tally, &entry->conf, now)) {
 
     case APIKEY_LEASE_NEVER:
@@ -186,6 +205,32 @@ ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
     }
 
     return 0;
+}
+
+
+/* Somebody has asked, or Redis could not be. */
+
+static void
+ngx_http_apikey_renew_later(ngx_http_apikey_limiter_t *l, uint32_t index)
+{
+    int64_t                         now;
+    ngx_slab_pool_t                *shpool;
+    ngx_http_apikey_leases_t       *leases;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    shpool = l->conf.shpool;
+    leases = l->conf.sh->leases;
+    entry = &leases->entries[index];
+
+    ngx_shmtx_lock(&shpool->mutex);
+
+    if (entry->linked) {
+        now = apikey_clock_boot();
+        ngx_http_apikey_leases_queue(leases, entry, now,
+                                     now + (int64_t) (entry->conf.time / 2));
+    }
+
+    ngx_shmtx_unlock(&shpool->mutex);
 }
 
 

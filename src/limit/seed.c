@@ -1,7 +1,7 @@
 
 /*
- * What a node that goes on alone, without Redis, starts from: the levels that
- * it has seen there, in the table of local mode.
+ * What a node that goes on alone, without Redis or in local mode after it,
+ * starts from: the levels that it has seen there, in the table of local mode.
  *
  * Runs under the zone's mutex, as claims.c does.
  */
@@ -32,6 +32,12 @@ ngx_http_apikey_seed(ngx_http_apikey_limiter_t *l,
     leases = l->conf.sh->leases;
 
     ngx_http_apikey_table_begin(l->conf.sh->table);
+
+    /* an nginx that never had Redis */
+
+    if (leases->fresh == 0) {
+        return;
+    }
 
     for (i = 0; i < d->naccounts; i++) {
         account = &d->accounts[i];
@@ -77,7 +83,11 @@ ngx_http_apikey_seed_limit(ngx_http_apikey_limiter_t *l,
 
     if (apikey_limit_quota(bucket->limit)) {
 
-        if (seen.used == APIKEY_ACCOUNT_MAX) {
+        /* in local mode Postgres says it, of all nodes */
+
+        if (seen.used == APIKEY_ACCOUNT_MAX
+            || l->conf.mode == NGX_HTTP_APIKEY_LIMIT_LOCAL)
+        {
             return;
         }
 

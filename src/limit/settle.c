@@ -13,7 +13,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
-#include "limit/limiter.h"
+#include "limit/alone.h"
 
 
 static void ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
@@ -54,9 +54,11 @@ ngx_http_apikey_settle(ngx_http_apikey_limiter_t *l,
 
     case APIKEY_MODE_LOCAL:
     case APIKEY_MODE_DOWN_LOCAL:
+    case APIKEY_MODE_DOWN_ALLOW:
 
         ngx_shmtx_lock(&shpool->mutex);
         ngx_http_apikey_settle_local(l->conf.sh->table, d);
+        ngx_http_apikey_alone_settled(l, d, apikey_clock_boot());
         ngx_shmtx_unlock(&shpool->mutex);
 
         break;
@@ -200,6 +202,14 @@ ngx_http_apikey_settle_local(ngx_http_apikey_table_t *table,
     for (i = 0; i < d->naccounts; i++) {
         account = &d->accounts[i];
         tokens = ngx_http_apikey_settle_tokens(account, d->share);
+
+        /* where all is allowed nobody has counted what runs */
+
+        if (account->unit == APIKEY_UNIT_CONCURRENT
+            && d->mode == APIKEY_MODE_DOWN_ALLOW)
+        {
+            continue;
+        }
 
         if (tokens) {
             ngx_http_apikey_settle_account(table, account, tokens);

@@ -170,6 +170,24 @@ ngx_http_apikey_table_born(ngx_http_apikey_table_t *table)
 
 
 void
+ngx_http_apikey_table_forget(ngx_http_apikey_table_t *table)
+{
+    uint32_t         i;
+    apikey_gauge_t  *g;
+
+    table->born = apikey_clock_real();
+
+    for (i = 0; i < table->fresh; i++) {
+        g = &table->entries[i].gauge;
+
+        if (g->tick == 0 && g->refill != APIKEY_KIND_CONCURRENT) {
+            g->bucket.used = APIKEY_GAUGE_UNKNOWN;
+        }
+    }
+}
+
+
+void
 ngx_http_apikey_table_begin(ngx_http_apikey_table_t *table)
 {
     table->turn++;

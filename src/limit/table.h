@@ -50,6 +50,9 @@ ngx_uint_t ngx_http_apikey_table_used(ngx_http_apikey_table_t *table,
     ngx_uint_t percent, uint32_t *pos, ngx_http_apikey_limit_used_t *used,
     ngx_uint_t n);
 
+/* All quotas have been counted elsewhere meanwhile: nobody knows their use. */
+void ngx_http_apikey_table_forget(ngx_http_apikey_table_t *table);
+
 /* us since the epoch: what is older may have been counted elsewhere. */
 uint64_t ngx_http_apikey_table_born(ngx_http_apikey_table_t *table);
 

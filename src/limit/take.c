@@ -326,6 +326,8 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 
     ngx_http_apikey_leases_clock(sh->leases, now, reply.now);
 
+    l->conf.tallies->file->owed.contact = reply.now;
+
     for (i = 0; i < d->naccounts; i++) {
         if (d->parts[i].taken) {
             ngx_http_apikey_take_account(d, i, &reply, now);

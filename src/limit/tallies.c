@@ -22,9 +22,7 @@
 
 #define APIKEY_TALLIES_WAYS  16
 
-#define APIKEY_TALLIES_BYTES                                                  \
-    (sizeof(apikey_tallies_file_t)                                            \
-     + APIKEY_TALLIES_SIZE * sizeof(apikey_tallies_entry_t))
+#define APIKEY_TALLIES_BYTES  sizeof(apikey_tallies_file_t)
 
 
 static bool apikey_tallies_fail(apikey_tallies_t *tallies, const char *what);
@@ -33,7 +31,6 @@ static bool apikey_tallies_open(apikey_tallies_t *tallies, const char *name,
 static bool apikey_tallies_map(apikey_tallies_t *tallies, uint64_t node);
 static uint64_t apikey_tallies_hash(const uint8_t holder[16], unsigned level,
     unsigned unit, uint64_t scope);
-static uint64_t apikey_tallies_name(apikey_tallies_file_t *file);
 
 
 bool
@@ -154,6 +151,12 @@ apikey_tallies_map(apikey_tallies_t *tallies, uint64_t node)
         __atomic_store_n(&file->magic, APIKEY_TALLIES_MAGIC, __ATOMIC_RELEASE);
     }
 
+    /* the first layout had no more than tallies: what follows is zeros */
+
+    if (file->layout == 1) {
+        file->layout = APIKEY_TALLIES_LAYOUT;
+    }
+
     if (file->magic != APIKEY_TALLIES_MAGIC
         || file->layout != APIKEY_TALLIES_LAYOUT
         || file->size != APIKEY_TALLIES_SIZE)
@@ -224,7 +227,7 @@ apikey_tallies_get(apikey_tallies_t *tallies, const uint8_t root[16],
      */
 
     memset(&e->tally, 0, sizeof(apikey_tally_t));
-    e->tally.node = apikey_tallies_name(tallies->file);
+    e->tally.node = apikey_tallies_name(tallies);
 
     __atomic_store_n(&e->used, 1, __ATOMIC_RELEASE);
 
@@ -272,11 +275,13 @@ apikey_tallies_hash(const uint8_t holder[16], unsigned level, unsigned unit,
 }
 
 
-static uint64_t
-apikey_tallies_name(apikey_tallies_file_t *file)
+uint64_t
+apikey_tallies_name(apikey_tallies_t *tallies)
 {
-    uint64_t  name;
+    uint64_t                name;
+    apikey_tallies_file_t  *file;
 
+    file = tallies->file;
     name = file->node + ++file->names * 0x9e3779b97f4a7c15ULL;
 
     return (name & INT64_MAX) | 1;

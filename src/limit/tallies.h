@@ -1,7 +1,7 @@
 
 /*
  * Tallies in a tmpfs file: what a node has settled, account by account, on
- * its way to Redis.
+ * its way to Redis; and what it has admitted without Redis (limit/owed.h).
  *
  * The file outlives every process.  A master claims one of its own by flock
  * before it makes its zone and hands it to its workers, who go by the zone's
@@ -22,10 +22,11 @@
 #include <stdint.h>
 
 #include "limit/lease.h"
+#include "limit/owed.h"
 
 
 #define APIKEY_TALLIES_MAGIC   UINT64_C(0x594c4154594b5041)     /* APKYTALY */
-#define APIKEY_TALLIES_LAYOUT  1
+#define APIKEY_TALLIES_LAYOUT  2
 #define APIKEY_TALLIES_FILES   64            /* in a directory */
 #define APIKEY_TALLIES_SIZE    8192          /* accounts */
 
@@ -53,7 +54,8 @@ typedef struct {
     uint64_t              names;             /* given to tallies */
     apikey_tally_t        none;              /* of accounts that do not
                                                 settle */
-    apikey_tallies_entry_t  entries[];
+    apikey_tallies_entry_t  entries[APIKEY_TALLIES_SIZE];
+    apikey_owed_set_t     owed;              /* since layout 2 */
 } apikey_tallies_file_t;
 
 
@@ -82,6 +84,9 @@ void apikey_tallies_acked(apikey_tallies_t *tallies, const uint8_t holder[16],
 apikey_tallies_entry_t *apikey_tallies_get(apikey_tallies_t *tallies,
     const uint8_t root[16], const uint8_t holder[16], unsigned level,
     unsigned unit, uint64_t scope, int64_t now);
+
+/* A name that nothing of this file had before. */
+uint64_t apikey_tallies_name(apikey_tallies_t *tallies);
 
 
 #endif /* APIKEY_TALLIES_H_INCLUDED */

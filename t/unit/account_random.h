@@ -17,6 +17,7 @@
 #define IDS       6
 #define PEERS     5
 #define CROWD     90          /* more than a value has places for */
+#define CHARGES   2
 
 
 typedef struct {
@@ -33,6 +34,7 @@ typedef struct {
     bool                    slots;
     uint64_t                lease;
     peer_t                  peers[CROWD];
+    peer_t                  alone[CHARGES];
     uint64_t                cost;
 } account_t;
 
@@ -42,6 +44,7 @@ static uint64_t   now, epoch, since, moved;
 static bool       quiet;         /* nothing is to be settled */
 static bool       hoards;            /* little is given back */
 static bool       crowd;
+static unsigned   charges;           /* of what was admitted alone */
 
 
 static uint64_t
@@ -237,6 +240,41 @@ step(void)
 }
 
 
+/* A limit that was spent alone: cumulative, as settlements are. */
+
+static void
+random_charge(account_t *a, apikey_account_sums_t *s)
+{
+    unsigned   k;
+    int64_t    d;
+    peer_t    *p;
+
+    k = rnd(CHARGES);
+    p = &a->alone[k];
+    s->node = APIKEY_ACCOUNT_CHARGE | (0x00ff00ff00ff00ffULL + k);
+
+    d = rnd(3) ? (int64_t) rnd(100) - 90 : 0;
+    p->sum += d;
+
+    if (rnd(4) == 0) {
+        p->era = rnd(2) ? a->value.lost : now - rnd(100000000);
+    }
+
+    s->number = rnd(5) ? ++p->number : 1 + rnd(p->number + 1);
+    s->sum = p->sum;
+    s->acked = rnd(3) ? p->sum + (int64_t) rnd(50) : p->sum;
+    s->era = p->era;
+    s->part = (int64_t) rnd(rnd(20) ? a->nlimits : LIMITS + 1);
+    s->part_acked = -1;
+
+    if (s->part < a->nlimits && a->limits[s->part].end && rnd(4)) {
+        s->part_acked = (int64_t) a->limits[s->part].end;
+    }
+
+    charges++;
+}
+
+
 static void
 random_sums(account_t *a, apikey_account_sums_t *s)
 {
@@ -245,9 +283,15 @@ random_sums(account_t *a, apikey_account_sums_t *s)
     peer_t    *p;
 
     memset(s, 0, sizeof(*s));
+
+    if (!quiet && rnd(6) == 0) {
+        random_charge(a, s);
+        return;
+    }
+
     k = rnd(crowd ? CROWD : PEERS);
     p = &a->peers[k];
-    s->node = 0xff00ff00ff00ff00ULL + k;
+    s->node = 0x7f00ff00ff00ff00ULL + k;
 
     if (rnd(4) == 0) {
         return;

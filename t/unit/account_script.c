@@ -576,11 +576,11 @@ main(int argc, char **argv)
 
     if (granted < 400 || taken < 200 || refused < 200 || lost < 10
         || logs < 400 || full < 20 || plain[0] < 50 || plain[1] < 50
-        || most < APIKEY_ACCOUNT_NODES)
+        || most < APIKEY_ACCOUNT_NODES || charges < 100)
     {
         fail("granted %u, taken %u, refused %u, lost %u, logs %u, full %u, "
-             "plain %u and %u, nodes %u", granted, taken, refused, lost, logs,
-             full, plain[0], plain[1], most);
+             "plain %u and %u, nodes %u, charges %u", granted, taken, refused,
+             lost, logs, full, plain[0], plain[1], most, charges);
     }
 
     printf("%u rounds; plain: %u of %u TAKE, %u of %u LEASE; seed %llu\n",

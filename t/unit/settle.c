@@ -186,6 +186,81 @@ test_overtaken(void)
 }
 
 
+/* What was admitted without Redis: of one limit, whatever else there is. */
+
+static void
+test_alone(void)
+{
+    static apikey_account_t  v;
+
+    apikey_account_ask_t     ask;
+    apikey_account_grant_t   grant;
+    apikey_account_limit_t   limits[2];
+
+    limits[0] = limit;
+    limits[1] = limit;
+    limits[1].id = 2;
+    limits[1].quota = true;
+    limits[1].known = 0;
+    limits[1].end = limits[1].fill = 0;
+    limits[1].rate.refill = 0;
+
+    memset(&v, 0, sizeof(v));
+    memset(&call.sums, 0, sizeof(call.sums));
+    call.limits = limits;
+    call.nlimits = 2;
+
+    take(&v, 10, NOW);
+
+    call.sums.node = APIKEY_ACCOUNT_CHARGE | 5;
+    call.sums.number = 1;
+    call.sums.sum = -30;
+    call.sums.era = NOW;
+    call.sums.part = 1;
+    call.sums.part_acked = -1;
+
+    memset(&ask, 0, sizeof(ask));
+    ask.want = 5;
+    ask.least = 1;
+
+    apikey_account_lease(&v, &call, &ask, NOW, &grant);
+    is_uint(v.levels[1].used / limit.rate.token, 40, "a quota is charged");
+    is_uint(used(&v), 10, "and no other limit");
+    is_uint(grant.granted, 0, "nothing is granted");
+    is_uint(v.nnodes, 0, "to nobody");
+
+    apikey_account_lease(&v, &call, &ask, NOW, &grant);
+    is_uint(v.levels[1].used / limit.rate.token, 40, "once");
+
+    call.sums.number = 2;
+    call.sums.sum = -25;
+    take(&v, 0, NOW);
+    is_uint(v.levels[1].used / limit.rate.token, 35, "less was used of it");
+
+    call.sums.number = 3;
+    call.sums.sum = -45;
+    call.sums.part_acked = (int64_t) NOW;
+    take(&v, 0, NOW);
+    is_uint(v.levels[1].used / limit.rate.token, 35,
+            "in a period that is over");
+
+    call.sums.number = 4;
+    call.sums.sum = -55;
+    call.sums.part_acked = -1;
+    v.lost = NOW + 1;
+    take(&v, 0, NOW);
+    is_uint(v.levels[1].used / limit.rate.token, 35,
+            "before the value was lost: Postgres has it");
+
+    v.lost = 0;
+    call.sums.number = 5;
+    call.sums.part = 2;
+    call.sums.sum = -65;
+    take(&v, 0, NOW);
+    is_uint(v.levels[1].used / limit.rate.token, 35, "of no limit there is");
+}
+
+
 int
 main(void)
 {
@@ -195,6 +270,7 @@ main(void)
     test_still();
     test_outlived();
     test_overtaken();
+    test_alone();
 
     return unit_done();
 }

@@ -55,9 +55,7 @@ acked(apikey_tallies_t *t, uint64_t account, const apikey_account_sums_t *sums,
 static void
 leave(apikey_tallies_t *t)
 {
-    (void) munmap(t->file, sizeof(apikey_tallies_file_t)
-                           + APIKEY_TALLIES_SIZE
-                             * sizeof(apikey_tallies_entry_t));
+    (void) munmap(t->file, sizeof(apikey_tallies_file_t));
     (void) close(t->fd);
 }
 

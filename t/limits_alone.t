@@ -1,0 +1,227 @@
+
+# What is admitted without Redis is charged there later: by a node that was in
+# local mode for a while, and by nodes that went on while Redis stood still.
+# The upstream counts.
+
+use strict;
+use warnings;
+
+use Test::More;
+use JSON::PP;
+use Apikey::Test qw(wait_for json);
+
+my $t = Apikey::Test->new;
+
+$t->postgres;
+$t->allow(qr/apikey_redis:/);
+
+my $up = $t->upstream;
+my $redis = $t->redis;
+
+my $server = <<'EOT';
+        location / {
+            apikey required;
+            apikey_usage headers;
+            apikey_reserve tokens=0 cost=$arg_cost;
+            proxy_set_header X-Key $apikey_id;
+            proxy_pass http://%%UPSTREAM%%;
+            add_header X-Mode $apikey_decision_mode always;
+        }
+EOT
+
+# who waits for Redis in vain may be charged twice: patience where it is well
+
+sub base {
+    my ($mode, $down) = @_;
+
+    return { redis => 'apikey_redis %%REDIS%% timeout='
+                      . ($down ? '500ms' : '3s') . ";\n"
+                      . "    apikey_limit_mode $mode; " . ($down // '') };
+}
+
+sub node {
+    my ($name, $mode, $down, $workers) = @_;
+
+    return $t->nginx(name => $name, server => $server,
+                     workers => $workers // 1, base => base($mode, $down))
+        ->start;
+}
+
+my %limits = (
+    total  => [ limits => [ { name => 'l', limit => 100,
+                              window => 'total' } ] ],
+    month  => [ limits => [ { name => 'l', limit => 100,
+                              window => 'month' } ] ],
+    hour   => [ limits => [ { name => 'l', limit => 100,
+                              window => '1h' } ] ],
+    roll   => [ limits => [ { name => 'l', limit => 100, window => '1h',
+                              rolling => JSON::PP::true } ] ],
+    two    => [ limits => [ { name => 'l', limit => 100, window => 'day' },
+                            { name => 'm', limit => 140,
+                              window => 'month' } ] ],
+    cost   => [ limits => [ { name => 'l', unit => 'cost', limit => '1.00',
+                              window => 'month' } ] ],
+    credit => [ credits => { unit => 'requests', remaining => 100 } ],
+);
+
+sub keys_for {
+    my (@which) = @_;
+
+    return { map { $_ => $t->key(@{$limits{$_}}) } @which };
+}
+
+# what costs a cent is reserved with more
+
+sub ask {
+    my ($node, $keys, $n, $cost) = @_;
+
+    $cost //= '0.02';
+
+    Apikey::Http::parallel(map {
+        my $kind = $_;
+        map { { uri => $kind eq 'cost' ? "/set/X-Usage-Cost/0.01?cost=$cost"
+                                       : '/?cost=0',
+                port => $node->port, key => $keys->{$kind}{key} } } 1 .. $n;
+    } sort keys %$keys);
+}
+
+sub hits {
+    my ($keys) = @_;
+    my %n = map { $_ => 0 } keys %$keys;
+    my %kind = map { $keys->{$_}{id} => $_ } keys %$keys;
+
+    $n{$kind{$_->{headers}{'x-key'}} // 'other'}++ for $up->requests;
+    delete $n{other};
+    return \%n;
+}
+
+sub all_of { my ($keys, $n) = @_; return { map { $_ => $n } keys %$keys } }
+
+
+# A node changes its mode, and back, twice.
+
+my @kinds = sort keys %limits;
+my $one = node('one', 'direct', '', 2);
+my $two = node('two', 'leased', '', 2);
+my ($direct, $leased) = (keys_for(@kinds), keys_for(@kinds));
+
+$t->sync;
+
+sub turn {
+    my (@mode) = @_;
+
+    for my $node ($one, $two) {
+        $node->set(base => base(shift @mode));
+        $node->reload;
+    }
+}
+
+sub both {
+    my (@n) = @_;
+
+    ask($one, $direct, @n);
+    ask($two, $leased, @n);
+}
+
+both(20);
+turn('local', 'local');
+both(30);
+turn('direct', 'leased');
+both(10);
+turn('local', 'local');
+both(15);
+is_deeply(hits($direct), all_of($direct, 75), 'in turns without and with Redis');
+turn('direct', 'leased');
+both(60, '0.01');
+
+is_deeply(hits($direct), all_of($direct, 100),
+          'local and direct: what one has used counts with the other');
+
+my $hits = hits($leased);
+
+is_deeply([ grep { $hits->{$_} > 100 } @kinds ], [],
+          'local and leased: no more than the limit')
+    or diag(explain($hits));
+is_deeply([ grep { $hits->{$_} < 75 } @kinds ], [], 'and not much less');
+
+$_->stop for $one, $two;
+
+
+# Redis stands still, and comes back with all it had.
+
+my @open = qw(month hour roll two);
+my $local = node('local', 'direct', 'apikey_redis_down local nodes=2;');
+my $allow = node('allow', 'direct', 'apikey_redis_down allow;');
+my ($shared, $passed) = (keys_for(@open), keys_for(@kinds));
+my $probe = $t->key(limits => [ { name => 'l', limit => 1000000,
+                                window => '1s' } ]);
+
+$t->sync;
+
+# a TAKE that nobody waits for any more may still be made: with the breaker
+# open none is sent
+
+sub freeze {
+    $redis->freeze;
+
+    wait_for($_->name . ' without Redis', sub {
+        mode($_);
+        return !$_->metric('apikey_redis_up');
+    }) for $local, $allow;
+}
+
+
+sub thaw {
+    $redis->thaw;
+    wait_mode('direct');
+}
+
+
+sub mode { $_[0]->get('/?cost=0', key => $probe->{key})->{headers}{'x-mode'} }
+
+sub wait_mode {
+    my ($mode) = @_;
+
+    wait_for($_->name . " $mode", sub { mode($_) =~ /^$mode/ })
+        for $local, $allow;
+}
+
+wait_mode('direct');
+ask($local, $shared, 20);
+ask($allow, $passed, 20);
+
+for my $round (1, 2) {
+    freeze();
+    ask($local, $shared, 10);
+    ask($allow, $passed, 15);
+    thaw();
+}
+
+is_deeply(hits($passed), all_of($passed, 50), 'allow lets all pass');
+is_deeply(hits($shared), all_of($shared, 40), 'local what was left');
+
+ask($local, $shared, 90);
+ask($allow, $passed, 90, '0.01');
+
+is_deeply(hits($passed), all_of($passed, 100), 'all that passed is charged');
+is_deeply(hits($shared), all_of($shared, 100), 'all that was left, too');
+
+
+# More than there is, and nobody asks again: the debt is told all the same.
+
+my $debt = keys_for('month');
+
+$t->sync;
+ask($allow, $debt, 10);
+freeze();
+ask($allow, $debt, 120);
+$redis->thaw;
+
+wait_for('told by itself', sub {
+    my $r = $local->admin('GET', "limits?key=$debt->{month}{id}");
+    return $r->{status} == 200 && json($r)->{data}[0]{used} == 130;
+});
+
+pass('what passed is told without another request');
+
+$t->done;
