@@ -19,7 +19,7 @@ RETURN check_request(req, 'key', 'owner', 'min_percent', 'limit', 'cursor')
         WHEN query_value(req, 'min_percent') IS NULL THEN jsonb '[]'
         WHEN query_value(req, 'min_percent') !~ '^[0-9]{1,9}$'
             THEN wrong('query:min_percent', 'bad_type',
-                'a whole number is needed')
+                'a whole number is needed, 0 or more')
         ELSE '[]' END
     || CASE
         WHEN caller() IN ('operator', 'operator_read')
@@ -163,18 +163,29 @@ BEGIN
             (v ->> 'reset')::bigint AS reset, v ? 'used' AS known,
             (v ->> 'since')::bigint AS since, (v ->> 'end')::bigint AS "end"
         FROM jsonb_array_elements(coalesce(live, '[]')) AS v),
+    -- a limit of nothing is used up, and nobody counts anything of it
+    zero AS (
+        SELECT r.key_id, r.owner_id, p.external AS plan
+        FROM limit_rule r LEFT JOIN plan p ON p.id = r.plan_id
+        WHERE r."limit" = 0 AND num_nonnulls(limits_now.key_id,
+            limits_now.owner_id) = 0 AND live IS NOT NULL),
     held AS (
         SELECT 'key' AS level, k.id AS holder, k.id AS key, k.owner_id, h.*
         FROM key k, LATERAL limits_held(k.id, NULL, k.plan) AS h
         WHERE k.id = limits_now.key_id
             OR limits_now.key_id IS NULL AND limits_now.owner_id IS NULL
-                AND k.id IN (SELECT l.holder FROM l WHERE l.level = 'key')
+                AND (k.id IN (SELECT l.holder FROM l WHERE l.level = 'key')
+                    OR k.revoked_at IS NULL
+                    AND (k.id IN (SELECT n.key_id FROM zero n)
+                        OR k.plan IN (SELECT n.plan FROM zero n)))
         UNION ALL
         SELECT 'owner', o.id, NULL, o.id, h.*
         FROM owner o, LATERAL limits_held(NULL, o.id, o.plan) AS h
         WHERE o.id = limits_now.owner_id
             OR limits_now.key_id IS NULL AND limits_now.owner_id IS NULL
-                AND o.id IN (SELECT l.holder FROM l WHERE l.level = 'owner')),
+                AND (o.id IN (SELECT l.holder FROM l WHERE l.level = 'owner')
+                    OR o.id IN (SELECT n.owner_id FROM zero n)
+                    OR o.plan IN (SELECT n.plan FROM zero n))),
     now_ AS (
         SELECT h.*, l.reset, p."end", l.holder IS NOT NULL AS told,
             coalesce(h.burst, h."limit") AS most,
@@ -210,7 +221,8 @@ BEGIN
         CASE WHEN n."end" IS NOT NULL THEN usage_time(n."end") END,
         n.position
     FROM now_ n
-    WHERE (num_nonnulls(limits_now.key_id, limits_now.owner_id) > 0 OR n.told)
+    WHERE (num_nonnulls(limits_now.key_id, limits_now.owner_id) > 0 OR n.told
+            OR n.most = 0)
         AND n.used IS NOT NULL;
 END
 $$;

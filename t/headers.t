@@ -139,7 +139,7 @@ is($j->{remaining}, 0, 'remaining');
 is($r->{headers}{'retry-after'}, $j->{retry_after}, 'Retry-After');
 ok($j->{retry_after} > 3590 && $j->{retry_after} <= 3600, 'rounded up');
 is($j->{title}, 'Rate limit reached', 'title');
-is($j->{detail}, "Limit \"b\" allows 1 requests per 1h. Try again in "
+is($j->{detail}, "Limit \"b\" allows 1 request per 1h. Try again in "
    . "$j->{retry_after} seconds.", 'detail');
 like($r->{headers}{ratelimit}, qr/^"a";r=0;t=\d+, "b";r=0;t=\d+$/,
      'headers on a refusal');

@@ -139,6 +139,17 @@ for my $page (1 .. 5) {
 
 is("@seen", 'hourly budget all monthly hourly', 'in pages');
 
+$t->key(owner => 'zoe', limits => [ { name => 'no', limit => 0,
+                                      window => '1h' } ]);
+$t->sync;
+
+is_deeply([ map { "$_->{owner} $_->{name} $_->{percent}" }
+            @{ask('')->{data}} ],
+          [ 'bob hourly 100', 'zoe no 100' ], 'nothing is used up at once');
+like($n->admin('GET', "limits?min_percent=$_")->{body},
+     qr/a whole number is needed, 0 or more/, "not $_ percent")
+    for '0.1', '-5';
+
 # what a restart has lost is told by usage
 
 wait_for('its usage', sub {

@@ -75,7 +75,10 @@ static u_char *
 ngx_http_apikey_detail_amount(u_char *p, u_char *last, uint64_t n,
     ngx_uint_t unit)
 {
-    char  text[APIKEY_MONEY_TEXT_LEN];
+    char         text[APIKEY_MONEY_TEXT_LEN];
+    const char  *many;
+
+    many = (n == 1) ? "" : "s";
 
     switch (unit) {
 
@@ -85,13 +88,13 @@ ngx_http_apikey_detail_amount(u_char *p, u_char *last, uint64_t n,
                             text);
 
     case APIKEY_UNIT_TOKENS:
-        return ngx_slprintf(p, last, "%uL tokens", n);
+        return ngx_slprintf(p, last, "%uL token%s", n, many);
 
     case APIKEY_UNIT_CONCURRENT:
-        return ngx_slprintf(p, last, "%uL requests at once", n);
+        return ngx_slprintf(p, last, "%uL request%s at once", n, many);
 
     default: /* APIKEY_UNIT_REQUESTS */
-        return ngx_slprintf(p, last, "%uL requests", n);
+        return ngx_slprintf(p, last, "%uL request%s", n, many);
     }
 }
 
