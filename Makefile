@@ -26,7 +26,7 @@ CTLLIB = $(PQ) -lcurl -lhiredis -ljansson -lssl -lcrypto -lm
 # what compiles without nginx
 PLAIN  = $(wildcard src/base/*.c src/limit/account*.c src/limit/bucket*.c \
 	src/limit/gauge.c src/limit/level.c src/limit/rolling.c src/limit/lease.c \
-	src/limit/lease_*.c src/limit/tallies.c src/limit/owed.c \
+	src/limit/lease_*.c src/limit/tallies*.c src/limit/owed.c \
 	src/usage/extract*.c src/usage/pack*.c src/usage/unpack*.c \
 	src/usage/record*.c src/usage/ring*.c src/usage/spool*.c)
 PLAINO = $(PLAIN:%.c=$(BUILD)/plain/%.o)

@@ -224,4 +224,25 @@ wait_for('told by itself', sub {
 
 pass('what passed is told without another request');
 
+
+# An nginx ends while it owes, and another one finds its file.
+
+my $left = keys_for('month');
+
+$t->sync;
+ask($allow, $left, 10);
+freeze();
+ask($allow, $left, 20);
+$allow->stop('KILL');
+
+my ($file) = glob("$allow->{ring}/*/tally.0");
+rename($file, $file =~ s/0$/7/r) or die "$file: $!\n";
+
+$redis->thaw;
+$allow->start;
+wait_mode('direct');
+ask($allow, $left, 90);
+
+is_deeply(hits($left), all_of($left, 100), 'what is left in a file is told');
+
 $t->done;

@@ -264,5 +264,9 @@ ngx_http_apikey_tallies_prepare(ngx_http_apikey_main_conf_t *amcf,
         return NGX_ERROR;
     }
 
+    /* its workers look for others now and then */
+
+    (void) apikey_tallies_adopt(&amcf->tallies);
+
     return NGX_OK;
 }

@@ -157,6 +157,10 @@ void ngx_http_apikey_leases_queue(ngx_http_apikey_leases_t *leases,
 ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_due(
     ngx_http_apikey_leases_t *leases, int64_t now);
 
+/* Any of them may owe something now. */
+void ngx_http_apikey_leases_owe(ngx_http_apikey_leases_t *leases,
+    int64_t now);
+
 /* After a worker died, who may have held the wheel: makes it anew. */
 void ngx_http_apikey_leases_rebuild(ngx_http_apikey_leases_t *leases,
     int64_t now);

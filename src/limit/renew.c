@@ -20,6 +20,7 @@
 #define NGX_HTTP_APIKEY_RENEW_IDLE   500     /* ms, where nothing waits */
 #define NGX_HTTP_APIKEY_RENEW_BATCH  32      /* in one hold of the mutex */
 #define NGX_HTTP_APIKEY_RENEW_SEATS  1000    /* ms between two looks */
+#define NGX_HTTP_APIKEY_RENEW_ADOPT  60      /* such looks */
 
 
 static void ngx_http_apikey_renew_handler(ngx_event_t *ev);
@@ -224,7 +225,7 @@ ngx_http_apikey_renew_later(ngx_http_apikey_limiter_t *l, uint32_t index)
 
     ngx_shmtx_lock(&shpool->mutex);
 
-    if (entry->linked) {
+    if (entry->linked && entry->nlimits) {
         now = apikey_clock_boot();
         ngx_http_apikey_leases_queue(leases, entry, now,
                                      now + (int64_t) (entry->conf.time / 2));
@@ -240,6 +241,7 @@ static void
 ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l)
 {
     int64_t                      now;
+    ngx_uint_t                   adopt, adopted;
     ngx_slab_pool_t             *shpool;
     ngx_http_apikey_limit_sh_t  *sh;
 
@@ -250,9 +252,16 @@ ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l)
     sh = l->conf.sh;
     shpool = l->conf.shpool;
 
+    adopt = (++l->looks % NGX_HTTP_APIKEY_RENEW_ADOPT == 0);
+    adopted = 0;
+
     ngx_shmtx_lock(&shpool->mutex);
 
     now = apikey_clock_boot();
+
+    if (adopt) {
+        adopted = apikey_tallies_adopt(l->conf.tallies);
+    }
 
     if (ngx_http_apikey_holds_order(sh->holds, sh->leases, l->conf.tallies->fd,
                                     l->seat))
@@ -260,5 +269,15 @@ ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l)
         ngx_http_apikey_leases_rebuild(sh->leases, now);
     }
 
+    if (adopted) {
+        ngx_http_apikey_leases_owe(sh->leases, now);
+    }
+
     ngx_shmtx_unlock(&shpool->mutex);
+
+    if (adopted) {
+        ngx_log_error(NGX_LOG_NOTICE, l->conf.log, 0,
+                      "apikey: %ui accounts or limits of an nginx that has "
+                      "ended are told by this one", adopted);
+    }
 }

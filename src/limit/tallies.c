@@ -43,14 +43,15 @@ apikey_tallies_claim(apikey_tallies_t *tallies, const char *dir,
     memset(tallies, 0, sizeof(apikey_tallies_t));
     tallies->fd = -1;
 
-    for (i = 0; i < APIKEY_TALLIES_FILES; i++) {
+    if (strlen(dir) >= sizeof(tallies->dir)) {
+        errno = ENAMETOOLONG;
+        return apikey_tallies_fail(tallies, "directory");
+    }
 
-        if (snprintf(name, sizeof(name), "%s/tally.%u", dir, i)
-            >= (int) sizeof(name))
-        {
-            errno = ENAMETOOLONG;
-            return apikey_tallies_fail(tallies, "snprintf()");
-        }
+    strcpy(tallies->dir, dir);
+
+    for (i = 0; i < APIKEY_TALLIES_FILES; i++) {
+        (void) snprintf(name, sizeof(name), "%s/tally.%u", dir, i);
 
         if (apikey_tallies_open(tallies, name, node, uid, gid)) {
             return true;

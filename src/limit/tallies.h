@@ -6,8 +6,9 @@
  * The file outlives every process.  A master claims one of its own by flock
  * before it makes its zone and hands it to its workers, who go by the zone's
  * mutex; when all of them have gone the next master finds it, with sums that
- * no answer has acknowledged, and goes on.  A new file has a name that no
- * file had before: to Redis it is another node.
+ * no answer has acknowledged, and goes on; one that has a file already takes
+ * what stands in those that nobody has.  A new file has a name that no file
+ * had before: to Redis it is another node.
  *
  * Plain C.  The file is allocated whole, so that writing it never fails.  The
  * mapping is the process' that claimed it, and its children's.
@@ -64,6 +65,7 @@ typedef struct {
     int                     fd;
     int                     err;             /* errno of the last failure */
     const char             *what;            /* what failed; static */
+    char                    dir[1000];
 } apikey_tallies_t;
 
 
@@ -74,6 +76,13 @@ typedef struct {
  */
 bool apikey_tallies_claim(apikey_tallies_t *tallies, const char *dir,
     uint64_t name, int uid, int gid);
+
+/*
+ * What stands in other files of its directory that nobody has any more: goes
+ * on here, under the names it has.  A file of which nothing is left is empty
+ * then.  How much there was.
+ */
+unsigned apikey_tallies_adopt(apikey_tallies_t *tallies);
 
 /* Any answer to a call about it that took these sums along, however late. */
 void apikey_tallies_acked(apikey_tallies_t *tallies, const uint8_t holder[16],

@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "limit/tallies.h"
@@ -146,6 +147,74 @@ test_late(apikey_tallies_t *t)
 }
 
 
+static apikey_owed_t *
+owed(apikey_tallies_t *t, uint64_t account)
+{
+    uint8_t            holder[16];
+    apikey_owed_key_t  key;
+
+    memset(holder, 0, sizeof(holder));
+    memcpy(holder, &account, sizeof(account));
+
+    key.holder = holder;
+    key.scope = 7;
+    key.id = 5;
+    key.level = 0;
+    key.unit = 1;
+
+    return apikey_owed_get(&t->file->owed, &key, apikey_tallies_name(t),
+                           SECOND, SECOND);
+}
+
+
+/* Files that nobody has any more. */
+
+static void
+test_adopt(apikey_tallies_t *t)
+{
+    char                   name[64];
+    uint64_t               node, charge;
+    struct stat            st;
+    apikey_tallies_t       other;
+    apikey_account_sums_t  sums;
+
+    ok(apikey_tallies_claim(&other, dir, 6, -1, -1), "another master");
+
+    apikey_tally_add(get(&other, 50, SECOND), 9, 0, 0, HORIZON);
+    apikey_tally_add(get(&other, 51, SECOND), 3, 0, 0, HORIZON);
+    apikey_tally_add(get(t, 51, SECOND), 1, 0, 0, HORIZON);
+    apikey_owed_add(&other.file->owed, owed(&other, 52), 4, 0, 1, SECOND);
+    node = get(&other, 50, SECOND)->node;
+    charge = owed(&other, 52)->name;
+
+    is_uint(apikey_tallies_adopt(t), 0, "who is at work keeps what it has");
+
+    leave(&other);
+
+    is_uint(apikey_tallies_adopt(t), 2, "who has gone leaves it");
+    is_uint(get(t, 50, SECOND)->node, node, "a tally under its name");
+    is_uint(get(t, 50, SECOND)->sum, 9, "with its sum");
+    is_uint(owed(t, 52)->name, charge, "and what is owed");
+    ok(!apikey_owed_clean(owed(t, 52), SECOND), "which it is still");
+    is_uint(get(t, 51, SECOND)->sum, 1, "what we have is told first");
+
+    apikey_tally_send(get(t, 51, SECOND), HORIZON, SECOND, &sums);
+    acked(t, 51, &sums, 0);
+
+    is_uint(apikey_tallies_adopt(t), 1, "then that of others");
+    is_uint(get(t, 51, SECOND)->sum, 3, "another sum");
+    is_uint(apikey_tallies_adopt(t), 0, "once");
+
+    (void) snprintf(name, sizeof(name), "%s/tally.1", dir);
+    ok(stat(name, &st) == 0 && st.st_size == 0, "its file is empty");
+    ok(apikey_tallies_claim(&other, dir, 7, -1, -1)
+       && get(&other, 50, SECOND)->sum == 0, "and may be another one's");
+
+    leave(&other);
+    (void) unlink(name);
+}
+
+
 /* More accounts than there are places. */
 
 static void
@@ -207,6 +276,7 @@ main(void)
 
     test_claim(&tallies);
     test_late(&tallies);
+    test_adopt(&tallies);
     test_full(&tallies);
 
     (void) snprintf(name, sizeof(name), "%s/tally.0", dir);
