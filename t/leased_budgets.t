@@ -34,7 +34,8 @@ for my $mode (qw(leased direct)) { subtest $mode => sub {
     my @n = map { $t->nginx(name => "$mode$_", workers => 2, base => {
         redis => "apikey_redis %%REDIS%% timeout=2s;"
                  . " apikey_limit_mode $mode;",
-    }, server => <<'EOT')->start } 1 .. 3;
+    }, http => 'keepalive_requests 1000000;',
+        server => <<'EOT')->start } 1 .. 3;
         location / {
             apikey required;
             apikey_usage headers;
