@@ -191,9 +191,10 @@ judge_admitted(world_t *w, int a, const admission_t *adm)
         sum = period_sum(b, l, i, adm->t);
         *sum += (int64_t) adm->cost;
 
-        /* what Postgres knows comes back in no order */
+        /* what Postgres knows comes back in no order; the last sum is of all
+           periods that are left */
 
-        w->st.quota += loses(w)
+        w->st.quota += loses(w) && b->period[i] < PERIODS - 1
                        && *sum > (int64_t) judge_form(w, ac, i,
                                                       adm->t).burst;
     }
