@@ -90,6 +90,27 @@ for my $mode (qw(leased direct)) {
     is($status->($a), 429, "$mode: and no more than before may run");
 
     $_->abort for @conns;
+
+    # one slot, and a client that goes from node to node
+
+    my $one = $t->key(limits => [
+        { name => 'one', unit => 'concurrent', limit => 1 } ]);
+
+    $t->sync($a, $b);
+
+    my $refused = 0;
+
+    for my $i (1 .. 30) {
+        wait_for("it is free, $i", sub {
+            my $r = ($a, $b)[$i % 2]->get('/', key => $one->{key});
+
+            $refused += $r->{status} != 200;
+            return $r->{status} == 200;
+        }, 20);
+    }
+
+    cmp_ok($refused, '<', 30, "$mode: the slot is where it is wanted");
+
     $_->stop for $a, $b;
 }
 

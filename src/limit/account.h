@@ -270,6 +270,7 @@ typedef struct {
     uint64_t                       life;     /* us: what was granted or kept
                                                 may be spent */
     bool                           kept;     /* the settlement was not void */
+    uint64_t                       out;      /* O */
 } apikey_account_grant_t;
 
 

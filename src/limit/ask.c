@@ -535,6 +535,8 @@ ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
         limit = ngx_http_apikey_leases_limit(leases, limit->next);
     }
 
+    entry->out = grant->out;
+
     ngx_http_apikey_leases_told(leases, entry, now);
 
     ngx_http_apikey_leases_queue(leases, entry, now,

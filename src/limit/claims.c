@@ -472,9 +472,9 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
     int64_t now)
 {
     int64_t                         redis;
-    uint64_t                        left, units;
+    uint64_t                        left, need;
     ngx_uint_t                      k;
-    apikey_bucket_t                 b;
+    apikey_bucket_t                 b, seen;
     const apikey_rate_t            *rate;
     ngx_http_apikey_bucket_t       *out;
     ngx_http_apikey_leases_t       *leases;
@@ -489,7 +489,9 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         out = &account->buckets[k];
         rate = &out->limit->rate;
 
-        b = ngx_http_apikey_leases_seen(limit, out, redis);
+        seen = ngx_http_apikey_leases_seen(limit, out, redis);
+        need = ngx_http_apikey_decide_need(out->limit, account);
+        b = seen;
 
         out->refused = 0;
         out->unknown = 0;
@@ -500,9 +502,7 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         out->remaining = apikey_bucket_remaining(&b, rate) + left;
         out->remaining = ngx_min(out->remaining, rate->capacity / rate->token);
 
-        out->wait = apikey_level_wait(&b, rate,
-                          ngx_http_apikey_decide_need(out->limit, account),
-                          redis);
+        out->wait = apikey_level_wait(&b, rate, need, redis);
 
         if (out->limit->kind == APIKEY_KIND_CONCURRENT
             && out->wait && account->cost <= out->limit->limit)
@@ -514,13 +514,14 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
             apikey_bucket_refill(&b, rate, redis);
         }
 
-        units = left > APIKEY_BUCKET_MAX / rate->token ? APIKEY_BUCKET_MAX
-                                                       : left * rate->token;
-        b.used -= ngx_min(b.used, units);
+        ngx_http_apikey_leases_less(&b, rate, left);
 
         out->reset = apikey_level_reset(&b, rate, redis);
 
         ngx_http_apikey_decide_period(out, account, redis);
+
+        out->wait = ngx_http_apikey_leases_wait(&entry->conf, out, &seen,
+                                                entry->out, need, redis);
 
         limit = limit ? ngx_http_apikey_leases_limit(leases, limit->next)
                       : NULL;

@@ -50,6 +50,7 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
     d->resent = 0;
     d->held = 0;
     d->ahead = 0;
+    d->again = 0;
 
     if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_LOCAL) {
         return ngx_http_apikey_decide_local(d, 0, APIKEY_MODE_LOCAL);

@@ -126,6 +126,9 @@ struct ngx_http_apikey_decision_s {
     unsigned                      resent:1;  /* after NOSCRIPT */
     unsigned                      held:1;    /* in the zone, by claims */
     unsigned                      ahead:1;   /* some lease runs low */
+    unsigned                      again:1;   /* it has given leases back */
+    unsigned                      over:1;    /* TAKE refused what would not fit
+                                                beside its own leases */
 };
 
 

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 
+#include "base/clock.h"
 #include "limit/holds.h"
 
 
@@ -156,7 +157,9 @@ ngx_http_apikey_holds_reclaim(ngx_http_apikey_holds_t *holds,
             entry = &leases->entries[hold->entry];
 
             if (hold->kind == NGX_HTTP_APIKEY_HOLD_SLOTS) {
-                apikey_lease_leave(&entry->lease, hold->cost, hold->epoch);
+                (void) apikey_lease_leave(&entry->lease, &entry->conf,
+                                          hold->cost, hold->epoch,
+                                          apikey_clock_boot());
 
             } else {
                 ngx_memzero(&claim, sizeof(apikey_claim_t));

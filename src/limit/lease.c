@@ -11,6 +11,9 @@
 
 
 #define APIKEY_LEASE_SHORT  3            /* holds, each twice as long */
+#define APIKEY_LEASE_SLOW   10           /* requests a second: refilled */
+#define APIKEY_LEASE_FREED  100          /* ... of all nodes: each returns its
+                                            slot */
 
 
 static bool apikey_lease_direct(const apikey_claim_t *claim);
@@ -178,9 +181,12 @@ apikey_lease_reclaim(apikey_claim_t *claims, unsigned n)
 }
 
 
-void
-apikey_lease_leave(apikey_lease_t *lease, uint64_t slots, uint64_t epoch)
+bool
+apikey_lease_leave(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
+    uint64_t slots, uint64_t epoch, int64_t now)
 {
+    double  active;
+
     lease->busy -= slots;
 
     /*
@@ -188,9 +194,37 @@ apikey_lease_leave(apikey_lease_t *lease, uint64_t slots, uint64_t epoch)
      * them back when their generation ends.
      */
 
-    if (epoch == lease->epoch) {
-        lease->left += slots;
+    if (epoch != lease->epoch) {
+        return false;
     }
+
+    lease->left += slots;
+
+    if (lease->call
+        || (lease->busy && !apikey_lease_scarce(lease, conf, 0)))
+    {
+        return false;
+    }
+
+    /* of a key that is as busy the timer finds what is left over */
+
+    active = lease->active ? (double) lease->active : 1;
+
+    return apikey_lease_wanted(lease, now) * active < APIKEY_LEASE_FREED;
+}
+
+
+bool
+apikey_lease_yield(apikey_lease_t *lease)
+{
+    if (lease->call || lease->left + lease->back == 0) {
+        return false;
+    }
+
+    lease->back += lease->left;
+    lease->left = 0;
+
+    return true;
 }
 
 
@@ -203,6 +237,12 @@ apikey_lease_ahead(const apikey_claim_t *claim, int64_t now)
     if (claim->cost == 0 || lease->call || now < lease->hold
         || apikey_lease_direct(claim))
     {
+        return false;
+    }
+
+    /* it would be on its way when the slot is left */
+
+    if (claim->conf->slots && apikey_lease_scarce(lease, claim->conf, 0)) {
         return false;
     }
 
@@ -231,7 +271,10 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
         goal *= 2;
     }
 
-    if (conf->direct || apikey_lease_rests(lease, conf, now)
+    /* what goes back is not fetched again by the same call */
+
+    if (conf->direct || (back && lease->back)
+        || apikey_lease_rests(lease, conf, now)
         || apikey_lease_scarce(lease, conf, demand))
     {
         goal = 0;
@@ -374,9 +417,10 @@ apikey_lease_direct(const apikey_claim_t *claim)
 
 /*
  * What others hold would be missed soon: until it is back, requests would be
- * refused for ever though something is left.  All nodes together, which this
- * one is taken as typical of, or the room has shown, spend it in no less than
- * three lease times, so that no lease outlasts it.
+ * refused for ever, or for long, though something is left.  All nodes
+ * together, which this one is taken as typical of, or the room has shown,
+ * spend it in no less than three lease times, so that no lease outlasts it.
+ * Slots are scarce where three in four are out.
  */
 
 static bool
@@ -385,11 +429,29 @@ apikey_lease_scarce(const apikey_lease_t *lease,
 {
     double  pace;
 
+    if (conf->slots) {
+        return lease->room <= conf->burst / 4;
+    }
+
+    if (!conf->quota && !apikey_lease_slow(lease, conf->rate)) {
+        return false;
+    }
+
     pace = demand * (double) (lease->active ? lease->active : 1);
     pace = pace < lease->pace ? lease->pace : pace;
 
-    return conf->quota
-           && (double) lease->room < 3 * pace * (double) conf->time / 1000000;
+    return (double) lease->room < 3 * pace * (double) conf->time / 1000000;
+}
+
+
+bool
+apikey_lease_slow(const apikey_lease_t *lease, double rate)
+{
+    double  cost;
+
+    cost = lease->cost ? (double) lease->cost : 1;
+
+    return rate > 0 && rate <= APIKEY_LEASE_SLOW * cost;
 }
 
 

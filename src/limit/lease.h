@@ -37,6 +37,8 @@ typedef struct {
     bool      slots;         /* of concurrent: never direct */
     bool      quota;         /* some limit never refills: no leases where
                                 little of it is left */
+    double    rate;          /* tokens a second: of what refills least; 0:
+                                nothing does */
 } apikey_lease_conf_t;
 
 
@@ -61,8 +63,8 @@ typedef struct {
     int64_t   hold;          /* nothing is to be had until then */
     unsigned  holds;         /* one after the other */
     uint64_t  active;        /* nodes, as last told */
-    uint64_t  room;          /* of its quotas, as last told, beside what is
-                                out */
+    uint64_t  room;          /* of its quotas, slow buckets or slots, as last
+                                told, beside what is out */
     uint64_t  then;          /* room, at room_at */
     int64_t   room_at;
     double    pace;          /* tokens a second, by which it sank */
@@ -140,7 +142,13 @@ typedef enum {
 /* A request comes; before decide(), whatever becomes of it. */
 void apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now);
 
-/* An answer says what is left of the quotas; fewest tokens. */
+/*
+ * So little refills in a second that TAKE may ask for each request of it, as
+ * of a quota.
+ */
+bool apikey_lease_slow(const apikey_lease_t *lease, double rate);
+
+/* An answer says what is left of the scarce ones; fewest tokens. */
 void apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
     uint64_t room, int64_t now);
 
@@ -152,9 +160,12 @@ void apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
 bool apikey_lease_ample(const apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, double demand);
 
-/* Of a quota nothing is kept for a key that rests: it may be the last. */
+/* Nothing is kept for a key that rests: it may be the last, or wanted. */
 bool apikey_lease_rests(const apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, int64_t now);
+
+/* us: by then what is left on other nodes, and rests there, is back. */
+uint64_t apikey_lease_return(const apikey_lease_conf_t *conf);
 
 /* Tokens a second that are wanted now. */
 double apikey_lease_wanted(const apikey_lease_t *lease, int64_t now);
@@ -186,9 +197,20 @@ void apikey_lease_release(apikey_claim_t *claims, unsigned n);
 /* Its worker died: what it held is spent. */
 void apikey_lease_reclaim(apikey_claim_t *claims, unsigned n);
 
-/* An admitted request ended, in whichever worker; epoch: its claim's. */
-void apikey_lease_leave(apikey_lease_t *lease, uint64_t slots,
-    uint64_t epoch);
+/*
+ * An admitted request ended, in whichever worker; epoch: its claim's.  True:
+ * its slot is to go back at once, others may be waiting for it.
+ */
+bool apikey_lease_leave(apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, uint64_t slots, uint64_t epoch,
+    int64_t now);
+
+/*
+ * What is left goes back with the next call, which is to be sent now: TAKE
+ * has refused what it would pay for.  False: there is nothing, or a call is
+ * on its way that may bring it.
+ */
+bool apikey_lease_yield(apikey_lease_t *lease);
 
 
 /* After an admission: a LEASE before the tokens run out. */

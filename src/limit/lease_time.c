@@ -16,9 +16,11 @@
 #define APIKEY_LEASE_SOON    10          /* reports a lease time, then */
 #define APIKEY_LEASE_TOLD    INT64_C(1000000)    /* us: what is settled */
 #define APIKEY_LEASE_AMPLE   16          /* leases of all nodes, at least */
+#define APIKEY_LEASE_REST    1000000     /* us, of a key that will be back */
 
 
 static double apikey_lease_decay(double demand, double span);
+static uint64_t apikey_lease_rest(const apikey_lease_conf_t *conf);
 static bool apikey_lease_fell(apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, int64_t now);
 
@@ -163,9 +165,37 @@ bool
 apikey_lease_rests(const apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, int64_t now)
 {
-    return conf->quota
-           && now - lease->demand_at >= 2 * (int64_t) conf->time
-                                        / APIKEY_LEASE_LOOKS;
+    /* a slot is missed at once, by whoever wants it */
+
+    if (conf->slots) {
+        return lease->busy + lease->held == 0;
+    }
+
+    return now - lease->demand_at >= (int64_t) apikey_lease_rest(conf);
+}
+
+
+uint64_t
+apikey_lease_return(const apikey_lease_conf_t *conf)
+{
+    uint64_t  late, rest;
+
+    late = 3 * conf->time / 4;
+    rest = apikey_lease_rest(conf);
+
+    return (rest < late ? rest : late) + conf->time / APIKEY_LEASE_LOOKS
+           + conf->trip;
+}
+
+
+static uint64_t
+apikey_lease_rest(const apikey_lease_conf_t *conf)
+{
+    uint64_t  rest;
+
+    rest = 2 * conf->time / APIKEY_LEASE_LOOKS;
+
+    return conf->quota || rest > APIKEY_LEASE_REST ? rest : APIKEY_LEASE_REST;
 }
 
 

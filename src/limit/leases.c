@@ -338,6 +338,7 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
     entry->lease.hold = 0;
     entry->quiet = 0;
     entry->seen = 0;
+    entry->out = 0;
 
     if (ngx_http_apikey_leases_resize(leases, entry, account->nbuckets)
         != NGX_OK)
@@ -387,9 +388,7 @@ ngx_http_apikey_leases_ids(ngx_http_apikey_leases_t *leases,
 
     for (i = 0; l && i < account->nbuckets; i++) {
 
-        if (l->terms.id != account->buckets[i].limit->id
-            || l->terms.quota != apikey_limit_quota(account->buckets[i].limit))
-        {
+        if (l->terms.id != account->buckets[i].limit->id) {
             return 0;
         }
 

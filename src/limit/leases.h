@@ -56,6 +56,8 @@ typedef struct {
     int64_t                 seen;        /* when levels were; 0: never */
     int64_t                 quiet;       /* TAKE would refuse until then ... */
     uint64_t                quiet_cost;  /* ... who wants so much */
+    uint64_t                out;         /* tokens that all nodes have leased,
+                                            as last told */
 
     uint32_t                next;        /* of its hash chain */
     uint32_t                wheel;       /* of its place in the wheel */
@@ -136,6 +138,23 @@ ngx_uint_t ngx_http_apikey_leases_touched(
 apikey_bucket_t ngx_http_apikey_leases_seen(
     const ngx_http_apikey_lease_limit_t *limit,
     const ngx_http_apikey_bucket_t *out, int64_t redis);
+
+/*
+ * How long out refuses this cost, whose wait is by level: no longer than until
+ * what is leased may be back, where it fits beside that.
+ */
+uint64_t ngx_http_apikey_leases_wait(const apikey_lease_conf_t *conf,
+    const ngx_http_apikey_bucket_t *out, const apikey_bucket_t *level,
+    uint64_t leased, uint64_t tokens, uint64_t now);
+
+/* These tokens fit beside what is leased. */
+ngx_uint_t ngx_http_apikey_leases_fits(const ngx_http_apikey_bucket_t *out,
+    const apikey_bucket_t *level, uint64_t leased, uint64_t tokens,
+    uint64_t now);
+
+/* So many tokens of what is used do not count. */
+void ngx_http_apikey_leases_less(apikey_bucket_t *b,
+    const apikey_rate_t *rate, uint64_t tokens);
 
 /* A limit in the words of limit/account.h. */
 void ngx_http_apikey_leases_terms(apikey_account_limit_t *terms,

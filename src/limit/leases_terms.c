@@ -9,6 +9,7 @@
 #include <ngx_core.h>
 
 #include "limit/leases.h"
+#include "limit/level.h"
 
 
 #define NGX_HTTP_APIKEY_LEASES_MINUTE  UINT64_C(60000000)
@@ -23,8 +24,11 @@
 #define NGX_HTTP_APIKEY_LEASES_QUOTA   16
 
 
+static double ngx_http_apikey_leases_rate(const apikey_rate_t *form);
 static uint64_t ngx_http_apikey_leases_lifetime(double rate,
     uint64_t window);
+static ngx_uint_t ngx_http_apikey_leases_scarce(
+    ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_lease_limit_t *l);
 
 
 void
@@ -104,8 +108,7 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
         }
 
         if (form->refill) {
-            r = (double) form->refill * 1000000
-                / ((double) form->tick * (double) form->token);
+            r = ngx_http_apikey_leases_rate(form);
             rate = (rate == 0 || r < rate) ? r : rate;
             window = ngx_min(window, account->buckets[i].limit->window);
         }
@@ -114,6 +117,7 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
     conf->slots = (account->unit == APIKEY_UNIT_CONCURRENT);
     conf->time = conf->slots ? NGX_HTTP_APIKEY_LEASES_SLOTS
                              : ngx_http_apikey_leases_lifetime(rate, window);
+    conf->rate = rate;
     conf->trip = NGX_HTTP_APIKEY_LEASES_TRIP;
     conf->horizon = NGX_HTTP_APIKEY_LEASES_HORIZON;
     conf->few = (conf->quota ? NGX_HTTP_APIKEY_LEASES_QUOTA
@@ -121,6 +125,16 @@ ngx_http_apikey_leases_conf(apikey_lease_conf_t *conf,
                 * conf->time / 1000000;
     conf->direct = !conf->slots
                    && (loose || conf->burst < NGX_HTTP_APIKEY_LEASES_SMALL);
+}
+
+
+/* Tokens a second. */
+
+static double
+ngx_http_apikey_leases_rate(const apikey_rate_t *form)
+{
+    return (double) form->refill * 1000000
+           / ((double) form->tick * (double) form->token);
 }
 
 
@@ -163,13 +177,88 @@ ngx_http_apikey_leases_told(ngx_http_apikey_leases_t *leases,
          l;
          l = ngx_http_apikey_leases_limit(leases, l->next))
     {
-        if (l->terms.quota) {
+        if (ngx_http_apikey_leases_scarce(entry, l)) {
             left = apikey_bucket_remaining(&l->seen, &l->terms.rate);
             room = ngx_min(room, left);
         }
     }
 
     apikey_lease_room(&entry->lease, &entry->conf, room, now);
+}
+
+
+/* What others hold of it would be missed. */
+
+static ngx_uint_t
+ngx_http_apikey_leases_scarce(ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_lease_limit_t *l)
+{
+    double  rate;
+
+    if (l->terms.quota || entry->conf.slots) {
+        return 1;
+    }
+
+    if (l->terms.rate.tick == APIKEY_RATE_ROLLING) {
+        return 0;
+    }
+
+    rate = ngx_http_apikey_leases_rate(&l->terms.rate);
+
+    return apikey_lease_slow(&entry->lease, rate);
+}
+
+
+uint64_t
+ngx_http_apikey_leases_wait(const apikey_lease_conf_t *conf,
+    const ngx_http_apikey_bucket_t *out, const apikey_bucket_t *level,
+    uint64_t leased, uint64_t tokens, uint64_t now)
+{
+    uint64_t  back;
+
+    if (out->wait == 0 || leased == 0
+        || !ngx_http_apikey_leases_fits(out, level, leased, tokens, now))
+    {
+        return out->wait;
+    }
+
+    back = apikey_lease_return(conf);
+
+    return ngx_min(out->wait, back);
+}
+
+
+ngx_uint_t
+ngx_http_apikey_leases_fits(const ngx_http_apikey_bucket_t *out,
+    const apikey_bucket_t *level, uint64_t leased, uint64_t tokens,
+    uint64_t now)
+{
+    apikey_bucket_t       b;
+    const apikey_rate_t  *rate;
+
+    rate = &out->limit->rate;
+
+    if (rate->tick == APIKEY_RATE_ROLLING) {
+        return apikey_level_wait(level, rate, tokens, now) == 0;
+    }
+
+    b = *level;
+    apikey_bucket_refill(&b, rate, now);
+    ngx_http_apikey_leases_less(&b, rate, leased);
+
+    return apikey_bucket_wait(&b, rate, tokens, now) == 0;
+}
+
+
+void
+ngx_http_apikey_leases_less(apikey_bucket_t *b, const apikey_rate_t *rate,
+    uint64_t tokens)
+{
+    uint64_t  units;
+
+    units = tokens > APIKEY_BUCKET_MAX / rate->token ? APIKEY_BUCKET_MAX
+                                                     : tokens * rate->token;
+    b->used -= ngx_min(b->used, units);
 }
 
 

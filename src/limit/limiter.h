@@ -54,6 +54,8 @@ struct ngx_http_apikey_part_s {
     unsigned                       foreign:1;    /* another worker has asked */
     unsigned                       none:1;       /* there was no entry */
     unsigned                       taken:1;      /* TAKE was asked about it */
+    unsigned                       refused:1;    /* ... and refused for it */
+    unsigned                       yields:1;     /* its lease goes back */
 };
 
 

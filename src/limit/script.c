@@ -232,6 +232,7 @@ ngx_http_apikey_script_grant(ngx_http_apikey_script_reply_t *reply,
     grant->hold = n[5];
     grant->life = n[6];
     grant->kept = (n[7] == 1);
+    grant->out = n[8];
 
     return n[7] > 1 ? NGX_ERROR : NGX_OK;
 }

@@ -21,6 +21,8 @@ static void ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
 static void ngx_http_apikey_settle_queue(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_decision_t *d, ngx_http_apikey_account_t *account,
     int64_t now);
+static void ngx_http_apikey_settle_slots(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i);
 static void ngx_http_apikey_settle_local(ngx_http_apikey_table_t *table,
@@ -74,6 +76,7 @@ ngx_http_apikey_settle(ngx_http_apikey_limiter_t *l,
 
         ngx_shmtx_unlock(&shpool->mutex);
 
+        ngx_http_apikey_settle_slots(l, d);
         ngx_http_apikey_renew_arm(l);
 
         break;
@@ -175,19 +178,50 @@ static void
 ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i)
 {
+    int64_t                         now;
+    ngx_http_apikey_part_t         *part;
+    ngx_http_apikey_leases_t       *leases;
     ngx_http_apikey_account_t      *account;
     ngx_http_apikey_lease_entry_t  *entry;
 
     account = &d->accounts[i];
+    part = &d->parts[i];
+    leases = l->conf.sh->leases;
+    now = apikey_clock_boot();
 
-    entry = ngx_http_apikey_leases_find(l->conf.sh->leases, account);
+    entry = ngx_http_apikey_leases_find(leases, account);
 
     if (entry) {
-        apikey_lease_leave(&entry->lease, account->cost, d->claims[i].epoch);
+        part->entry = ngx_http_apikey_leases_index(leases, entry);
+        part->yields = apikey_lease_leave(&entry->lease, &entry->conf,
+                                          account->cost, d->claims[i].epoch,
+                                          now);
+        ngx_http_apikey_leases_queue(leases, entry, now,
+                  now + (int64_t) (entry->conf.time / APIKEY_LEASE_LOOKS));
     }
 
-    ngx_http_apikey_holds_drop(l->conf.sh->holds, d->parts[i].hold);
-    d->parts[i].hold = 0;
+    ngx_http_apikey_holds_drop(l->conf.sh->holds, part->hold);
+    part->hold = 0;
+}
+
+
+/* A slot that nobody here waits for is free everywhere. */
+
+static void
+ngx_http_apikey_settle_slots(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < d->naccounts; i++) {
+
+        if (d->accounts[i].unit == APIKEY_UNIT_CONCURRENT
+            && d->parts[i].yields)
+        {
+            d->parts[i].yields = 0;
+            (void) ngx_http_apikey_ask(l, d->parts[i].entry, 1);
+        }
+    }
 }
 
 

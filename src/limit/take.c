@@ -36,16 +36,19 @@ static ngx_int_t ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d,
     ngx_str_t *text);
 static ngx_int_t ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d,
     ngx_str_t *text);
+static ngx_uint_t ngx_http_apikey_take_yield(ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_take_again(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_take_others(ngx_http_apikey_decision_t *d,
     int64_t now);
 static ngx_uint_t ngx_http_apikey_take_unknown(
     ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d,
     ngx_uint_t i, ngx_http_apikey_script_reply_t *reply, int64_t now);
-static uint64_t ngx_http_apikey_take_level(
-    ngx_http_apikey_script_reply_t *reply,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *out,
-    apikey_bucket_t *level);
+static void ngx_http_apikey_take_quiet(ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_account_t *account, uint64_t us, int64_t now);
+static uint64_t ngx_http_apikey_take_level(ngx_http_apikey_decision_t *d,
+    ngx_uint_t i, ngx_http_apikey_bucket_t *out,
+    ngx_http_apikey_script_reply_t *reply, apikey_bucket_t *level);
 static uint64_t ngx_http_apikey_take_pace(const apikey_limit_t *limit);
 
 
@@ -201,8 +204,14 @@ ngx_http_apikey_take_handler(ngx_http_apikey_redis_call_t *call,
         if (kind == NGX_HTTP_APIKEY_REDIS_STRING
             && ngx_http_apikey_take_check(d, &text) == NGX_OK)
         {
-            ngx_http_apikey_decide_taken(d,
-                                     ngx_http_apikey_take_answer(d, &text));
+            rc = ngx_http_apikey_take_answer(d, &text);
+
+            if (rc == NGX_AGAIN) {
+                ngx_http_apikey_take_again(d);
+                return;
+            }
+
+            ngx_http_apikey_decide_taken(d, rc);
             return;
         }
 
@@ -296,13 +305,16 @@ ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 }
 
 
-/* NGX_OK admitted, NGX_DECLINED refused, NGX_ERROR: yes, but too late. */
+/*
+ * NGX_OK admitted, NGX_DECLINED refused, NGX_ERROR: yes, but too late,
+ * NGX_AGAIN: once more, when what this node holds has gone back.
+ */
 
 static ngx_int_t
 ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 {
     int64_t                          now;
-    ngx_uint_t                       i;
+    ngx_uint_t                       i, again;
     ngx_slab_pool_t                 *shpool;
     apikey_lease_decision_e          rc;
     ngx_http_apikey_limiter_t       *l;
@@ -316,6 +328,7 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
     (void) ngx_http_apikey_script_reply(&reply, text);
 
     d->known = 1;
+    d->over = 0;
     d->decided_at = reply.now;
 
     ngx_shmtx_lock(&shpool->mutex);
@@ -341,7 +354,13 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 
     ngx_http_apikey_take_others(d, now);
 
+    again = rc == APIKEY_LEASE_REFUSED && ngx_http_apikey_take_yield(d);
+
     ngx_shmtx_unlock(&shpool->mutex);
+
+    if (again) {
+        return NGX_AGAIN;
+    }
 
     if (rc == APIKEY_LEASE_ADMITTED) {
         return NGX_OK;
@@ -356,6 +375,62 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
     }
 
     return NGX_DECLINED;
+}
+
+
+/*
+ * What this node has leased itself must not be why it refuses: it is put
+ * aside to go back.
+ */
+
+static ngx_uint_t
+ngx_http_apikey_take_yield(ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t                      i, some;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    if (d->again || d->over) {
+        return 0;
+    }
+
+    some = 0;
+
+    for (i = 0; i < d->naccounts; i++) {
+        d->parts[i].yields = 0;
+
+        if (!d->parts[i].taken || !d->parts[i].refused) {
+            continue;
+        }
+
+        entry = ngx_http_apikey_claims_entry(d->limiter, &d->parts[i]);
+
+        d->parts[i].yields = apikey_lease_yield(&entry->lease);
+        some |= d->parts[i].yields;
+
+        entry->quiet = 0;
+    }
+
+    d->again = some;
+
+    return some;
+}
+
+
+/* The connection carries the LEASE before the TAKE. */
+
+static void
+ngx_http_apikey_take_again(ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < d->naccounts; i++) {
+
+        if (d->parts[i].yields) {
+            (void) ngx_http_apikey_ask(d->limiter, d->parts[i].entry, 1);
+        }
+    }
+
+    ngx_http_apikey_decide_resume(d);
 }
 
 
@@ -427,11 +502,20 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
 
     entry = d->parts[i].none ? NULL
                              : ngx_http_apikey_leases_find(leases, account);
+
+    /* another account may have the one there was */
+
+    d->parts[i].none = (entry == NULL);
+
+    if (entry) {
+        d->parts[i].entry = ngx_http_apikey_leases_index(leases, entry);
+    }
+
     limit = entry ? ngx_http_apikey_leases_limit(leases, entry->limits) : NULL;
 
     for (k = 0; k < account->nbuckets; k++) {
-        wait = ngx_http_apikey_take_level(reply, account,
-                                          &account->buckets[k], &level);
+        wait = ngx_http_apikey_take_level(d, i, &account->buckets[k], reply,
+                                          &level);
         us = ngx_max(us, wait);
         unknown |= account->buckets[k].unknown;
 
@@ -446,17 +530,12 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
                       : NULL;
     }
 
+    d->parts[i].refused = (us != 0);
+
     if (entry) {
+        entry->out = account->out;
         ngx_http_apikey_leases_told(leases, entry, now);
-        entry->quiet = 0;
-
-        /* what is not known may soon be, and others may give back */
-
-        if (us && !unknown) {
-            us = ngx_min(us, NGX_HTTP_APIKEY_TAKE_QUIET);
-            entry->quiet = now + (int64_t) us;
-            entry->quiet_cost = account->cost;
-        }
+        ngx_http_apikey_take_quiet(entry, account, unknown ? 0 : us, now);
 
         apikey_tally_acked(ngx_http_apikey_claims_tally(l, entry, now),
                            &d->parts[i].sums, d->claims[i].era);
@@ -464,21 +543,57 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
 }
 
 
+/* us: until it has room, 0 where that is not known; others may give back. */
+
+static void
+ngx_http_apikey_take_quiet(ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_account_t *account, uint64_t us, int64_t now)
+{
+    entry->quiet = 0;
+
+    if (us) {
+        us = ngx_min(us, NGX_HTTP_APIKEY_TAKE_QUIET);
+        entry->quiet = now + (int64_t) us;
+        entry->quiet_cost = account->cost;
+    }
+}
+
+
 /* The next level of the reply; us until it has room, if it refused. */
 
 static uint64_t
-ngx_http_apikey_take_level(ngx_http_apikey_script_reply_t *reply,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *out,
+ngx_http_apikey_take_level(ngx_http_apikey_decision_t *d, ngx_uint_t i,
+    ngx_http_apikey_bucket_t *out, ngx_http_apikey_script_reply_t *reply,
     apikey_bucket_t *level)
 {
+    uint64_t                        need, own;
+    ngx_http_apikey_account_t      *account;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    account = &d->accounts[i];
+    entry = ngx_http_apikey_claims_entry(d->limiter, &d->parts[i]);
+
     (void) ngx_http_apikey_script_level(reply, level);
 
     ngx_http_apikey_decide_level(out, account, level, reply->now);
 
     out->refused = (!reply->taken && out->wait != 0);
 
-    return out->refused ? ngx_max(out->wait,
-                                  ngx_http_apikey_take_pace(out->limit)) : 0;
+    if (!out->refused) {
+        return 0;
+    }
+
+    need = ngx_http_apikey_decide_need(out->limit, account);
+    own = entry->lease.left + entry->lease.back;
+
+    if (!ngx_http_apikey_leases_fits(out, level, own, need, reply->now)) {
+        d->over = 1;
+    }
+
+    out->wait = ngx_http_apikey_leases_wait(d->claims[i].conf, out, level,
+                                            account->out, need, reply->now);
+
+    return ngx_max(out->wait, ngx_http_apikey_take_pace(out->limit));
 }
 
 

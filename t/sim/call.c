@@ -271,7 +271,8 @@ on_lease(run_t *r, message_t *m)
 
     redis_lease(&r->w, m->acct, m->version[0], &m->ask, &m->sums[0],
                 &m->roll[0], &m->grant);
-    m->rooms[0] = redis_room(&r->w, m->acct, m->version[0]);
+    m->rooms[0] = redis_room(&r->w, m->acct, m->version[0],
+                             &r->nodes[m->node].side[m->acct].lease);
 
     if (!m->grant.kept) {
         b->lost += m->ask.returned;
@@ -448,7 +449,8 @@ on_take(run_t *r, message_t *m)
     r->w.order++;
 
     for (i = 0; i < m->n; i++) {
-        m->rooms[i] = redis_room(&r->w, m->accts[i], m->version[i]);
+        m->rooms[i] = redis_room(&r->w, m->accts[i], m->version[i],
+                                 rq->claim[i].lease);
     }
 
     if (m->good) {

@@ -148,6 +148,28 @@ quotas(const version_t *v)
 }
 
 
+static double
+slowest(const version_t *v)
+{
+    double          rate, least;
+    unsigned        i;
+    const limit_t  *m;
+
+    least = 0;
+
+    for (i = 0; i < LIMITS; i++) {
+        m = &v->limits[i];
+
+        if (m->there && m->kind == BUCKET && m->n) {
+            rate = (double) m->n * 1e6 / (double) m->p;
+            least = least == 0 || rate < least ? rate : least;
+        }
+    }
+
+    return least;
+}
+
+
 static void
 setup(run_t *r)
 {
@@ -199,6 +221,8 @@ setup(run_t *r)
                 s->conf[v].direct = ac->mode == 'D'
                                     || (ac->mode == 'M' && n % 2);
                 s->conf[v].slots = ac->slots;
+                s->conf[v].rate = ac->mode == 'A' ? slowest(&ac->versions[v])
+                                                  : 0;
                 s->conf[v].quota = quotas(&ac->versions[v])
                                    && ac->mode == 'A'
                                    && r->w.ab != AB_SCARCE;

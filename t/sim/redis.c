@@ -382,7 +382,7 @@ redis_missed(world_t *w, int a)
 /* What quotas have left beside what is out. */
 
 uint64_t
-redis_room(world_t *w, int a, unsigned version)
+redis_room(world_t *w, int a, unsigned version, const apikey_lease_t *lease)
 {
     uint64_t                       least, room, full;
     unsigned                       i;
@@ -394,7 +394,12 @@ redis_room(world_t *w, int a, unsigned version)
     for (i = 0; i < LIMITS; i++) {
         m = &w->cfg->accts[a].versions[version].limits[i];
 
-        if (!m->there || (m->kind != PERIOD && m->kind != TOTAL)) {
+        if (!m->there || m->kind == ROLLING
+            || (m->kind == BUCKET && !w->cfg->accts[a].slots
+                && (m->n == 0
+                    || !apikey_lease_slow(lease, (double) m->n * 1e6
+                                                 / (double) m->p))))
+        {
             continue;
         }
 

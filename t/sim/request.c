@@ -38,8 +38,7 @@ put_back(run_t *r, request_t *rq)
 void
 leave(run_t *r, request_t *rq)
 {
-    int     i, a;
-    node_t  *nd = &r->nodes[rq->node];
+    int  i, a;
 
     if (!rq->running) {
         return;
@@ -56,7 +55,7 @@ leave(run_t *r, request_t *rq)
                 r->w.books[a].running--;
             }
 
-            apikey_lease_leave(&nd->side[a].lease, 1, rq->claim[i].epoch);
+            left(r, rq, i);
         }
     }
 }
@@ -89,8 +88,7 @@ admit(run_t *r, request_t *rq)
                 r->w.books[rq->acct[i]].lost += rq->claim[i].cost;
 
             } else {
-                apikey_lease_leave(rq->claim[i].lease, 1,
-                                   rq->claim[i].epoch);
+                left(r, rq, i);
             }
         }
 
@@ -335,8 +333,7 @@ confirm(run_t *r, request_t *rq)
             if (rq->claim[i].conf->slots
                 && rq->claim[i].epoch == rq->claim[i].lease->epoch)
             {
-                apikey_lease_leave(rq->claim[i].lease, 1,
-                                   rq->claim[i].epoch);
+                left(r, rq, i);
             }
         }
 
@@ -421,7 +418,7 @@ taken(run_t *r, request_t *rq, const message_t *m)
     }
 
     if (rc == APIKEY_LEASE_REFUSED) {
-        refused(r, rq);
+        give_back(r, rq);
         return;
     }
 
@@ -552,6 +549,7 @@ on_end(run_t *r, event_t *e)
     }
 
     leave(r, rq);
+    give_slots(r, rq);
 
     for (i = 0; i < rq->n; i++) {
         a = rq->acct[i];

@@ -32,6 +32,7 @@ struct request_s {
     bool             waiting[ITEMS];
     bool             done, waited, ok, first, busy, running, lapsed;
     bool             stopped;            /* before its confirm() */
+    bool             again;              /* it gave leases back */
     unsigned         taken, tries;
     int64_t          th, tr;
     uint64_t         oh, or;
@@ -63,6 +64,7 @@ typedef struct {
     apikey_lease_conf_t  conf[VERSIONS];
     unsigned             version;
     bool                 timer;
+    bool                 yields;         /* a slot that was left goes back */
     int                  worker;         /* of the call in flight */
     int64_t              sent;
     int64_t              settled;        /* all there was to settle */
@@ -133,6 +135,9 @@ void on_arrival(run_t *r, event_t *e);
 void on_end(run_t *r, event_t *e);
 
 /* timer.c */
+void left(run_t *r, request_t *rq, int i);
+void give_slots(run_t *r, request_t *rq);
+void give_back(run_t *r, request_t *rq);
 void timer(run_t *r, int n, int a);
 void on_timer(run_t *r, event_t *e);
 

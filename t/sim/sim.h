@@ -313,7 +313,8 @@ void redis_lease(world_t *w, int a, unsigned version,
 bool redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     uint64_t *costs, apikey_account_sums_t *sums, const roll_t *rolls,
     uint64_t *eras);
-uint64_t redis_room(world_t *w, int a, unsigned version);
+uint64_t redis_room(world_t *w, int a, unsigned version,
+    const apikey_lease_t *lease);
 bool redis_reach(const world_t *w, int n, const int *accts);
 void redis_copy(world_t *w, int p);
 void redis_failover(world_t *w, int p);

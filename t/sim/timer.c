@@ -1,11 +1,73 @@
 
 /*
- * What nodes do by themselves: they look at their leases now and then, and
- * renew what is to be renewed.
+ * What nodes do by themselves: they look at their leases now and then, renew
+ * what is to be renewed, and give back what others may want.
  */
 
 
 #include "run.h"
+
+
+void
+left(run_t *r, request_t *rq, int i)
+{
+    node_t  *nd = &r->nodes[rq->node];
+    side_t  *s = &nd->side[rq->acct[i]];
+
+    s->yields = apikey_lease_leave(&s->lease, &s->conf[s->version], 1,
+                                   rq->claim[i].epoch, local(nd, r->w.now));
+}
+
+
+void
+give_slots(run_t *r, request_t *rq)
+{
+    int      i;
+    side_t  *s;
+
+    for (i = 0; i < rq->n; i++) {
+        s = &r->nodes[rq->node].side[rq->acct[i]];
+
+        if (s->yields) {
+            s->yields = false;
+            send_lease(r, rq->node, rq->acct[i], rq->worker, true);
+        }
+    }
+}
+
+
+/* TAKE has refused: what this node holds itself must not be why. */
+
+void
+give_back(run_t *r, request_t *rq)
+{
+    int      i;
+    bool     first;
+    side_t  *s;
+
+    first = !rq->again;
+
+    for (i = 0; first && i < rq->n; i++) {
+        s = &r->nodes[rq->node].side[rq->acct[i]];
+
+        if (rq->paid[i] && !r->w.cfg->accts[rq->acct[i]].slots
+            && apikey_lease_yield(&s->lease))
+        {
+            rq->again = true;
+            send_lease(r, rq->node, rq->acct[i], rq->worker, true);
+        }
+    }
+
+    if (first && rq->again) {
+        memset(rq->paid, 0, sizeof(rq->paid));
+        rq->busy = false;
+        rq->tries &= 0xff;
+        decide(r, rq);
+        return;
+    }
+
+    refused(r, rq);
+}
 
 
 void
