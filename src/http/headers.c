@@ -22,6 +22,7 @@
 
 
 static ngx_int_t ngx_http_apikey_header_filter(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_apikey_headers_known(ngx_http_apikey_ctx_t *ctx);
 static void ngx_http_apikey_headers_clear(ngx_http_request_t *r,
     ngx_uint_t limits);
 static ngx_int_t ngx_http_apikey_headers_limits(ngx_http_request_t *r,
@@ -106,13 +107,28 @@ ngx_http_apikey_header_filter(ngx_http_request_t *r)
 
     /* nothing is invented when the store is down */
 
-    if (limits && ctx->decided && ctx->decision.known
+    if (limits && ctx->decided && ngx_http_apikey_headers_known(ctx)
         && ngx_http_apikey_headers_limits(r, ctx) != NGX_OK)
     {
         return NGX_ERROR;
     }
 
     return ngx_http_next_header_filter(r);
+}
+
+
+/* Of a refusal some accounts may be unseen. */
+
+static ngx_uint_t
+ngx_http_apikey_headers_known(ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_decision_t  *d;
+
+    d = &ctx->decision;
+
+    return d->known
+           || (d->rc == NGX_DECLINED && (d->mode == APIKEY_MODE_LEASED
+                                         || d->mode == APIKEY_MODE_DIRECT));
 }
 
 
@@ -196,7 +212,7 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
 
     for (i = 0; i < ctx->decision.naccounts; i++) {
 
-        if (account[i].unit != APIKEY_UNIT_REQUESTS) {
+        if (account[i].unit != APIKEY_UNIT_REQUESTS || account[i].unseen) {
             continue;
         }
 

@@ -34,6 +34,8 @@
 
 static void ngx_http_apikey_known_decided(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known);
+static ngx_uint_t ngx_http_apikey_known_missing(
+    ngx_http_apikey_decision_t *d);
 static const char *ngx_http_apikey_known_request(
     ngx_http_apikey_known_t *known);
 static void ngx_http_apikey_known_limit(apikey_json_t *j,
@@ -75,7 +77,12 @@ ngx_http_apikey_known_decide(ngx_http_apikey_main_conf_t *amcf,
     rc = ngx_http_apikey_decide(amcf->limiter, d);
 
     if (rc == NGX_ERROR && d->unknown) {
-        return ngx_http_apikey_known_ask(known);
+        rc = ngx_http_apikey_known_ask(known);
+
+        if (rc == NGX_ERROR && d->blind) {
+            d->anyway = 1;
+            return ngx_http_apikey_decide(amcf->limiter, d);
+        }
     }
 
     return rc;
@@ -113,17 +120,26 @@ ngx_http_apikey_known_decided(ngx_http_apikey_decision_t *d)
               ((u_char *) d - offsetof(ngx_http_apikey_ctx_t, decision));
     known = &ctx->known;
 
-    if (d->rc == NGX_ERROR && d->unknown
-        && ngx_http_apikey_known_ask(known) == NGX_AGAIN)
-    {
-        return;
+    if (d->rc == NGX_ERROR && d->unknown) {
+
+        if (ngx_http_apikey_known_ask(known) == NGX_AGAIN) {
+            return;
+        }
+
+        d->anyway = d->blind;
+
+        if (d->blind
+            && ngx_http_apikey_decide(known->amcf->limiter, d) == NGX_AGAIN)
+        {
+            return;
+        }
     }
 
     known->handler(d);
 }
 
 
-/* NGX_ERROR: there is nobody to ask. */
+/* NGX_ERROR: there is nobody to ask, or nothing to be asked. */
 
 static ngx_int_t
 ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
@@ -134,6 +150,8 @@ ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
     amcf = known->amcf;
 
     if (amcf->quota == NULL
+        || !ngx_http_apikey_known_missing(
+                                       ngx_http_apikey_known_decision(known))
         || known->tries++ == NGX_HTTP_APIKEY_KNOWN_TRIES)
     {
         return NGX_ERROR;
@@ -180,6 +198,33 @@ ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
     amcf->asking++;
 
     return NGX_AGAIN;
+}
+
+
+/* Redis may not believe it yet, for a while after it has lost its data. */
+
+static ngx_uint_t
+ngx_http_apikey_known_missing(ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t  i, k;
+
+    if (d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL) {
+        return 1;
+    }
+
+    for (i = 0; i < d->naccounts; i++) {
+
+        for (k = 0; k < d->accounts[i].nbuckets; k++) {
+
+            if (d->accounts[i].buckets[k].unknown
+                && !d->accounts[i].buckets[k].asked)
+            {
+                return 1;
+            }
+        }
+    }
+
+    return 0;
 }
 
 

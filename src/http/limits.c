@@ -287,6 +287,12 @@ ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx)
         for (k = 0; k < account[i].nbuckets; k++) {
             b = &account[i].buckets[k];
 
+            /* nothing is invented */
+
+            if (account[i].unseen || b->unknown) {
+                continue;
+            }
+
             if (ctx->tightest == NULL
                 || ngx_http_apikey_tighter(b, ctx->tightest))
             {
@@ -429,7 +435,7 @@ ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx)
     }
 
     if (ctx->verdict == APIKEY_UNAVAILABLE) {
-        return 1;
+        return ngx_max(ngx_http_apikey_seconds(ctx->decision.wait), 1);
     }
 
     b = ctx->binding;

@@ -43,6 +43,8 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
     d->limiter = l;
     d->known = 0;
     d->unknown = 0;
+    d->blind = 0;
+    d->wait = 0;
     d->share = 1;
     d->waiting = 0;
     d->queued = 0;

@@ -78,6 +78,7 @@ typedef struct {
     uint64_t                   out;          /* out, of a look: tokens that
                                                 are leased */
     unsigned                   whole:1;      /* unknown: all that is left */
+    unsigned                   unseen:1;     /* out: nothing is known of it */
     ngx_uint_t                 nbuckets;
     ngx_http_apikey_bucket_t  *buckets;
 } ngx_http_apikey_account_t;
@@ -109,9 +110,20 @@ struct ngx_http_apikey_decision_s {
                                                 share of what there is */
     int64_t                     paid_at;     /* boottime, where it is settled
                                                 in Redis */
-    unsigned                    known:1;     /* buckets' out members hold */
+    uint64_t                    wait;        /* us, where it is unavailable:
+                                                until Redis believes what is
+                                                told; 0: not known */
+    unsigned                    known:1;     /* buckets' out members hold;
+                                                else, where a limit refused
+                                                and Redis is up, those of
+                                                accounts that are not
+                                                unseen */
     unsigned                    unknown:1;   /* rc NGX_ERROR: of some bucket
                                                 the use has to be asked for */
+    unsigned                    blind:1;     /* ... that refuses nothing: if
+                                                nobody can be asked, decide
+                                                anyway */
+    unsigned                    anyway:1;    /* in */
 
     /* private to the limiter */
     ngx_http_apikey_redis_call_t  call;

@@ -286,9 +286,9 @@ ngx_http_apikey_leases_seen(const ngx_http_apikey_lease_limit_t *limit,
         b = limit->seen;
     }
 
-    /* the period that it was seen in may be over */
+    /* the period that it was seen in may be over, or end at another time */
 
-    if (out->period.end > b.at) {
+    if (out->period.end > b.at && b.at <= (uint64_t) redis) {
         full = out->limit->rate.capacity;
         fill = out->limit->fill * out->limit->rate.token;
 

@@ -197,6 +197,13 @@ void ngx_http_apikey_seed(ngx_http_apikey_limiter_t *l,
 ngx_int_t ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 
+/*
+ * yield.c: with the zone's mutex held; 1: leases are to go back, by again()
+ * without it.  The connection carries the LEASE before the TAKE.
+ */
+ngx_uint_t ngx_http_apikey_yield(ngx_http_apikey_decision_t *d);
+void ngx_http_apikey_yield_again(ngx_http_apikey_decision_t *d);
+
 /* wait.c */
 
 /* For all that is missing; NGX_ERROR: it cannot be asked for. */

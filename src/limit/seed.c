@@ -69,6 +69,7 @@ ngx_http_apikey_seed_limit(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *bucket,
     int64_t at, const apikey_bucket_t *level, int64_t now)
 {
+    int64_t           redis;
     apikey_gauge_t   *g;
     apikey_bucket_t   seen;
 
@@ -93,7 +94,9 @@ ngx_http_apikey_seed_limit(ngx_http_apikey_limiter_t *l,
 
         /* a period that has begun since */
 
-        if (bucket->period.end > level->at) {
+        redis = ngx_http_apikey_leases_time(l->conf.sh->leases, now);
+
+        if (bucket->period.end > level->at && (int64_t) level->at <= redis) {
             seen.used = 0;
         }
 

@@ -36,12 +36,10 @@ static ngx_int_t ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d,
     ngx_str_t *text);
 static ngx_int_t ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d,
     ngx_str_t *text);
-static ngx_uint_t ngx_http_apikey_take_yield(ngx_http_apikey_decision_t *d);
-static void ngx_http_apikey_take_again(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_take_others(ngx_http_apikey_decision_t *d,
     int64_t now);
 static ngx_uint_t ngx_http_apikey_take_unknown(
-    ngx_http_apikey_decision_t *d);
+    ngx_http_apikey_decision_t *d, uint64_t now);
 static void ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d,
     ngx_uint_t i, ngx_http_apikey_script_reply_t *reply, int64_t now);
 static void ngx_http_apikey_take_quiet(ngx_http_apikey_lease_entry_t *entry,
@@ -64,6 +62,7 @@ ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
     prefix = &l->conf.redis->prefix;
 
     n = ngx_http_apikey_take_mark(l, d);
+    d->over = 0;
 
     size = (4 + 2 * n) * sizeof(ngx_str_t) + NGX_HTTP_APIKEY_SCRIPT_HEAD;
 
@@ -207,7 +206,7 @@ ngx_http_apikey_take_handler(ngx_http_apikey_redis_call_t *call,
             rc = ngx_http_apikey_take_answer(d, &text);
 
             if (rc == NGX_AGAIN) {
-                ngx_http_apikey_take_again(d);
+                ngx_http_apikey_yield_again(d);
                 return;
             }
 
@@ -328,7 +327,6 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
     (void) ngx_http_apikey_script_reply(&reply, text);
 
     d->known = 1;
-    d->over = 0;
     d->decided_at = reply.now;
 
     ngx_shmtx_lock(&shpool->mutex);
@@ -354,20 +352,16 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 
     ngx_http_apikey_take_others(d, now);
 
-    again = rc == APIKEY_LEASE_REFUSED && ngx_http_apikey_take_yield(d);
+    again = rc == APIKEY_LEASE_REFUSED && ngx_http_apikey_yield(d);
 
     ngx_shmtx_unlock(&shpool->mutex);
 
-    if (again) {
-        return NGX_AGAIN;
-    }
-
-    if (rc == APIKEY_LEASE_ADMITTED) {
-        return NGX_OK;
+    if (again || rc == APIKEY_LEASE_ADMITTED) {
+        return again ? NGX_AGAIN : NGX_OK;
     }
 
     d->unknown = rc != APIKEY_LEASE_UNAVAILABLE
-                 && ngx_http_apikey_take_unknown(d);
+                 && ngx_http_apikey_take_unknown(d, reply.now);
 
     if (d->unknown || rc == APIKEY_LEASE_UNAVAILABLE) {
         d->known = 0;
@@ -375,62 +369,6 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
     }
 
     return NGX_DECLINED;
-}
-
-
-/*
- * What this node has leased itself must not be why it refuses: it is put
- * aside to go back.
- */
-
-static ngx_uint_t
-ngx_http_apikey_take_yield(ngx_http_apikey_decision_t *d)
-{
-    ngx_uint_t                      i, some;
-    ngx_http_apikey_lease_entry_t  *entry;
-
-    if (d->again || d->over) {
-        return 0;
-    }
-
-    some = 0;
-
-    for (i = 0; i < d->naccounts; i++) {
-        d->parts[i].yields = 0;
-
-        if (!d->parts[i].taken || !d->parts[i].refused) {
-            continue;
-        }
-
-        entry = ngx_http_apikey_claims_entry(d->limiter, &d->parts[i]);
-
-        d->parts[i].yields = apikey_lease_yield(&entry->lease);
-        some |= d->parts[i].yields;
-
-        entry->quiet = 0;
-    }
-
-    d->again = some;
-
-    return some;
-}
-
-
-/* The connection carries the LEASE before the TAKE. */
-
-static void
-ngx_http_apikey_take_again(ngx_http_apikey_decision_t *d)
-{
-    ngx_uint_t  i;
-
-    for (i = 0; i < d->naccounts; i++) {
-
-        if (d->parts[i].yields) {
-            (void) ngx_http_apikey_ask(d->limiter, d->parts[i].entry, 1);
-        }
-    }
-
-    ngx_http_apikey_decide_resume(d);
 }
 
 
@@ -450,31 +388,48 @@ ngx_http_apikey_take_others(ngx_http_apikey_decision_t *d, int64_t now)
 
         entry = ngx_http_apikey_claims_entry(d->limiter, &d->parts[i]);
 
-        d->known &= (entry->seen != 0);
+        d->accounts[i].unseen = (entry->seen == 0);
+        d->known &= !d->accounts[i].unseen;
 
         ngx_http_apikey_claims_out(d->limiter, &d->accounts[i], entry, now);
     }
 }
 
 
-/* Redis knows no use of some quota: Postgres may. */
+/*
+ * Redis knows no use of some quota: Postgres may.  Where it has said, Redis
+ * waits until all that was leased before the loss is void: two generations
+ * from era on.
+ */
 
 static ngx_uint_t
-ngx_http_apikey_take_unknown(ngx_http_apikey_decision_t *d)
+ngx_http_apikey_take_unknown(ngx_http_apikey_decision_t *d, uint64_t now)
 {
-    ngx_uint_t  i, k;
+    uint64_t    time, then;
+    ngx_uint_t  i, k, unknown;
+
+    unknown = 0;
 
     for (i = 0; i < d->naccounts; i++) {
 
         for (k = 0; k < d->accounts[i].nbuckets; k++) {
 
-            if (d->accounts[i].buckets[k].unknown) {
-                return 1;
+            if (!d->accounts[i].buckets[k].unknown) {
+                continue;
+            }
+
+            unknown = 1;
+
+            time = d->claims[i].conf->time;
+            then = time ? (d->claims[i].era / time + 2) * time : 0;
+
+            if (d->accounts[i].buckets[k].asked && then > now) {
+                d->wait = ngx_max(d->wait, ngx_min(then - now, 2 * time));
             }
         }
     }
 
-    return 0;
+    return unknown;
 }
 
 
@@ -499,6 +454,7 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
 
     (void) ngx_http_apikey_script_account(reply, &d->claims[i].era,
                                           &account->out, &account->cost);
+    account->unseen = 0;
 
     entry = d->parts[i].none ? NULL
                              : ngx_http_apikey_leases_find(leases, account);
