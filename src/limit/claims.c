@@ -22,7 +22,6 @@
 /* us: who looks again right after a refusal looks for all */
 #define NGX_HTTP_APIKEY_CLAIMS_LOOK  20000
 
-
 /* us between two who ask what nobody knows */
 #define NGX_HTTP_APIKEY_CLAIMS_BLIND  1000000
 
