@@ -270,7 +270,7 @@ typedef struct {
     uint64_t                       life;     /* us: what was granted or kept
                                                 may be spent */
     bool                           kept;     /* the settlement was not void */
-    uint64_t                       out;      /* O */
+    uint64_t                       out;      /* of a reply: O */
 } apikey_account_grant_t;
 
 

@@ -74,7 +74,6 @@ apikey_account_lease(apikey_account_t *v, const apikey_account_call_t *call,
     grant->born = v->born;
     grant->era = v->era;
     grant->life = apikey_account_life(v);
-    grant->out = apikey_account_out(v);
 }
 
 

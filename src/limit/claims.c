@@ -22,12 +22,7 @@
 /* us: who looks again right after a refusal looks for all */
 #define NGX_HTTP_APIKEY_CLAIMS_LOOK  20000
 
-/* us between two who ask what nobody knows */
-#define NGX_HTTP_APIKEY_CLAIMS_BLIND  1000000
 
-
-static ngx_uint_t ngx_http_apikey_claims_blind(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, int64_t now);
 static apikey_lease_decision_e ngx_http_apikey_claims_pay(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d,
     int64_t *now);
@@ -81,7 +76,7 @@ ngx_http_apikey_claims_decide(ngx_http_apikey_limiter_t *l,
         seen &= (ngx_http_apikey_claims_entry(l, &d->parts[i])->seen != 0);
     }
 
-    if (ngx_http_apikey_claims_blind(l, d, now)) {
+    if (ngx_http_apikey_known_blind(l, d, now)) {
         return APIKEY_LEASE_UNAVAILABLE;
     }
 
@@ -114,54 +109,6 @@ ngx_http_apikey_claims_decide(ngx_http_apikey_limiter_t *l,
     }
 
     return rc;
-}
-
-
-/*
- * A quota that refuses nothing would be unknown for ever: whoever comes
- * first, and once a second, asks what is used of it.
- */
-
-static ngx_uint_t
-ngx_http_apikey_claims_blind(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, int64_t now)
-{
-    ngx_uint_t                      i, k;
-    ngx_http_apikey_bucket_t       *b;
-    ngx_http_apikey_lease_entry_t  *entry;
-    ngx_http_apikey_lease_limit_t  *limit;
-
-    for (i = 0; !d->look && i < d->naccounts; i++) {
-        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
-
-        if (d->anyway || (entry->seen && now < entry->blind)) {
-            continue;
-        }
-
-        limit = ngx_http_apikey_leases_limit(l->conf.sh->leases,
-                                             entry->limits);
-
-        for (k = 0; limit && k < d->accounts[i].nbuckets; k++) {
-            b = &d->accounts[i].buckets[k];
-
-            b->unknown = b->limit->mode == APIKEY_OBSERVE
-                         && limit->terms.quota && !b->asked
-                         && (entry->seen == 0
-                             || limit->seen.used == APIKEY_ACCOUNT_MAX);
-            d->blind |= b->unknown;
-
-            limit = ngx_http_apikey_leases_limit(l->conf.sh->leases,
-                                                 limit->next);
-        }
-
-        if (d->blind) {
-            entry->blind = now + NGX_HTTP_APIKEY_CLAIMS_BLIND;
-        }
-    }
-
-    d->unknown = d->blind;
-
-    return d->blind;
 }
 
 

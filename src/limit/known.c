@@ -12,6 +12,10 @@
 #include "limit/limiter.h"
 
 
+/* us between two who ask what nobody knows */
+#define NGX_HTTP_APIKEY_KNOWN_BLIND  1000000
+
+
 uint64_t
 ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l)
 {
@@ -71,4 +75,47 @@ ngx_http_apikey_limiter_mode(ngx_http_apikey_limiter_t *l)
     sh->mode = l->conf.mode;
 
     ngx_shmtx_unlock(&shpool->mutex);
+}
+
+
+ngx_uint_t
+ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now)
+{
+    ngx_uint_t                      i, k;
+    ngx_http_apikey_bucket_t       *b;
+    ngx_http_apikey_lease_entry_t  *entry;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    for (i = 0; !d->look && i < d->naccounts; i++) {
+        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+
+        if (d->anyway || (entry->seen && now < entry->blind)) {
+            continue;
+        }
+
+        limit = ngx_http_apikey_leases_limit(l->conf.sh->leases,
+                                             entry->limits);
+
+        for (k = 0; limit && k < d->accounts[i].nbuckets; k++) {
+            b = &d->accounts[i].buckets[k];
+
+            b->unknown = b->limit->mode == APIKEY_OBSERVE
+                         && limit->terms.quota && !b->asked
+                         && (entry->seen == 0
+                             || limit->seen.used == APIKEY_ACCOUNT_MAX);
+            d->blind |= b->unknown;
+
+            limit = ngx_http_apikey_leases_limit(l->conf.sh->leases,
+                                                 limit->next);
+        }
+
+        if (d->blind) {
+            entry->blind = now + NGX_HTTP_APIKEY_KNOWN_BLIND;
+        }
+    }
+
+    d->unknown = d->blind;
+
+    return d->blind;
 }

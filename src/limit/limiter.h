@@ -193,6 +193,14 @@ apikey_tally_t *ngx_http_apikey_claims_tally(ngx_http_apikey_limiter_t *l,
 void ngx_http_apikey_seed(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, int64_t now);
 
+/*
+ * known.c, with the zone's mutex held: a quota that refuses nothing would be
+ * unknown for ever.  Whoever comes first, and once a second, asks what is used
+ * of it: 1, d->blind.
+ */
+ngx_uint_t ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now);
+
 /* take.c: NGX_ERROR: not sent. */
 ngx_int_t ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
