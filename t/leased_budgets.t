@@ -87,14 +87,22 @@ EOT
     # not for each token that comes
 
     if ($mode eq 'leased') {
-        my $conn = $n[0]->conn;
-        my $before = $redis->calls->{evalsha};
-        my %seen = (200 => 0);
+        my ($looks, %seen);
 
-        $seen{$conn->request('GET', '/', key => $key{small}{key})->{status}}++
-            while $seen{200} < 100;
+        # a client slower than the limit attacks nobody: once more
 
-        my $looks = $redis->calls->{evalsha} - $before - $seen{200};
+        for (1 .. 20) {
+            my $conn = $n[0]->conn;
+            my $before = $redis->calls->{evalsha};
+
+            %seen = (200 => 0, 429 => 0);
+
+            $seen{$conn->request('GET', '/', key => $key{small}{key})
+                      ->{status}}++ while $seen{200} < 100;
+
+            $looks = $redis->calls->{evalsha} - $before - $seen{200};
+            last if $seen{429} > 100;
+        }
 
         cmp_ok($seen{429}, '>', $looks, 'most is refused without Redis');
         cmp_ok($looks, '<', 40, 'which is asked in vain now and then');

@@ -22,7 +22,7 @@ sub run {
 
     while (my $line = <$out>) {
         if ($line =~ /^(not )?ok \d+ - (.*)/) {
-            ok(!$1, $2) or $failed = 1;
+            ok(!$1, "$unit: $2") or $failed = 1;
             $checks++;
 
         } elsif ($line =~ /^1\.\.(\d+)$/) {
