@@ -280,7 +280,16 @@ ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis,
            : redis->cluster ? ngx_http_apikey_cluster_link(redis, key)
            : redis->link;
 
-    if (link == NULL || link->state != NGX_HTTP_APIKEY_LINK_READY) {
+    if (link == NULL) {
+        return NGX_ERROR;
+    }
+
+    /*
+     * A call to a primary of a Cluster that is being connected waits, and is
+     * made anew then: what it carries now is never sent.
+     */
+
+    if (link->state != NGX_HTTP_APIKEY_LINK_READY && redis->cluster == NULL) {
         return NGX_ERROR;
     }
 

@@ -292,19 +292,49 @@ sub owner {
     my ($self, $slot) = @_;
 
     for my $redis (grep { $_->awake } @{$self->{redis}}) {
-        my $slots = eval { $redis->command('CLUSTER', 'SLOTS') } or next;
-
-        for my $range (@$slots) {
-            next unless $range->[0] <= $slot && $slot <= $range->[1];
-
-            my $port = $range->[2][1];
-            my ($owner) = grep { $self->port_of($_) == $port
-                                 || $_->port == $port } @{$self->{redis}};
-            return $owner;
-        }
+        my $owner = $self->owner_by($redis, $slot);
+        return $owner if $owner;
     }
 
     return undef;
+}
+
+
+# As one of them sees it, who may not have heard yet.
+
+sub owner_by {
+    my ($self, $redis, $slot) = @_;
+
+    my $slots = eval { $redis->command('CLUSTER', 'SLOTS') } or return undef;
+
+    for my $range (@$slots) {
+        next unless $range->[0] <= $slot && $slot <= $range->[1];
+
+        my $port = $range->[2][1];
+        my ($owner) = grep { $self->port_of($_) == $port
+                             || $_->port == $port } @{$self->{redis}};
+        return $owner;
+    }
+
+    return undef;
+}
+
+
+# As all of them see it: what moved before has come round.
+
+sub owner_of_all {
+    my ($self, $slot) = @_;
+
+    my $owner;
+
+    wait_for("one owner of slot $slot", sub {
+        my @seen = map { $self->owner_by($_, $slot) // 0 }
+                   grep { $_->awake } @{$self->{redis}};
+        $owner = $seen[0];
+        return $owner && !grep { $_ != $owner } @seen;
+    }, 30);
+
+    return $owner;
 }
 
 
@@ -313,7 +343,7 @@ sub owner {
 sub migrate {
     my ($self, $slot, $to, $between) = @_;
 
-    my $from = $self->owner($slot);
+    my $from = $self->owner_of_all($slot);
     my ($from_id, $to_id) = map { $_->command('CLUSTER', 'MYID') } $from, $to;
 
     $to->command('CLUSTER', 'SETSLOT', $slot, 'IMPORTING', $from_id);
