@@ -52,8 +52,8 @@ my %limits = (
                               window => 'total' } ] ],
     month  => [ limits => [ { name => 'l', limit => 100,
                               window => 'month' } ] ],
-    hour   => [ limits => [ { name => 'l', limit => 100,
-                              window => '1h' } ] ],
+    long   => [ limits => [ { name => 'l', limit => 100,
+                              window => '31d' } ] ],
     roll   => [ limits => [ { name => 'l', limit => 100, window => '1h',
                               rolling => JSON::PP::true } ] ],
     two    => [ limits => [ { name => 'l', limit => 100, window => 'day' },
@@ -149,7 +149,7 @@ $_->stop for $one, $two;
 
 # Redis stands still, and comes back with all it had.
 
-my @open = qw(month hour roll two);
+my @open = qw(month long roll two);
 my $local = node('local', 'direct', 'apikey_redis_down local nodes=2;');
 my $allow = node('allow', 'direct', 'apikey_redis_down allow;');
 my ($shared, $passed) = (keys_for(@open), keys_for(@kinds));

@@ -5,28 +5,15 @@
  */
 
 
-#include <string.h>
-
 #include "limit/account_private.h"
 
 
 static bool apikey_account_settle(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_ask_t *ask);
-static void apikey_account_counter(apikey_account_t *v,
-    const apikey_account_call_t *call);
-static void apikey_account_charge(apikey_account_t *v,
-    const apikey_account_call_t *call, int64_t tokens);
-static bool apikey_account_owes(const apikey_account_t *v,
-    const apikey_account_call_t *call, const apikey_account_level_t *level,
-    bool charge);
-static apikey_account_counter_t *apikey_account_entry(apikey_account_t *v,
-    const apikey_account_call_t *call);
 static uint64_t apikey_account_whole(apikey_account_t *v,
     const apikey_account_call_t *call);
 static bool apikey_account_passes(apikey_account_t *v,
     const apikey_account_limit_t *limit, uint64_t cost);
-static void apikey_account_credit(apikey_account_t *v,
-    apikey_account_level_t *level, int64_t tokens);
 static void apikey_account_seen(apikey_account_t *v, uint64_t node);
 static void apikey_account_grant(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_ask_t *ask,
@@ -232,199 +219,6 @@ apikey_account_settle(apikey_account_t *v, const apikey_account_call_t *call,
     }
 
     return true;
-}
-
-
-static void
-apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
-{
-    int64_t                        all, part;
-    unsigned                       i;
-    apikey_account_level_t        *level;
-    const apikey_account_sums_t   *sums;
-    apikey_account_counter_t      *e;
-
-    sums = &call->sums;
-
-    if (sums->number == 0) {
-        return;
-    }
-
-    for (i = 0; i < v->ncounters; i++) {
-
-        if (v->counters[i].at + call->horizon < v->at) {
-            v->counters[i--] = v->counters[--v->ncounters];
-        }
-    }
-
-    e = apikey_account_entry(v, call);
-
-    if (e == NULL || e->number >= sums->number) {
-        return;
-    }
-
-    all = sums->era < v->lost ? 0 : sums->sum - e->sum;
-    part = sums->part - (e->era == sums->era ? e->part : 0);
-    part = sums->era == v->era ? part : 0;
-
-    if (apikey_account_charges(call)) {
-        apikey_account_charge(v, call, sums->sum - e->sum);
-    }
-
-    for (i = 0; !apikey_account_charges(call) && i < v->nlevels; i++) {
-        level = &v->levels[i];
-
-        if (level->born != APIKEY_ACCOUNT_MAX
-            && !apikey_account_rolls(level->tick))
-        {
-            apikey_account_credit(v, level,
-                                  apikey_account_owes(v, call, level,
-                                                      all < part) ? all
-                                                                  : part);
-        }
-    }
-
-    e->number = sums->number;
-    e->sum = sums->sum;
-    e->era = sums->era;
-    e->part = sums->part;
-    e->at = v->at;
-
-    v->dirty = true;
-}
-
-
-/* tokens < 0: admitted without Redis and not charged yet. */
-
-static void
-apikey_account_charge(apikey_account_t *v, const apikey_account_call_t *call,
-    int64_t tokens)
-{
-    apikey_account_level_t       *level;
-    const apikey_account_sums_t  *sums = &call->sums;
-
-    if (sums->era < v->lost || (uint64_t) sums->part >= call->nlimits
-        || (sums->part_acked >= 0 && (uint64_t) sums->part_acked <= v->at))
-    {
-        return;
-    }
-
-    level = apikey_account_find(v, call->limits[sums->part].id);
-
-    if (level) {
-        apikey_account_credit(v, level, tokens);
-    }
-}
-
-
-/*
- * A level that paid for all that is settled; or whose limit would have, and
- * the value it was in went away full: it takes charges, and gives nothing.
- */
-
-static bool
-apikey_account_owes(const apikey_account_t *v,
-    const apikey_account_call_t *call, const apikey_account_level_t *level,
-    bool charge)
-{
-    const apikey_account_limit_t  *limit;
-
-    if (level->born + call->horizon < v->at) {
-        return true;
-    }
-
-    limit = apikey_account_mine(call, level->id);
-
-    return charge && level->tick && limit
-           && limit->made + call->horizon < v->at;
-}
-
-
-/* NULL: there is none, and what it would say is acknowledged. */
-
-static apikey_account_counter_t *
-apikey_account_entry(apikey_account_t *v, const apikey_account_call_t *call)
-{
-    unsigned                      i, last;
-    apikey_account_counter_t     *e;
-    const apikey_account_sums_t  *sums;
-
-    sums = &call->sums;
-
-    for (i = 0, last = 0; i < v->ncounters; i++) {
-
-        if (v->counters[i].id == sums->node) {
-            return &v->counters[i];
-        }
-
-        last = v->counters[i].at < v->counters[last].at ? i : last;
-    }
-
-    /* in doubt its number has to be there before an older call comes */
-
-    if (!sums->doubt && sums->sum == sums->acked
-        && sums->part == sums->part_acked)
-    {
-        return NULL;
-    }
-
-    e = v->ncounters < APIKEY_ACCOUNT_COUNTERS ? &v->counters[v->ncounters++]
-                                               : &v->counters[last];
-
-    e->id = sums->node;
-    e->number = 0;
-    e->sum = sums->acked;
-    e->era = sums->era;
-    e->part = sums->part_acked;
-
-    return e;
-}
-
-
-/* tokens < 0: settled above the reserve, a charge. */
-
-static void
-apikey_account_credit(apikey_account_t *v, apikey_account_level_t *level,
-    int64_t tokens)
-{
-    uint64_t  units, floor;
-
-    if (tokens == 0 || level->used == APIKEY_ACCOUNT_MAX) {
-        return;
-    }
-
-    if (apikey_account_rolls(level->tick)) {
-
-        if (tokens < 0) {
-            apikey_rolling_add(&level->log, level->at, v->at, -tokens);
-            apikey_account_roll(v, level);
-        }
-
-        return;
-    }
-
-    if (tokens < 0) {
-        units = apikey_account_times(-tokens, level->token);
-        level->used = units < APIKEY_ACCOUNT_MAX - level->used
-                      ? level->used + units : APIKEY_ACCOUNT_MAX - 1;
-        return;
-    }
-
-    /*
-     * Of what refills a part may have refilled that is out.  What does not
-     * was charged with all of it: it comes back though its node has not told
-     * yet that it is spent.
-     */
-
-    floor = level->tick && level->refill ? apikey_account_floor(v, level) : 0;
-
-    if (level->used <= floor) {
-        return;
-    }
-
-    units = apikey_account_times(tokens, level->token);
-
-    level->used = units < level->used - floor ? level->used - units : floor;
 }
 
 

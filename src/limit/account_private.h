@@ -1,7 +1,8 @@
 
 /*
- * What account.c (time, edits, loss) and account_lease.c (settling, granting,
- * taking) share.  Nobody else includes this.
+ * What account.c (time, edits, loss), account_counter.c (what is settled and
+ * charged) and account_lease.c (granting, taking) share.  Nobody else includes
+ * this.
  */
 
 
@@ -87,6 +88,17 @@ apikey_account_rolls(uint64_t tick)
 {
     return tick == APIKEY_ACCOUNT_ROLLING;
 }
+
+
+/* account_counter.c */
+
+/* What the call's sums say, once. */
+void apikey_account_counter(apikey_account_t *v,
+    const apikey_account_call_t *call);
+
+/* tokens < 0: settled above the reserve, a charge. */
+void apikey_account_credit(apikey_account_t *v, apikey_account_level_t *level,
+    int64_t tokens);
 
 
 /* account_edit.c */

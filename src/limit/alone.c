@@ -163,7 +163,12 @@ ngx_http_apikey_alone_charge(ngx_http_apikey_limiter_t *l,
         return NULL;
     }
 
-    owed->share = d->share;
+    /* what was admitted under a smaller share stands in the same gauge */
+
+    if (apikey_owed_clean(owed, real) || d->share < owed->share) {
+        owed->share = d->share;
+    }
+
     owed->sinks = b->limit->kind == APIKEY_KIND_BUCKET
                   || b->limit->kind == APIKEY_KIND_ROLLING;
 

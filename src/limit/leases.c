@@ -365,6 +365,8 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
     entry->conf.trip = leases->trip;
     entry->conf.direct |= leases->direct && !entry->conf.slots;
 
+    entry->owes = 1;                     /* other limits than before may */
+
     return NGX_OK;
 }
 

@@ -196,7 +196,17 @@ apikey_tallies_adopt_owed(apikey_tallies_t *tallies,
 
     owed = apikey_owed_get(&tallies->file->owed, &key, 0, from->at, 0);
 
-    if (owed == NULL || !apikey_owed_clean(owed, 0)) {
+    if (owed == NULL) {
+        return false;
+    }
+
+    /* who took it over before died before it was struck out there */
+
+    if (owed->name == from->name && owed->number >= from->number) {
+        return true;
+    }
+
+    if (!apikey_owed_clean(owed, 0)) {
         return false;
     }
 
