@@ -169,6 +169,11 @@ CREATE OR REPLACE TRIGGER credit_filled
 COMMENT ON TRIGGER credit_filled ON credit IS
     'What percent of credits are of';
 
+-- what was made between 0001 and here
+
+UPDATE credit SET filled = greatest(total - used, 0), filled_at = now()
+    WHERE filled IS NULL;
+
 
 -- What refills have given back.  Nodes do the same by their own count when
 -- the period begins; here it is done with any poll or call after.

@@ -46,6 +46,9 @@ BEGIN
         RAISE EXCEPTION 'no such event' USING ERRCODE = 'no_data_found';
     END IF;
 
+    -- in the order of usage_apply()
+
+    PERFORM pg_advisory_xact_lock_shared(billing_lock());
     SELECT * INTO n FROM usage_node u WHERE u.node = q.node FOR UPDATE;
 
     PERFORM set_config('apikey.caller', 'node', true);

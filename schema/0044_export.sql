@@ -519,6 +519,8 @@ BEGIN
     parts := CASE WHEN cut > first AND by_ IS DISTINCT FROM 'event'
             THEN '{sums}'::text[] ELSE '{}' END
         || CASE WHEN (by_ IS NULL AND cut < "to" OR by_ = 'event')
+                AND query_value(req, 'session') IS NULL
+                AND query_value(req, 'method') IS NULL
                 AND EXISTS (SELECT FROM usage_correction c
                     WHERE c.at >= greatest("from", cut) AND c.at < "to")
             THEN '{corrections}'::text[] ELSE '{}' END

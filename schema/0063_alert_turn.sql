@@ -204,7 +204,7 @@ BEGIN
     WHERE cardinality(rules) > 0
         AND (x.key_id = k.id OR k.id IS NULL AND x.owner_id = o.id);
 
-    IF NOT FOUND OR c.filled = 0 OR c.refill_at <= now() THEN
+    IF NOT FOUND OR coalesce(c.filled, 0) = 0 OR c.refill_at <= now() THEN
         RETURN;
     END IF;
 
@@ -868,7 +868,7 @@ BEGIN
     END IF;
 
     RETURN CASE WHEN own THEN 'percent ' || least_
-        WHEN least_ IS NOT NULL THEN alert_ask(rules) END;
+        WHEN NOT own AND least_ IS NOT NULL THEN alert_ask(rules) END;
 END
 $$;
 

@@ -226,6 +226,8 @@ subtest 'what comes late' => sub {
               'beside the requests');
     is(json($n->admin('GET', "export/usage?$range{open}"))->{recordCount}, 3,
        'they are counted');
+    is(export('open', "format=ndjson&granularity=event&$_=none"), '',
+       "corrections have no $_") for qw(session method);
 
     is_deeply([ map { join ' ', @$_ } $pg->rows("SELECT kind, node,
         service_at < '$from', at > '$from', trim_scale(cost)
