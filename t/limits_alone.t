@@ -225,6 +225,36 @@ wait_for('told by itself', sub {
 pass('what passed is told without another request');
 
 
+# A limit that owes is taken away, and comes back: it has forgotten nothing.
+
+my @two = map { { name => $_->[0], unit => 'requests', limit => $_->[1],
+                  window => '31d' } }
+          [ l => 100 ], [ m => 90 ];
+my $edited = { two => $t->key(limits => \@two) };
+
+sub edit {
+    my $id = $edited->{two}{id};
+
+    my $r = $local->admin('PATCH', "api-keys/$id",
+                           body => { limits => [ @two[@_] ] });
+
+    is($r->{status}, 200, 'limits are edited') or diag($r->{body});
+    $t->sync;
+}
+
+$t->sync;
+ask($allow, $edited, 10);
+freeze();
+ask($allow, $edited, 50);
+edit(0);
+thaw();
+ask($allow, $edited, 5);
+edit(0, 1);
+ask($allow, $edited, 90);
+
+cmp_ok(hits($edited)->{two}, '<=', 95, 'what passed is charged to both');
+
+
 # An nginx ends while it owes, and another one finds its file.
 
 my $left = keys_for('month');
