@@ -110,19 +110,7 @@ my @order = $ENV{APIKEY_SOAK}
     ? qw(moved kill cut stop moved killed reload lost moved hangs forget
          stop_node cut kill)
     : qw(moved kill cut moved killed lost moved);
-my $n = 0;
 
-do {
-    for my $what (@order) {
-        $siege->more(150);
-        note $siege->decided . " decided: $what";
-        $fault{$what}->();
-        $n++;
-    }
-} while $ENV{APIKEY_SOAK} && $siege->decided < $target;
-
-$siege->more(300);
-note "$n faults";
-$siege->end;
+$siege->suffer(\%fault, \@order, $target);
 
 $t->done;

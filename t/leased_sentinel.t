@@ -76,19 +76,7 @@ my %fault = (
 my @order = $soak ? qw(failover kill half stop killed reload late lost hangs
                        forget stop_node cut kill half)
                   : qw(kill killed lost);
-my $n = 0;
 
-do {
-    for my $what (@order) {
-        $siege->more(150);
-        note $siege->decided . " decided: $what";
-        $fault{$what}->();
-        $n++;
-    }
-} while $ENV{APIKEY_SOAK} && $siege->decided < $target;
-
-$siege->more(300);
-note "$n faults";
-$siege->end;
+$siege->suffer(\%fault, \@order, $target);
 
 $t->done;

@@ -140,6 +140,28 @@ sub fault {
 }
 
 
+# These faults, one after the other; in a soak again until enough is decided.
+
+sub suffer {
+    my ($self, $faults, $order, $target) = @_;
+
+    my $n = 0;
+
+    do {
+        for my $what (@$order) {
+            $self->more(150);
+            note $self->decided . " decided: $what";
+            $faults->{$what}->();
+            $n++;
+        }
+    } while $ENV{APIKEY_SOAK} && $self->decided < $target;
+
+    $self->more(300);
+    note "$n faults";
+    $self->end;
+}
+
+
 sub stopped {
     my ($self, @pids) = @_;
 
