@@ -259,8 +259,7 @@ subtest 'guesses while the copy is not complete' => sub {
     my @keys = $t->keys(6000, name => 'many');
     my $from = '203.0.113.10';
 
-    $n = $t->nginx(name => 'small', http => $realip,
-                   events => 'worker_connections 4096;', base => {
+    $n = $t->nginx(name => 'small', http => $realip, base => {
         zone => 'apikey_zone zone=apikey:1m;',
         mac => 'apikey_mac_secret %%DIR%%/mac;' });
 

@@ -12,7 +12,7 @@ my $pg = $t->postgres;
 
 $t->upstream;
 
-my $n = $t->nginx(workers => 2, events => 'worker_connections 4096;')->start;
+my $n = $t->nginx(workers => 2)->start;
 
 
 sub create {

@@ -109,8 +109,11 @@ sub default_conf {
 EOT
     my $http = $self->{http} // '';
     my $main = $self->{main} // '';
-    my $events = $self->{events} // '';
     my $workers = $self->{workers} // 1;
+
+    # a test's crowd comes at once, and each of it has a connection upstream
+
+    my $events = $self->{events} // 'worker_connections 4096;';
 
     return <<EOT;
 %%GLOBALS%%
