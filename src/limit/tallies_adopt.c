@@ -21,6 +21,8 @@
 #include "limit/tallies.h"
 
 
+static bool apikey_tallies_adopt_ours(apikey_tallies_t *tallies,
+    const char *name);
 static unsigned apikey_tallies_adopt_file(apikey_tallies_t *tallies, int fd);
 static unsigned apikey_tallies_adopt_all(apikey_tallies_t *tallies,
     apikey_tallies_file_t *file, size_t size, bool *left);
@@ -42,13 +44,15 @@ apikey_tallies_adopt(apikey_tallies_t *tallies)
     for (i = 0; i < APIKEY_TALLIES_FILES; i++) {
         (void) snprintf(name, sizeof(name), "%s/tally.%u", tallies->dir, i);
 
+        if (apikey_tallies_adopt_ours(tallies, name)) {
+            continue;
+        }
+
         fd = open(name, O_RDWR|O_CLOEXEC|O_NOFOLLOW);
 
         if (fd == -1) {
             continue;
         }
-
-        /* our own is locked by another description of it */
 
         if (flock(fd, LOCK_EX|LOCK_NB) == 0) {
             n += apikey_tallies_adopt_file(tallies, fd);
@@ -58,6 +62,24 @@ apikey_tallies_adopt(apikey_tallies_t *tallies)
     }
 
     return n;
+}
+
+
+/*
+ * A process that closes any descriptor of a file gives up all its POSIX locks
+ * of that file, see fcntl(2): our own must not even be opened, for workers
+ * lock their seats in it (limit/holds.h).
+ */
+
+static bool
+apikey_tallies_adopt_ours(apikey_tallies_t *tallies, const char *name)
+{
+    struct stat  st, ours;
+
+    return fstat(tallies->fd, &ours) == 0
+           && stat(name, &st) == 0
+           && st.st_dev == ours.st_dev
+           && st.st_ino == ours.st_ino;
 }
 
 

@@ -5,9 +5,12 @@
  */
 
 
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "limit/tallies.h"
@@ -167,6 +170,39 @@ owed(apikey_tallies_t *t, uint64_t account)
 }
 
 
+/* A worker's seat is a lock on a byte of the file, as limit/holds.c has it. */
+
+static int
+seat(int fd, int command)
+{
+    struct flock  lock;
+
+    memset(&lock, 0, sizeof(struct flock));
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_len = 1;
+
+    return fcntl(fd, command, &lock) == 0
+           && (command == F_SETLK || lock.l_type == F_UNLCK);
+}
+
+
+static int
+seat_is_free(int fd)
+{
+    int    status;
+    pid_t  pid;
+
+    pid = fork();
+
+    if (pid == 0) {
+        _exit(seat(fd, F_GETLK));
+    }
+
+    return waitpid(pid, &status, 0) != pid || status != 0;
+}
+
+
 /* Files that nobody has any more. */
 
 static void
@@ -187,7 +223,9 @@ test_adopt(apikey_tallies_t *t)
     node = get(&other, 50, SECOND)->node;
     charge = owed(&other, 52)->name;
 
+    ok(seat(t->fd, F_SETLK), "a worker has a seat");
     is_uint(apikey_tallies_adopt(t), 0, "who is at work keeps what it has");
+    ok(!seat_is_free(t->fd), "and its seat");
 
     leave(&other);
 
