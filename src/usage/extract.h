@@ -116,10 +116,15 @@ apikey_extract_e apikey_extract_tokens(const apikey_extract_t *x,
 uint64_t apikey_extract_estimate(const apikey_extract_t *x);
 
 
-/* Private: extract.c to extract_sse.c */
+/* Private: extract.c, extract_sse.c and extract_find.c */
 void apikey_extract_document(apikey_extract_t *x);
 void apikey_extract_sse(apikey_extract_t *x, const char *p, size_t len);
 void apikey_extract_release(apikey_extract_t *x);
+
+/* The first place of whole events that may be a usage, or end; the line feeds
+   in front of it are added to lines. */
+const char *apikey_extract_find(const char *p, const char *end,
+    uint64_t *lines);
 
 
 #endif /* APIKEY_EXTRACT_H_INCLUDED */

@@ -5,18 +5,13 @@
  * lines of its data are put together with line feeds.
  *
  * Most events hold no usage.  Where whole ones stand in a piece, those that
- * cannot are left behind without being looked into: such a one has no name
- * "usage" with a value but null, and no escaped letter that may be of it.
+ * cannot are left behind without being looked into (extract_find.c).
  */
 
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
 
 #include "base/bytes.h"
 #include "base/jsonpick.h"
@@ -31,147 +26,6 @@ typedef enum {
     APIKEY_SSE_DATA,
     APIKEY_SSE_OTHER         /* to the end of the line */
 } apikey_sse_e;
-
-
-static const char  apikey_sse_name[] = "usage\"";
-
-
-static bool
-apikey_sse_blank(char ch)
-{
-    return ch == ' ' || ch == '\t';
-}
-
-
-/* At p is what the fast way must not pass by. */
-
-static bool
-apikey_sse_suspect(const char *p, const char *end)
-{
-    size_t  len;
-
-    /* escaped, these letters are \u0061 to \u0075, and all odd */
-
-    if (*p == '\\') {
-        return end - p < 6
-               || (p[1] == 'u' && p[2] == '0' && p[3] == '0'
-                   && (p[4] == '6' || p[4] == '7') && (p[5] & 1));
-    }
-
-    len = sizeof(apikey_sse_name) - 1;
-
-    if ((size_t) (end - p) < len || memcmp(p, apikey_sse_name, len) != 0) {
-        return false;
-    }
-
-    p += len;
-
-    while (p < end && apikey_sse_blank(*p)) {
-        p++;
-    }
-
-    if (p < end && *p == ':') {
-        p++;
-    }
-
-    while (p < end && apikey_sse_blank(*p)) {
-        p++;
-    }
-
-    return end - p < 4 || memcmp(p, "null", 4) != 0;
-}
-
-
-/*
- * Where it may be: what has the first and the fourth byte of either.  An
- * answer comes as fast as it can be copied, so this has the widest registers
- * there are.
- */
-
-#ifdef __x86_64__
-
-typedef uint8_t  apikey_sse_wide_t __attribute__((vector_size(32)));
-
-
-__attribute__((target("avx2")))
-static const char *
-apikey_sse_wide(const char *p, const char *end)
-{
-    unsigned           mask;
-    apikey_sse_wide_t  v, fourth, match;
-
-    while (end - p >= 32 + 3) {
-        memcpy(&v, p, sizeof(v));
-        memcpy(&fourth, p + 3, sizeof(fourth));
-
-        match = (apikey_sse_wide_t) (((v == 'u') & (fourth == 'g'))
-                                     | ((v == '\\') & (fourth == '0')));
-        mask = (unsigned) _mm256_movemask_epi8((__m256i) match);
-
-        if (mask) {
-            return p + __builtin_ctz(mask);
-        }
-
-        p += 32;
-    }
-
-    return p;
-}
-
-#endif
-
-
-static const char *
-apikey_sse_candidate(const char *p, const char *end)
-{
-    unsigned        i;
-    apikey_bytes_t  v, fourth;
-
-#ifdef __x86_64__
-
-    if (__builtin_cpu_supports("avx2")) {
-        p = apikey_sse_wide(p, end);
-    }
-
-#endif
-
-    while (end - p >= APIKEY_BYTES + 3) {
-        v = apikey_bytes_load(p);
-        fourth = apikey_bytes_load(p + 3);
-
-        i = apikey_bytes_first((apikey_bytes_t)
-                               (((v == 'u') & (fourth == 'g'))
-                                | ((v == '\\') & (fourth == '0'))));
-        p += i;
-
-        if (i < APIKEY_BYTES) {
-            return p;
-        }
-    }
-
-    while (p < end && *p != 'u' && *p != '\\') {
-        p++;
-    }
-
-    return p;
-}
-
-
-/* The first such thing, or end. */
-
-static const char *
-apikey_sse_find(const char *p, const char *end)
-{
-    for ( ;; ) {
-        p = apikey_sse_candidate(p, end);
-
-        if (p == end || apikey_sse_suspect(p, end)) {
-            return p;
-        }
-
-        p++;
-    }
-}
 
 
 /* Behind the last whole event that is seen to end in a piece, or p. */
@@ -206,15 +60,30 @@ static const char *
 apikey_sse_pass(apikey_extract_t *x, const char *p, const char *border,
     const char **look)
 {
+    uint64_t     lines;
     const char  *to;
 
-    *look = apikey_sse_find(p, border);
+    lines = 0;
+    to = border;
+    *look = apikey_extract_find(p, border, &lines);
 
-    to = *look == border ? border : apikey_sse_border(p, *look);
+    if (*look != border) {
+        to = apikey_sse_border(p, *look);
+        lines -= apikey_bytes_count(to, *look, '\n');
+    }
 
-    x->lines += apikey_bytes_count(p, to, '\n');
+    x->lines += lines;
 
     return to;
+}
+
+
+/* Between two events, from where whole ones can be left behind. */
+
+static bool
+apikey_sse_between(const apikey_extract_t *x)
+{
+    return x->line == APIKEY_SSE_LINE && x->first && !x->data && !x->cr;
 }
 
 
@@ -369,7 +238,7 @@ apikey_sse_run(apikey_extract_t *x, const char *p, const char *end,
             break;
 
         case APIKEY_SSE_LINE:
-            if (p >= look && p < border && x->first && !x->data && !x->cr) {
+            if (p >= look && p < border && apikey_sse_between(x)) {
                 p = apikey_sse_pass(x, p, border, &look);
             }
 
@@ -393,16 +262,42 @@ apikey_sse_run(apikey_extract_t *x, const char *p, const char *end,
 }
 
 
+/* Behind the first event that is seen to end behind at, or NULL. */
+
+static const char *
+apikey_sse_first(const char *at, const char *end)
+{
+    for ( /* void */ ; at < end; at++) {
+        at = memchr(at, '\n', (size_t) (end - at));
+
+        if (at == NULL) {
+            return NULL;
+        }
+
+        if (end - at > 2 && at[1] == '\r' && at[2] == '\n') {
+            return at + 3;
+        }
+
+        if (end - at > 1 && at[1] == '\n') {
+            return at + 2;
+        }
+    }
+
+    return NULL;
+}
+
+
 /*
- * What is held is the beginning of an event.  With its end from the next
- * piece it can be left behind as others are; how much of that went with it.
+ * What is held is the beginning of an event, and what comes goes on with it.
+ * With its end it can be left behind as others are; how much went with it.
  */
 
 static size_t
 apikey_sse_held(apikey_extract_t *x, const char *p, size_t len)
 {
     size_t       n, held;
-    const char  *at, *end, *border;
+    uint64_t     lines;
+    const char  *border;
 
     held = x->held;
     n = sizeof(x->hold) - held;
@@ -410,35 +305,24 @@ apikey_sse_held(apikey_extract_t *x, const char *p, size_t len)
 
     memcpy(x->hold + held, p, n);
 
-    border = NULL;
-    end = x->hold + held + n;
+    border = apikey_sse_first(x->hold + held - (held > 2 ? 2 : held),
+                              x->hold + held + n);
 
-    for (at = x->hold + held - (held > 2 ? 2 : held); at < end; at++) {
-        at = memchr(at, '\n', (size_t) (end - at));
-
-        if (at == NULL) {
-            break;
-        }
-
-        if (end - at > 2 && at[1] == '\r' && at[2] == '\n') {
-            border = at + 3;
-            break;
-        }
-
-        if (end - at > 1 && at[1] == '\n') {
-            border = at + 2;
-            break;
-        }
+    if (border == NULL && n == len) {
+        x->held = (uint16_t) (held + n);
+        return n;
     }
 
+    lines = 0;
+
     if (border == NULL || border <= x->hold + held
-        || apikey_sse_find(x->hold, border) != border)
+        || apikey_extract_find(x->hold, border, &lines) != border)
     {
         apikey_extract_release(x);
         return 0;
     }
 
-    x->lines += apikey_bytes_count(x->hold, border, '\n');
+    x->lines += lines;
     x->held = 0;
 
     return (size_t) (border - x->hold) - held;
@@ -461,7 +345,7 @@ apikey_extract_release(apikey_extract_t *x)
 void
 apikey_extract_sse(apikey_extract_t *x, const char *p, size_t len)
 {
-    const char  *start, *end;
+    const char  *start, *end, *border;
 
     start = p;
     end = p + len;
@@ -470,16 +354,20 @@ apikey_extract_sse(apikey_extract_t *x, const char *p, size_t len)
         p += apikey_sse_held(x, p, len);
     }
 
-    p = apikey_sse_run(x, p, end, apikey_sse_border(p, end),
-                       x->bytes + (uint64_t) (p - start));
-
     if (p == end) {
         return;
     }
 
+    border = apikey_sse_border(p, end);
+
+    if (border > p || !apikey_sse_between(x)) {
+        p = apikey_sse_run(x, p, end, border,
+                           x->bytes + (uint64_t) (p - start));
+    }
+
     /* at the border */
 
-    if (x->first && (size_t) (end - p) <= sizeof(x->hold)) {
+    if (apikey_sse_between(x) && (size_t) (end - p) <= sizeof(x->hold)) {
         x->held = (uint16_t) (end - p);
         memcpy(x->hold, p, x->held);
         return;

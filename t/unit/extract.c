@@ -18,6 +18,14 @@
 #define ANTHRO_S   APIKEY_API_ANTHROPIC, true
 
 
+/* an event, and the beginning of another one */
+
+#define LONG       "data: {\"id\":\"chatcmpl-9lMgfRSWPHcw51s6wxKT1YEO2CKpd" \
+                   "\",\"object\":\"chat.completion.chunk\",\"x\":1}\n\n" \
+                   "event: a.name.that.is.about.as.long.as.it.gets\n" \
+                   "id: 0123456789abcdef0123456789abcdef\ndata: "
+
+
 typedef struct {
     apikey_api_e   api;
     bool           stream;
@@ -351,6 +359,19 @@ test_openai_stream(void)
                     "\\u0041\"}\n\n", "6 0 0 0" },
         { OPENAI_S, "data: {\"x\":1}\n\ndata: {\"us\\u0061g\\u0065\":"
                     "{\"prompt_tokens\":6}}\n\n", "6 0 0 0" },
+
+        /* where many bytes are looked at together */
+        { OPENAI_S, LONG "{\"\\u0075\\u0073\\u0061\\u0067\\u0065\":"
+                    "{\"prompt_tokens\":6}}\n\n" LONG "1\n\n", "6 0 0 0" },
+        { OPENAI_S, LONG "{\"usage\"\ndata: :{\"prompt_tokens\":6}}\n\n"
+                    LONG "{\"usage\" : null, \"a\":\"usage\"}\n\n",
+                    "6 0 0 0" },
+        { OPENAI_S, LONG "{\"usage\":\ndata: {\"prompt_tokens\":6}}\n\n"
+                    LONG "{\"my_usage\":{\"prompt_tokens\":5},"
+                    "\"us\\u0061g\":1,\"gr\\u0075n\":2}\n\n", "6 0 0 0" },
+        { OPENAI_S, LONG "{\"u\":\"usage\",\"usage\":null,\"response\":"
+                    "{\"usag\\u0065\" : {\"prompt_tokens\":6}}}\n\n",
+                    "6 0 0 0" },
 
         /* what looks like it */
         { OPENAI_S, "data: {\"x\":1}\n\nevent: {\"usage\":{\"prompt_tokens\":"
