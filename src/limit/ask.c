@@ -540,7 +540,7 @@ ngx_http_apikey_ask_granted(ngx_http_apikey_ask_t *ask,
     ngx_http_apikey_leases_told(leases, entry, now);
 
     ngx_http_apikey_leases_queue(leases, entry, now,
-                  now + (int64_t) (entry->conf.time / APIKEY_LEASE_LOOKS));
+                  now + apikey_lease_look(&entry->lease, &entry->conf, now));
 }
 
 

@@ -10,7 +10,7 @@
 #include "limit/lease.h"
 
 
-#define APIKEY_LEASE_SHORT  3            /* holds, each twice as long */
+#define APIKEY_LEASE_SHORT  4            /* holds: quarters, then halves */
 #define APIKEY_LEASE_SLOW   10           /* requests a second: refilled */
 #define APIKEY_LEASE_FREED  100          /* ... of all nodes: each returns its
                                             slot */
@@ -470,7 +470,7 @@ apikey_lease_wait(apikey_lease_t *lease, uint64_t hold, uint64_t jitter,
     }
 
     if (lease->holds < APIKEY_LEASE_SHORT) {
-        us >>= APIKEY_LEASE_SHORT - lease->holds;
+        us >>= lease->holds < APIKEY_LEASE_SHORT / 2 ? 2 : 1;
         lease->holds++;
     }
 

@@ -74,6 +74,7 @@ typedef struct {
     uint64_t  recent;        /* demand since recent_at */
     int64_t   recent_at;
     int64_t   fell;          /* when demand last fell by much; 0: never */
+    int64_t   full;          /* a limit may be full from then on; 0: always */
 } apikey_lease_t;
 
 
@@ -148,9 +149,12 @@ void apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now);
  */
 bool apikey_lease_slow(const apikey_lease_t *lease, double rate);
 
-/* An answer says what is left of the scarce ones; fewest tokens. */
+/*
+ * An answer says what is left of the scarce ones; fewest tokens.  full: us
+ * until the first of those that refill can be full, 0 where none does.
+ */
 void apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
-    uint64_t room, int64_t now);
+    uint64_t room, uint64_t full, int64_t now);
 
 /*
  * The limits are many leases of all nodes wide: what is out is missed by
@@ -217,15 +221,19 @@ bool apikey_lease_yield(apikey_lease_t *lease);
 bool apikey_lease_ahead(const apikey_claim_t *claim, int64_t now);
 
 /*
- * Now and then, at LOOKS a lease time at least: NOW, a LEASE that renews and
+ * Now and then, after look() each time: NOW, a LEASE that renews and
  * returns, or a want of 0 for sums that are not acknowledged.  That is so at
- * half of the lease time; sooner after a fall of demand and while such falls
- * come again: what is spent and not told, or left where nobody wants it,
- * keeps the bucket from filling up for others.
+ * half of the lease time; sooner after a fall of demand, and while such falls
+ * come again as soon as the bucket is full but for what is spent and not told:
+ * that keeps it from being full for the next pulse.
  */
 apikey_lease_due_e apikey_lease_due(apikey_lease_t *lease,
     const apikey_tally_t *tally, const apikey_lease_conf_t *conf,
     int64_t now);
+
+/* us: until due() is to be asked again. */
+int64_t apikey_lease_look(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now);
 
 /*
  * A LEASE is sent now: what it says, and its number.  need: the costs of

@@ -13,7 +13,7 @@
 #define APIKEY_LEASE_FALL    4           /* times less is a fall */
 #define APIKEY_LEASE_SURE    12          /* requests that should have come */
 #define APIKEY_LEASE_MEMORY  8           /* lease times */
-#define APIKEY_LEASE_SOON    10          /* reports a lease time, then */
+#define APIKEY_LEASE_SOON    20          /* reports a lease time, then */
 #define APIKEY_LEASE_TOLD    INT64_C(1000000)    /* us: what is settled */
 #define APIKEY_LEASE_AMPLE   16          /* leases of all nodes, at least */
 #define APIKEY_LEASE_REST    1000000     /* us, of a key that will be back */
@@ -21,6 +21,8 @@
 
 static double apikey_lease_decay(double demand, double span);
 static uint64_t apikey_lease_rest(const apikey_lease_conf_t *conf);
+static bool apikey_lease_pulses(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now);
 static bool apikey_lease_fell(apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, int64_t now);
 
@@ -53,11 +55,12 @@ apikey_lease_wanted(const apikey_lease_t *lease, int64_t now)
 
 void
 apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
-    uint64_t room, int64_t now)
+    uint64_t room, uint64_t full, int64_t now)
 {
     int64_t  span;
 
     lease->room = room;
+    lease->full = full ? now + (int64_t) full : 0;
 
     span = now - lease->room_at;
 
@@ -132,7 +135,7 @@ apikey_lease_due(apikey_lease_t *lease, const apikey_tally_t *tally,
         rest = 3 * time / 4;
     }
 
-    if (lease->fell && now - lease->fell < APIKEY_LEASE_MEMORY * time) {
+    if (apikey_lease_pulses(lease, conf, now)) {
         rest = time / APIKEY_LEASE_SOON;
     }
 
@@ -140,6 +143,19 @@ apikey_lease_due(apikey_lease_t *lease, const apikey_tally_t *tally,
 
     return fell || lease->back || now - lease->asked >= rest
            ? APIKEY_LEASE_NOW : APIKEY_LEASE_LATER;
+}
+
+
+int64_t
+apikey_lease_look(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now)
+{
+    int64_t  us;
+
+    us = (int64_t) conf->time / APIKEY_LEASE_LOOKS;
+
+    return apikey_lease_pulses(lease, conf, now + us)
+           ? (int64_t) conf->time / APIKEY_LEASE_SOON : us;
 }
 
 
@@ -196,6 +212,20 @@ apikey_lease_rest(const apikey_lease_conf_t *conf)
     rest = 2 * conf->time / APIKEY_LEASE_LOOKS;
 
     return conf->quota || rest > APIKEY_LEASE_REST ? rest : APIKEY_LEASE_REST;
+}
+
+
+/*
+ * Another pulse may come, and would find the bucket full but for what is spent
+ * here: before it is so, what is told early gains nothing.
+ */
+
+static bool
+apikey_lease_pulses(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now)
+{
+    return lease->fell && now >= lease->full
+           && now - lease->fell < APIKEY_LEASE_MEMORY * (int64_t) conf->time;
 }
 
 

@@ -29,6 +29,8 @@ static uint64_t ngx_http_apikey_leases_lifetime(double rate,
     uint64_t window);
 static ngx_uint_t ngx_http_apikey_leases_scarce(
     ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_lease_limit_t *l);
+static uint64_t ngx_http_apikey_leases_full(
+    ngx_http_apikey_lease_entry_t *entry, ngx_http_apikey_lease_limit_t *l);
 
 
 void
@@ -166,12 +168,13 @@ void
 ngx_http_apikey_leases_told(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry, int64_t now)
 {
-    uint64_t                        room, left;
+    uint64_t                        room, left, full;
     ngx_http_apikey_lease_limit_t  *l;
 
     entry->seen = now;
 
     room = APIKEY_ACCOUNT_MAX;
+    full = APIKEY_BUCKET_NEVER;
 
     for (l = ngx_http_apikey_leases_limit(leases, entry->limits);
          l;
@@ -181,9 +184,13 @@ ngx_http_apikey_leases_told(ngx_http_apikey_leases_t *leases,
             left = apikey_bucket_remaining(&l->seen, &l->terms.rate);
             room = ngx_min(room, left);
         }
+
+        left = ngx_http_apikey_leases_full(entry, l);
+        full = ngx_min(full, left);
     }
 
-    apikey_lease_room(&entry->lease, &entry->conf, room, now);
+    apikey_lease_room(&entry->lease, &entry->conf, room,
+                      full == APIKEY_BUCKET_NEVER ? 0 : full, now);
 }
 
 
@@ -206,6 +213,29 @@ ngx_http_apikey_leases_scarce(ngx_http_apikey_lease_entry_t *entry,
     rate = ngx_http_apikey_leases_rate(&l->terms.rate);
 
     return apikey_lease_slow(&entry->lease, rate);
+}
+
+
+/* us after it was seen: it is full but for what is out. */
+
+static uint64_t
+ngx_http_apikey_leases_full(ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_lease_limit_t *l)
+{
+    apikey_bucket_t       b;
+    const apikey_rate_t  *rate;
+
+    rate = &l->terms.rate;
+
+    if (rate->refill == 0 || rate->tick == APIKEY_RATE_ROLLING) {
+        return APIKEY_BUCKET_NEVER;
+    }
+
+    b = l->seen;
+
+    ngx_http_apikey_leases_less(&b, rate, entry->out);
+
+    return apikey_bucket_reset(&b, rate, b.at);
 }
 
 

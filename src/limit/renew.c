@@ -186,7 +186,7 @@ ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
 
     case APIKEY_LEASE_LATER:
         ngx_http_apikey_leases_queue(leases, entry, now,
-                  now + (int64_t) (entry->conf.time / APIKEY_LEASE_LOOKS));
+                  now + apikey_lease_look(&entry->lease, &entry->conf, now));
         return 0;
 
     default: /* APIKEY_LEASE_NOW */

@@ -272,7 +272,8 @@ on_lease(run_t *r, message_t *m)
     redis_lease(&r->w, m->acct, m->version[0], &m->ask, &m->sums[0],
                 &m->roll[0], &m->grant);
     m->rooms[0] = redis_room(&r->w, m->acct, m->version[0],
-                             &r->nodes[m->node].side[m->acct].lease);
+                             &r->nodes[m->node].side[m->acct].lease,
+                             &m->fulls[0]);
 
     if (!m->grant.kept) {
         b->lost += m->ask.returned;
@@ -370,7 +371,7 @@ on_answer(run_t *r, event_t *e)
     }
 
     apikey_lease_room(&s->lease, &s->conf[s->version], m->rooms[0],
-                      local(nd, r->w.now));
+                      m->fulls[0], local(nd, r->w.now));
 
     wake(r, m->node, m->acct);
 }
@@ -450,7 +451,7 @@ on_take(run_t *r, message_t *m)
 
     for (i = 0; i < m->n; i++) {
         m->rooms[i] = redis_room(&r->w, m->accts[i], m->version[i],
-                                 rq->claim[i].lease);
+                                 rq->claim[i].lease, &m->fulls[i]);
     }
 
     if (m->good) {
@@ -514,7 +515,7 @@ on_taken(run_t *r, event_t *e)
         acked(r, &nd->side[m->accts[i]], &m->sums[i], m->eras[i]);
         s = &nd->side[m->accts[i]];
         apikey_lease_room(&s->lease, &s->conf[s->version], m->rooms[i],
-                          local(nd, r->w.now));
+                          m->fulls[i], local(nd, r->w.now));
     }
 
     taken(r, rq, m);

@@ -381,8 +381,44 @@ redis_missed(world_t *w, int a)
 
 /* What quotas have left beside what is out. */
 
+/* us until the first bucket is full but for what is out; 0: there is none. */
+
+static uint64_t
+redis_full(world_t *w, int a, unsigned version)
+{
+    uint64_t                       us, soon, tokens;
+    unsigned                       i;
+    apikey_bucket_t                b;
+    const limit_t                 *m;
+    const apikey_account_t        *v;
+    const apikey_account_level_t  *l;
+
+    v = &w->redis[a].value;
+    tokens = v->out[0] + v->out[1];
+    soon = APIKEY_BUCKET_NEVER;
+
+    for (i = 0; i < LIMITS; i++) {
+        m = &w->cfg->accts[a].versions[version].limits[i];
+        l = apikey_account_level(v, i + 1);
+
+        if (!m->there || m->kind != BUCKET || m->rate.refill == 0 || !l) {
+            continue;
+        }
+
+        b.used = l->used < tokens * l->token ? 0 : l->used - tokens * l->token;
+        b.at = l->at;
+
+        us = apikey_bucket_reset(&b, &m->rate, b.at);
+        soon = us < soon ? us : soon;
+    }
+
+    return soon == APIKEY_BUCKET_NEVER ? 0 : soon;
+}
+
+
 uint64_t
-redis_room(world_t *w, int a, unsigned version, const apikey_lease_t *lease)
+redis_room(world_t *w, int a, unsigned version, const apikey_lease_t *lease,
+    uint64_t *soon)
 {
     uint64_t                       least, room, full;
     unsigned                       i;
@@ -390,6 +426,7 @@ redis_room(world_t *w, int a, unsigned version, const apikey_lease_t *lease)
     const apikey_account_level_t  *l;
 
     least = APIKEY_ACCOUNT_MAX;
+    *soon = redis_full(w, a, version);
 
     for (i = 0; i < LIMITS; i++) {
         m = &w->cfg->accts[a].versions[version].limits[i];

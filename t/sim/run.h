@@ -55,6 +55,7 @@ struct message_s {
     uint64_t         names[ITEMS];
     size_t           settled[ITEMS];     /* of the node so far */
     uint64_t         rooms[ITEMS];       /* of quotas, afterwards */
+    uint64_t         fulls[ITEMS];
 };
 
 

@@ -314,7 +314,7 @@ bool redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     uint64_t *costs, apikey_account_sums_t *sums, const roll_t *rolls,
     uint64_t *eras);
 uint64_t redis_room(world_t *w, int a, unsigned version,
-    const apikey_lease_t *lease);
+    const apikey_lease_t *lease, uint64_t *full);
 bool redis_reach(const world_t *w, int n, const int *accts);
 void redis_copy(world_t *w, int p);
 void redis_failover(world_t *w, int p);

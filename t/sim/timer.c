@@ -77,8 +77,9 @@ timer(run_t *r, int n, int a)
 
     if (!s->timer) {
         s->timer = true;
-        push(r, r->w.now + (int64_t) s->conf[s->version].time
-                           / APIKEY_LEASE_LOOKS, E_TIMER, n, a, 0, NULL);
+        push(r, r->w.now + apikey_lease_look(&s->lease, &s->conf[s->version],
+                                             local(&r->nodes[n], r->w.now)),
+             E_TIMER, n, a, 0, NULL);
     }
 }
 
