@@ -153,7 +153,10 @@ ngx_http_apikey_log_close(ngx_http_request_t *r,
     end.bytes_in = r->request_length;
     end.bytes_out = r->connection->sent;
     end.duration = ngx_http_apikey_log_duration(r);
-    end.upstream = ngx_http_apikey_log_upstream(r);
+
+    /* by another clock of nginx's, which may tick earlier */
+
+    end.upstream = ngx_min(ngx_http_apikey_log_upstream(r), end.duration);
 
     ngx_http_apikey_usage_close(amcf->worker_usage, ctx->slot, &end);
 
