@@ -71,8 +71,8 @@ apikey_quarantine_list(PGconn *conn)
 
     result = apikey_ctl_query(conn, "SELECT q.id, to_char(q.added_at "
         "AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), q.state, "
-        "coalesce(n.name, q.node::text), q.stream, q.number "
-        "FROM apikey.usage_quarantine q "
+        "coalesce(n.name, q.node::text), q.stream, q.number, "
+        "q.reason FROM apikey.usage_quarantine q "
         "LEFT JOIN apikey.usage_node n USING (node) ORDER BY q.id", 0, NULL);
 
     if (result == NULL) {
@@ -80,10 +80,11 @@ apikey_quarantine_list(PGconn *conn)
     }
 
     for (i = 0; i < PQntuples(result); i++) {
-        printf("%s  %s  SQLSTATE %s  node %s stream %s event %s\n",
+        printf("%s  %s  SQLSTATE %s  node %s stream %s event %s: %s\n",
                PQgetvalue(result, i, 0), PQgetvalue(result, i, 1),
                PQgetvalue(result, i, 2), PQgetvalue(result, i, 3),
-               PQgetvalue(result, i, 4), PQgetvalue(result, i, 5));
+               PQgetvalue(result, i, 4), PQgetvalue(result, i, 5),
+               PQgetvalue(result, i, 6));
     }
 
     PQclear(result);

@@ -270,6 +270,8 @@ COMMENT ON COLUMN usage_quarantine.id IS 'NUMBER of apikeyctl quarantine';
 COMMENT ON TABLE usage_quarantine IS
     'Events that Postgres refused; apikeyctl quarantine replays them';
 COMMENT ON COLUMN usage_quarantine.state IS 'SQLSTATE of the refusal';
+COMMENT ON COLUMN usage_quarantine.reason IS
+    'What Postgres said, up to 255 characters of ASCII';
 COMMENT ON COLUMN usage_quarantine.record IS
     'The event as a spool frame of one';
 

@@ -109,7 +109,8 @@ COMMENT ON FUNCTION usage_day_drop(regclass) IS
     'Drops the partition of a day; false: not now';
 
 
--- raw_days 0: a trigger takes events out of what nodes send.
+-- raw_days 0: a trigger takes events out of what nodes send that have not heard
+-- of it yet.
 
 CREATE OR REPLACE FUNCTION usage_event_none()
 RETURNS trigger

@@ -200,7 +200,7 @@ subtest 'quarantine' => sub {
 
     ($rc, $out) = ctl('quarantine', 'show', @postgres);
     is($rc, 0, 'show');
-    my @numbers = $out =~ /^(\d+)  20\S+Z  SQLSTATE 23514  node node stream/mg;
+    my @numbers = $out =~ /^(\d+)  20\S+Z  SQLSTATE 23514  node node stream \d+ event \d+: new row for relation "usage_\w+" violates/mg;
     is(scalar @numbers, 3, 'all of them');
 
     ($rc, $out) = ctl('quarantine', 'show', $numbers[1], @postgres);

@@ -141,8 +141,8 @@ subtest 'Postgres is away' => sub {
 
 
 subtest 'a record that Postgres refuses' => sub {
-    $pg->run('ALTER TABLE apikey.usage_event ADD CONSTRAINT odd
-              CHECK (method <> \'DELETE\') NOT VALID');
+    $pg->run(qq{ALTER TABLE apikey.usage_event ADD CONSTRAINT
+              "it's \xf6dd" CHECK (method <> 'DELETE') NOT VALID});
 
     my @r = map { $n->request($_ % 7 ? 'GET' : 'DELETE', '/',
                               key => $key->{key}) } 1 .. 30;
@@ -154,7 +154,10 @@ subtest 'a record that Postgres refuses' => sub {
     });
     is($t->events("event IN ($in)") + 0, 26, 'the others pass it');
     is($pg->value('SELECT DISTINCT state FROM apikey.usage_quarantine'),
-       '23514', 'the reason is kept');
+       '23514', 'the SQLSTATE is kept');
+    like($pg->value('SELECT DISTINCT reason FROM apikey.usage_quarantine'),
+         qr/^new row for relation "usage_event_\w+" violates check constraint "it's \?\?dd"$/,
+         'and the reason, in ASCII');
 };
 
 

@@ -3,7 +3,7 @@
  * Frames into one transaction for Postgres: which events are not applied
  * yet, their roll-ups, their rows.
  *
- * Memory: malloc()ed buffers that are kept for the next batch.  The frames
+ * Memory: buffers that are kept for the next batch.  The frames
  * belong to the caller and must stay until the SQL is built.
  */
 
@@ -20,6 +20,7 @@
 
 static ngx_int_t ngx_http_apikey_batch_fill(ngx_http_apikey_batch_t *batch,
     const u_char *frames, size_t len, ngx_http_apikey_batch_conf_t *conf);
+static void ngx_http_apikey_batch_release(ngx_http_apikey_batch_t *batch);
 static void ngx_http_apikey_batch_clear(ngx_http_apikey_batch_t *batch);
 static ngx_int_t ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     const u_char *frame, ngx_http_apikey_batch_conf_t *conf);
@@ -63,12 +64,19 @@ ngx_http_apikey_batch_create(void)
 void
 ngx_http_apikey_batch_destroy(ngx_http_apikey_batch_t *batch)
 {
-    free(batch->sql.data);
-    free(batch->copy.data);
-    free(batch->rows.data);
-    free(batch->used.data);
+    ngx_http_apikey_batch_release(batch);
     free(batch->table);
     free(batch);
+}
+
+
+static void
+ngx_http_apikey_batch_release(ngx_http_apikey_batch_t *batch)
+{
+    ngx_http_apikey_text_free(&batch->sql);
+    ngx_http_apikey_text_free(&batch->copy);
+    ngx_http_apikey_text_free(&batch->rows);
+    ngx_http_apikey_text_free(&batch->used);
 }
 
 
@@ -88,8 +96,7 @@ ngx_http_apikey_batch_start(ngx_http_apikey_batch_t *batch, ngx_uint_t events)
     /* of a backlog */
 
     if (batch->copy.size > NGX_HTTP_APIKEY_FRAMES && events < 1024) {
-        free(batch->copy.data);
-        ngx_memzero(&batch->copy, sizeof(ngx_http_apikey_text_t));
+        ngx_http_apikey_batch_release(batch);
     }
 
     ngx_http_apikey_batch_clear(batch);
@@ -233,7 +240,10 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
             continue;
         }
 
-        if (batch->count == conf->max) {
+        if (batch->count == conf->max
+            || batch->copy.len > NGX_HTTP_APIKEY_COPY_MAX
+            || batch->rows.len > NGX_HTTP_APIKEY_ROWS_MAX)
+        {
             return NGX_DONE;
         }
 
@@ -307,7 +317,7 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
         return NGX_OK;
     }
 
-    if (event->shape.kind != APIKEY_RECORD_SUM) {
+    if (event->shape.kind != APIKEY_RECORD_SUM && !conf->no_raw) {
         if (ngx_http_apikey_batch_copy(batch, event, conf) != NGX_OK) {
             return NGX_DECLINED;
         }

@@ -9,7 +9,6 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
-#include "base/uuid.h"
 #include "base/verdict.h"
 #include "usage/ship.h"
 
@@ -19,15 +18,6 @@
 #define NGX_HTTP_APIKEY_ROW_UNITS    24      /* behind all others */
 
 
-static void ngx_http_apikey_text_put(ngx_http_apikey_text_t *t,
-    const char *s);
-static void ngx_http_apikey_text_int(ngx_http_apikey_text_t *t, int64_t n);
-static void ngx_http_apikey_text_number(ngx_http_apikey_text_t *t,
-    __int128 n);
-static void ngx_http_apikey_text_uuid(ngx_http_apikey_text_t *t,
-    const u_char *uuid);
-static void ngx_http_apikey_text_quoted(ngx_http_apikey_text_t *t,
-    const char *s, size_t len, ngx_uint_t element);
 static void ngx_http_apikey_sql_streams(ngx_http_apikey_batch_t *batch);
 static void ngx_http_apikey_sql_column(ngx_http_apikey_batch_t *batch,
     ngx_uint_t column);
@@ -47,40 +37,6 @@ static __int128 ngx_http_apikey_row_number(ngx_http_apikey_row_t *row,
 const char *const  ngx_http_apikey_outcomes[] = {
     "success", "error", "aborted", "refused"
 };
-
-
-void *
-ngx_http_apikey_text_add(ngx_http_apikey_text_t *t, size_t len)
-{
-    size_t   size;
-    u_char  *data;
-
-    if (t->failed) {
-        return NULL;
-    }
-
-    if (t->size - t->len < len) {
-        size = t->size ? t->size * 2 : 65536;
-
-        while (size - t->len < len) {
-            size *= 2;
-        }
-
-        data = realloc(t->data, size);
-        if (data == NULL) {
-            t->failed = 1;
-            return NULL;
-        }
-
-        t->data = data;
-        t->size = size;
-    }
-
-    data = t->data + t->len;
-    t->len += len;
-
-    return data;
-}
 
 
 void
@@ -123,7 +79,7 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
     if (batch->raw) {
         ngx_http_apikey_text_put(t, "COPY apikey.usage_event (");
         ngx_http_apikey_text_put(t, ngx_http_apikey_batch_columns(batch));
-        ngx_http_apikey_text_put(t, ") FROM STDIN (FORMAT binary)");
+        ngx_http_apikey_text_put(t, ") FROM STDIN (FORMAT binary);");
 
         /* the end of binary data */
 
@@ -131,8 +87,9 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
         if (p) {
             ngx_memset(p, 0xff, 2);
         }
-
     }
+
+    ngx_http_apikey_text_put(t, NGX_HTTP_APIKEY_RAW_SQL);
 
     p = ngx_http_apikey_text_add(t, 1);
     if (p) {
@@ -186,7 +143,9 @@ ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_text_int(t, (int64_t) d->number);
     ngx_http_apikey_text_put(t, ",'");
     ngx_http_apikey_text_put(t, conf->poison);
-    ngx_http_apikey_text_put(t, "','refused by Postgres','\\x");
+    ngx_http_apikey_text_put(t, "',");
+    ngx_http_apikey_text_quoted(t, conf->reason, ngx_strlen(conf->reason), 0);
+    ngx_http_apikey_text_put(t, ",'\\x");
 
     p = ngx_http_apikey_text_add(t, 2 * size);
 
@@ -473,120 +432,4 @@ ngx_http_apikey_sql_used(ngx_http_apikey_batch_t *batch)
     }
 
     ngx_http_apikey_text_put(t, "}'");
-}
-
-
-static void
-ngx_http_apikey_text_put(ngx_http_apikey_text_t *t, const char *s)
-{
-    size_t   len;
-    u_char  *p;
-
-    len = ngx_strlen(s);
-    p = ngx_http_apikey_text_add(t, len);
-
-    if (p) {
-        ngx_memcpy(p, s, len);
-    }
-}
-
-
-static void
-ngx_http_apikey_text_int(ngx_http_apikey_text_t *t, int64_t n)
-{
-    u_char    *p, *end, buf[NGX_INT64_LEN];
-    uint64_t   u;
-
-    end = buf + NGX_INT64_LEN;
-    p = end;
-    u = n < 0 ? 0 - (uint64_t) n : (uint64_t) n;
-
-    do {
-        *--p = (u_char) ('0' + u % 10);
-        u /= 10;
-    } while (u);
-
-    if (n < 0) {
-        *--p = '-';
-    }
-
-    u = (uint64_t) (end - p);
-    end = ngx_http_apikey_text_add(t, u);
-
-    if (end) {
-        ngx_memcpy(end, p, u);
-    }
-}
-
-
-static void
-ngx_http_apikey_text_number(ngx_http_apikey_text_t *t, __int128 n)
-{
-    u_char  *p, text[NGX_INT64_LEN];
-
-    if (n <= INT64_MAX) {
-        ngx_http_apikey_text_int(t, (int64_t) n);
-        return;
-    }
-
-    ngx_http_apikey_text_int(t, (int64_t) (n / 1000000000000000000LL));
-
-    (void) ngx_sprintf(text, "%018uL",
-                       (uint64_t) (n % 1000000000000000000LL));
-
-    p = ngx_http_apikey_text_add(t, 18);
-
-    if (p) {
-        ngx_memcpy(p, text, 18);
-    }
-}
-
-
-static void
-ngx_http_apikey_text_uuid(ngx_http_apikey_text_t *t, const u_char *uuid)
-{
-    u_char  *p;
-
-    p = ngx_http_apikey_text_add(t, APIKEY_UUID_TEXT_LEN);
-
-    if (p) {
-        apikey_uuid_format((char *) p, uuid);
-    }
-}
-
-
-/* An SQL literal, or an element of an array inside of one. */
-
-static void
-ngx_http_apikey_text_quoted(ngx_http_apikey_text_t *t, const char *s,
-    size_t len, ngx_uint_t element)
-{
-    size_t   n, i;
-    u_char  *p, *start;
-
-    start = ngx_http_apikey_text_add(t, 2 * len + 2);
-    if (start == NULL) {
-        return;
-    }
-
-    p = start;
-    *p++ = element ? '"' : '\'';
-
-    for (i = 0; i < len; i += n ? n : 1) {
-        n = ngx_http_apikey_utf8(s + i, len - i);
-
-        if (n == 0) {
-            *p++ = '?';
-            continue;
-        }
-
-        if (s[i] == '\'' || (element && (s[i] == '"' || s[i] == '\\'))) {
-            *p++ = s[i] == '\'' ? '\'' : '\\';
-        }
-
-        p = ngx_cpymem(p, s + i, n);
-    }
-
-    *p++ = element ? '"' : '\'';
-    t->len -= start + 2 * len + 2 - p;
 }

@@ -27,8 +27,18 @@
 
 #define NGX_HTTP_APIKEY_FRAMES     (4 * 1024 * 1024)   /* of a batch */
 
+/* bytes from which on a batch takes no more events */
+#define NGX_HTTP_APIKEY_COPY_MAX   (16 * 1024 * 1024 - 65536)
+#define NGX_HTTP_APIKEY_ROWS_MAX   (4 * 1024 * 1024 - 65536)
+
 #define NGX_HTTP_APIKEY_TICK_MIN   10    /* ms */
 #define NGX_HTTP_APIKEY_TICK_MAX   100
+
+
+/* Are raw events kept?  No more is sent that would be thrown away. */
+
+#define NGX_HTTP_APIKEY_RAW_SQL                                               \
+    "SELECT value FROM apikey.setting WHERE name = 'raw_days'"
 
 
 /* A growing buffer; failed: out of memory, and the content is a prefix. */
@@ -115,7 +125,9 @@ typedef struct {
     const apikey_marks_t            *marks;
     ngx_uint_t                       max;
     ngx_uint_t                       no_gap;     /* stop where one begins */
+    ngx_uint_t                       no_raw;     /* roll-ups only */
     const char                      *poison;     /* SQLSTATE: quarantine it */
+    const char                      *reason;
     uint64_t                         client;     /* APIKEY_CLIENT_PREFIX */
 } ngx_http_apikey_batch_conf_t;
 
@@ -182,8 +194,10 @@ typedef struct {
     ngx_msec_t                       beat_at;
     ngx_msec_t                       retry_at;
     ngx_msec_t                       backoff;
+    size_t                           copied;     /* bytes, in the socket */
     ngx_uint_t                       max;        /* events a batch */
     char                             poison[8];
+    char                             reason[256];    /* printable ASCII */
     const char                      *values[3];
     u_char                           text[64];
     apikey_encoder_t                 encoder;
@@ -201,6 +215,7 @@ typedef struct {
     unsigned                         sync:1;     /* this call of the disk */
     unsigned                         closing:1;  /* targets are set */
     unsigned                         told:1;     /* trouble was logged */
+    unsigned                         no_raw:1;   /* raw_days is 0 */
 } ngx_http_apikey_ship_t;
 
 
@@ -287,6 +302,12 @@ void ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship);
 void ngx_http_apikey_ship_hold(ngx_http_apikey_ship_t *ship,
     ngx_uint_t events);
 
+void ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship);
+
+/* ship_refused.c */
+void ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship,
+    PGresult *res);
+
 /* batch.c */
 ngx_http_apikey_batch_t *ngx_http_apikey_batch_create(void);
 void ngx_http_apikey_batch_destroy(ngx_http_apikey_batch_t *batch);
@@ -312,8 +333,18 @@ void ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_batch_conf_t *conf);
 void ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf);
-void *ngx_http_apikey_text_add(ngx_http_apikey_text_t *t, size_t len);
 extern const char *const  ngx_http_apikey_outcomes[];
+
+/* text.c; NULL: out of memory */
+void *ngx_http_apikey_text_add(ngx_http_apikey_text_t *t, size_t len);
+void ngx_http_apikey_text_free(ngx_http_apikey_text_t *t);
+void ngx_http_apikey_text_put(ngx_http_apikey_text_t *t, const char *s);
+void ngx_http_apikey_text_int(ngx_http_apikey_text_t *t, int64_t n);
+void ngx_http_apikey_text_number(ngx_http_apikey_text_t *t, __int128 n);
+void ngx_http_apikey_text_uuid(ngx_http_apikey_text_t *t, const u_char *uuid);
+/* an SQL literal, or an element of an array inside of one */
+void ngx_http_apikey_text_quoted(ngx_http_apikey_text_t *t, const char *s,
+    size_t len, ngx_uint_t element);
 
 /* batch_copy.c; NGX_DECLINED: the event needs wide rows */
 ngx_int_t ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,

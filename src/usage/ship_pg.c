@@ -26,6 +26,8 @@
 #define NGX_HTTP_APIKEY_HOLD_MAX    400
 #define NGX_HTTP_APIKEY_HOLD_TIMES  12       /* of its first events */
 
+#define NGX_HTTP_APIKEY_COPY_PART   65536
+
 
 static ngx_uint_t ngx_http_apikey_ship_holds(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_ask(ngx_http_apikey_ship_t *ship);
@@ -38,15 +40,13 @@ static ngx_int_t ngx_http_apikey_ship_copy(ngx_http_apikey_pg_op_t *op,
     PGconn *conn);
 static void ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
+static void ngx_http_apikey_ship_raw(ngx_http_apikey_ship_t *ship,
+    PGresult *res, int column);
 static void ngx_http_apikey_ship_applied(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship);
-static void ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship,
-    const char *state);
-static ngx_uint_t ngx_http_apikey_ship_poison(const char *state);
 static void ngx_http_apikey_ship_beat(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
-static void ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_query(ngx_http_apikey_ship_t *ship);
 
@@ -183,7 +183,9 @@ ngx_http_apikey_ship_conf(ngx_http_apikey_ship_t *ship,
     conf->marks = &ship->marks;
     conf->max = ship->max;
     conf->no_gap = ship->direct;
+    conf->no_raw = ship->no_raw;
     conf->poison = ship->poison[0] ? ship->poison : NULL;
+    conf->reason = ship->reason;
     conf->client = ngx_http_apikey_usage_prefix(ship->usage);
 }
 
@@ -287,6 +289,7 @@ ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship)
     ship->op.sql = (char *) ship->batch->sql.data;
     ship->op.simple = 1;
     ship->op.timeout = NGX_HTTP_APIKEY_TIMEOUT;
+    ship->copied = 0;
     ship->op.copy = ship->batch->raw ? ngx_http_apikey_ship_copy : NULL;
     ship->op.handler = ngx_http_apikey_ship_sent;
 
@@ -297,31 +300,33 @@ ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship)
 static ngx_int_t
 ngx_http_apikey_ship_copy(ngx_http_apikey_pg_op_t *op, PGconn *conn)
 {
-    size_t                   len, n;
-    u_char                  *p;
+    size_t                   n;
     ngx_http_apikey_ship_t  *ship;
+    ngx_http_apikey_text_t  *copy;
 
     ship = op->data;
-    p = ship->batch->copy.data;
+    copy = &ship->batch->copy;
+    n = ngx_min(copy->len - ship->copied, NGX_HTTP_APIKEY_COPY_PART);
 
-    for (len = ship->batch->copy.len; len; len -= n) {
-        n = ngx_min(len, 65536);
-
-        if (ngx_http_apikey_pg_copy(conn, p, n) != NGX_OK) {
-            return NGX_ERROR;
-        }
-
-        p += n;
+    if (n == 0) {
+        return NGX_OK;
     }
 
-    return NGX_OK;
+    if (ngx_http_apikey_pg_copy(conn, copy->data + ship->copied, n)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ship->copied += n;
+
+    return NGX_AGAIN;
 }
 
 
 static void
 ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op, PGresult *res)
 {
-    const char              *state;
     ExecStatusType           status;
     ngx_http_apikey_ship_t  *ship;
 
@@ -340,14 +345,22 @@ ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op, PGresult *res)
     status = PQresultStatus(res);
 
     if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK) {
+        ngx_http_apikey_ship_raw(ship, res, 0);
         ngx_http_apikey_ship_applied(ship);
         ngx_http_apikey_ship_run(ship);
         return;
     }
 
-    state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    ngx_http_apikey_ship_refused(ship, res);
+}
 
-    ngx_http_apikey_ship_refused(ship, state ? state : "");
+
+static void
+ngx_http_apikey_ship_raw(ngx_http_apikey_ship_t *ship, PGresult *res,
+    int column)
+{
+    ship->no_raw = PQntuples(res) == 1
+                   && ngx_strcmp(PQgetvalue(res, 0, column), "0") == 0;
 }
 
 
@@ -419,67 +432,6 @@ ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship)
 }
 
 
-static void
-ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, const char *state)
-{
-    if (ngx_strcmp(state, "AK409") == 0) {
-        ngx_log_error(NGX_LOG_WARN, ship->log, 0,
-                      "apikey: usage was applied by somebody else, or "
-                      "Postgres was restored: reading its marks");
-        ship->known = 0;
-        ngx_http_apikey_ship_retry(ship);
-        return;
-    }
-
-    if (!ngx_http_apikey_ship_poison(state) || ship->poison[0]) {
-        ngx_log_error(NGX_LOG_ERR, ship->log, 0,
-                      "apikey: Postgres refused a batch of usage (%s), it "
-                      "will be sent again", state);
-        ship->known = 0;
-        ngx_http_apikey_ship_retry(ship);
-        return;
-    }
-
-    /* an event is at fault: halve until it stands alone */
-
-    if (ship->batch->count > 1) {
-        ship->max = ship->batch->count / 2;
-
-    } else {
-        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
-                      "apikey: Postgres refused a usage record (%s), it is "
-                      "put into apikey.usage_quarantine", state);
-        ship->max = 1;
-        ngx_cpystrn((u_char *) ship->poison, (u_char *) state,
-                    sizeof(ship->poison));
-    }
-
-    ngx_http_apikey_ship_run(ship);
-}
-
-
-/* Data, not the schema's or the role's fault, which would hit every event. */
-
-static ngx_uint_t
-ngx_http_apikey_ship_poison(const char *state)
-{
-    ngx_uint_t          i;
-    static const char  *others[] = { "42501", "42P01", "42883", "42703",
-                                     "42P10", "42704" };
-
-    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
-        if (ngx_strcmp(state, others[i]) == 0) {
-            return 0;
-        }
-    }
-
-    return ngx_strncmp(state, "21", 2) == 0
-           || ngx_strncmp(state, "22", 2) == 0
-           || ngx_strncmp(state, "23", 2) == 0
-           || ngx_strncmp(state, "42", 2) == 0;
-}
-
-
 /* Nothing is new: say up to when that is so. */
 
 static void
@@ -520,7 +472,8 @@ ngx_http_apikey_ship_beat(ngx_http_apikey_ship_t *ship)
     ship->values[2] = (char *) p;
 
     ship->op.sql = "SELECT set_config('synchronous_commit', 'off', true),"
-                   " apikey.usage_heartbeat($1::uuid, $2, $3::bigint)";
+                   " apikey.usage_heartbeat($1::uuid, $2, $3::bigint),"
+                   " (" NGX_HTTP_APIKEY_RAW_SQL ")";
     ship->op.nparams = 3;
     ship->op.values = ship->values;
     ship->op.handler = ngx_http_apikey_ship_beaten;
@@ -543,11 +496,12 @@ ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op, PGresult *res)
         return;
     }
 
+    ngx_http_apikey_ship_raw(ship, res, 2);
     ngx_http_apikey_ship_run(ship);
 }
 
 
-static void
+void
 ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship)
 {
     /* Postgres has not taken what the disk did not: the disk may again */

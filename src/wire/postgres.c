@@ -146,22 +146,8 @@ ngx_http_apikey_pg_listen(ngx_http_apikey_pg_t *pg,
 ngx_int_t
 ngx_http_apikey_pg_copy(PGconn *conn, const u_char *data, size_t len)
 {
-    int     n;
-    size_t  part;
-
-    while (len) {
-        part = ngx_min(len, 1024 * 1024);
-
-        n = PQputCopyData(conn, (const char *) data, (int) part);
-        if (n != 1) {
-            return NGX_ERROR;
-        }
-
-        data += part;
-        len -= part;
-    }
-
-    return NGX_OK;
+    return PQputCopyData(conn, (const char *) data, (int) len) == 1
+           ? NGX_OK : NGX_ERROR;
 }
 
 

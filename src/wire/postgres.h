@@ -62,9 +62,10 @@ struct ngx_http_apikey_pg_op_s {
     ngx_http_apikey_pg_handler_pt   row;
 
     /*
-     * Optional, COPY ... FROM STDIN: called once the server is ready for
-     * data; it calls ngx_http_apikey_pg_copy() as often as it wants and
-     * returns NGX_OK for the end of the data, NGX_ERROR to make it fail.
+     * Optional, COPY ... FROM STDIN: called when the server is ready for
+     * data and whenever it has taken what there was; it puts a part by
+     * ngx_http_apikey_pg_copy() and returns NGX_AGAIN, NGX_OK at the end of
+     * the data, NGX_ERROR to make it fail.
      */
     ngx_int_t                     (*copy)(ngx_http_apikey_pg_op_t *op,
                                         PGconn *conn);
@@ -125,7 +126,7 @@ typedef struct {
 ngx_int_t ngx_http_apikey_pg_listen(ngx_http_apikey_pg_t *pg,
     ngx_http_apikey_pg_listen_t *listen);
 
-/* From inside op->copy only. */
+/* From inside op->copy only; the less, the less memory it takes. */
 ngx_int_t ngx_http_apikey_pg_copy(PGconn *conn, const u_char *data,
     size_t len);
 

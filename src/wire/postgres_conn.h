@@ -81,6 +81,7 @@ struct ngx_http_apikey_pg_s {
     ngx_http_apikey_pg_listen_t    listen;
 
     unsigned                       busy:1;       /* a statement is in flight */
+    unsigned                       copying:1;    /* its COPY wants more */
     unsigned                       listening:1;
     unsigned                       lost:1;       /* listen.lost is due */
     unsigned                       was_up:1;     /* connected was called */

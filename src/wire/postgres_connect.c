@@ -235,6 +235,7 @@ ngx_http_apikey_pg_finish(ngx_http_apikey_pg_t *pg, ngx_uint_t cut)
 
     PQfinish(pg->conn);
     pg->conn = NULL;
+    pg->copying = 0;
     pg->epoch++;
 }
 

@@ -147,7 +147,7 @@ ngx_http_apikey_pg_send(ngx_http_apikey_pg_t *pg, ngx_http_apikey_pg_op_t *op)
         return;
     }
 
-    if (ngx_http_apikey_pg_flush(pg) == NGX_OK) {
+    if (ngx_http_apikey_pg_flush(pg) != NGX_ERROR) {
         ngx_http_apikey_pg_arm(pg);
     }
 }
@@ -165,13 +165,14 @@ ngx_http_apikey_pg_flush(ngx_http_apikey_pg_t *pg)
         return NGX_ERROR;
     }
 
-    return NGX_OK;
+    return rc ? NGX_AGAIN : NGX_OK;
 }
 
 
 void
 ngx_http_apikey_pg_write_handler(ngx_event_t *wev)
 {
+    ngx_uint_t             epoch;
     ngx_connection_t      *c = wev->data;
     ngx_http_apikey_pg_t  *pg = c->data;
 
@@ -180,7 +181,15 @@ ngx_http_apikey_pg_write_handler(ngx_event_t *wev)
         return;
     }
 
-    (void) ngx_http_apikey_pg_flush(pg);
+    if (ngx_http_apikey_pg_flush(pg) != NGX_OK || !pg->copying) {
+        return;
+    }
+
+    epoch = pg->epoch;
+
+    if (ngx_http_apikey_pg_copy_in(pg) != NGX_OK && pg->epoch == epoch) {
+        ngx_http_apikey_pg_fail(pg, "cannot send");
+    }
 }
 
 
@@ -226,7 +235,9 @@ ngx_http_apikey_pg_results(ngx_http_apikey_pg_t *pg)
 
     epoch = pg->epoch;
 
-    while (pg->busy && !PQisBusy(pg->conn)) {
+    /* what Postgres says in mid-COPY waits for its end */
+
+    while (pg->busy && !pg->copying && !PQisBusy(pg->conn)) {
         res = PQgetResult(pg->conn);
 
         if (res == NULL) {
@@ -315,28 +326,42 @@ ngx_http_apikey_pg_result(ngx_http_apikey_pg_t *pg, PGresult *res)
 }
 
 
+/* As much as the socket takes: libpq would keep the rest in its memory. */
+
 static ngx_int_t
 ngx_http_apikey_pg_copy_in(ngx_http_apikey_pg_t *pg)
 {
-    int                       rc;
-    ngx_int_t                 copied;
+    ngx_int_t                 rc, copied;
     ngx_http_apikey_pg_op_t  *op;
 
-    op = pg->current;
+    pg->copying = 1;
 
-    copied = (op && op->copy) ? op->copy(op, pg->conn) : NGX_ERROR;
+    do {
+        op = pg->current;
+        copied = (op && op->copy) ? op->copy(op, pg->conn) : NGX_ERROR;
 
-    if (pg->conn == NULL) {
-        return NGX_ERROR;
-    }
+        if (pg->conn == NULL) {
+            return NGX_ERROR;
+        }
 
-    rc = PQputCopyEnd(pg->conn, copied == NGX_OK ? NULL : "given up");
+        if (copied != NGX_AGAIN
+            && PQputCopyEnd(pg->conn, copied == NGX_OK ? NULL : "given up")
+               != 1)
+        {
+            return NGX_ERROR;
+        }
 
-    if (rc != 1) {
-        return NGX_ERROR;
-    }
+        rc = ngx_http_apikey_pg_flush(pg);
 
-    return ngx_http_apikey_pg_flush(pg);
+        if (rc == NGX_ERROR) {
+            return NGX_ERROR;
+        }
+
+        pg->copying = (copied == NGX_AGAIN);
+
+    } while (rc == NGX_OK && pg->copying);
+
+    return NGX_OK;
 }
 
 

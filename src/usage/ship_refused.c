@@ -1,0 +1,108 @@
+
+/*
+ * What Postgres refuses: the marks are read again, or the batch is sent
+ * again, or, where an event is at fault, it is found by halving and put into
+ * quarantine.  Called by ship_pg.c; keeps nothing but what the shipper has.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+#include "usage/ship.h"
+
+
+static ngx_uint_t ngx_http_apikey_ship_poison(const char *state);
+static void ngx_http_apikey_ship_reason(ngx_http_apikey_ship_t *ship,
+    PGresult *res);
+
+
+void
+ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, PGresult *res)
+{
+    const char  *state;
+
+    state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    state = state ? state : "";
+
+    if (ngx_strcmp(state, "AK409") == 0) {
+        ngx_log_error(NGX_LOG_WARN, ship->log, 0,
+                      "apikey: usage was applied by somebody else, or "
+                      "Postgres was restored: reading its marks");
+        ship->known = 0;
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    ngx_http_apikey_ship_reason(ship, res);
+
+    if (!ngx_http_apikey_ship_poison(state) || ship->poison[0]) {
+        ngx_log_error(NGX_LOG_ERR, ship->log, 0,
+                      "apikey: Postgres refused a batch of usage (%s: %s), it "
+                      "will be sent again", state, ship->reason);
+        ship->known = 0;
+        ngx_http_apikey_ship_retry(ship);
+        return;
+    }
+
+    /* an event is at fault: halve until it stands alone */
+
+    if (ship->batch->count > 1) {
+        ship->max = ship->batch->count / 2;
+
+    } else {
+        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
+                      "apikey: Postgres refused a usage record (%s: %s), it "
+                      "is put into apikey.usage_quarantine", state,
+                      ship->reason);
+        ship->max = 1;
+        ngx_cpystrn((u_char *) ship->poison, (u_char *) state,
+                    sizeof(ship->poison));
+    }
+
+    ngx_http_apikey_ship_run(ship);
+}
+
+
+/* Data, not the schema's or the role's fault, which would hit every event. */
+
+static ngx_uint_t
+ngx_http_apikey_ship_poison(const char *state)
+{
+    ngx_uint_t          i;
+    static const char  *others[] = { "42501", "42P01", "42883", "42703",
+                                     "42P10", "42704" };
+
+    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        if (ngx_strcmp(state, others[i]) == 0) {
+            return 0;
+        }
+    }
+
+    return ngx_strncmp(state, "21", 2) == 0
+           || ngx_strncmp(state, "22", 2) == 0
+           || ngx_strncmp(state, "23", 2) == 0
+           || ngx_strncmp(state, "42", 2) == 0;
+}
+
+
+/* It may quote anything, in any encoding, and is sent back as SQL. */
+
+static void
+ngx_http_apikey_ship_reason(ngx_http_apikey_ship_t *ship, PGresult *res)
+{
+    u_char      *p;
+    const char  *text;
+
+    text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+
+    (void) ngx_cpystrn((u_char *) ship->reason,
+                       (u_char *) (text ? text : "no message"),
+                       sizeof(ship->reason));
+
+    for (p = (u_char *) ship->reason; *p; p++) {
+        if (*p < 0x20 || *p > 0x7e) {
+            *p = '?';
+        }
+    }
+}
