@@ -71,29 +71,10 @@ apikey_bytes_first(apikey_bytes_t match)
 
 #ifdef __SSE2__
 
-/* Is one of 64 bytes ch? */
-
-static inline bool
-apikey_bytes_any64(const char *p, char ch)
-{
-    unsigned        i;
-    apikey_bytes_t  any;
-
-    any = (apikey_bytes_t) { 0 };
-
-    for (i = 0; i < 4; i++) {
-        any |= (apikey_bytes_t) (apikey_bytes_load(p + 16 * i)
-                                 == (uint8_t) ch);
-    }
-
-    return _mm_movemask_epi8((__m128i) any) != 0;
-}
-
-
-/* A bit for each of 64 bytes that is ch. */
+/* A bit for each of 64 bytes that is ch, when it has the bits of fold. */
 
 static inline uint64_t
-apikey_bytes_mask64(const char *p, char ch)
+apikey_bytes_mask64(const char *p, char ch, uint8_t fold)
 {
     unsigned  i;
     uint64_t  mask;
@@ -102,7 +83,7 @@ apikey_bytes_mask64(const char *p, char ch)
 
     for (i = 0; i < 4; i++) {
         mask |= (uint64_t) (unsigned) _mm_movemask_epi8((__m128i)
-                    (apikey_bytes_load(p + 16 * i) == (uint8_t) ch))
+                    ((apikey_bytes_load(p + 16 * i) | fold) == (uint8_t) ch))
                 << (16 * i);
     }
 

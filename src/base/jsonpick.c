@@ -22,12 +22,16 @@ typedef const char *(*apikey_jp_run_pt)(apikey_jsonpick_t *j, const char *p,
 static const char *apikey_jp_mark(apikey_jsonpick_t *j, const char *p);
 static const char *apikey_jp_value(apikey_jsonpick_t *j, const char *p,
     const char *end);
-static const char *apikey_jp_first(apikey_jsonpick_t *j, const char *p);
+static const char *apikey_jp_first(apikey_jsonpick_t *j, const char *p,
+    const char *end);
 static const char *apikey_jp_name(apikey_jsonpick_t *j, const char *p,
     const char *end);
-static const char *apikey_jp_colon(apikey_jsonpick_t *j, const char *p);
-static const char *apikey_jp_next(apikey_jsonpick_t *j, const char *p);
-static const char *apikey_jp_after(apikey_jsonpick_t *j, const char *p);
+static const char *apikey_jp_colon(apikey_jsonpick_t *j, const char *p,
+    const char *end);
+static const char *apikey_jp_next(apikey_jsonpick_t *j, const char *p,
+    const char *end);
+static const char *apikey_jp_after(apikey_jsonpick_t *j, const char *p,
+    const char *end);
 static const char *apikey_jp_text(apikey_jsonpick_t *j, const char *p,
     const char *end);
 static const char *apikey_jp_escape(apikey_jsonpick_t *j, const char *p);
@@ -35,14 +39,13 @@ static const char *apikey_jp_hex(apikey_jsonpick_t *j, const char *p);
 static const char *apikey_jp_end(apikey_jsonpick_t *j, const char *p);
 
 
-/* A state looks at one byte, or at all there are. */
+/*
+ * A state looks at one byte, or at all there are; the states of a member call
+ * each other.
+ */
 
 static const apikey_jp_byte_pt  apikey_jp_bytes[APIKEY_JP_STATES] = {
     [APIKEY_JP_MARK]        = apikey_jp_mark,
-    [APIKEY_JP_FIRST]       = apikey_jp_first,
-    [APIKEY_JP_COLON]       = apikey_jp_colon,
-    [APIKEY_JP_NEXT]        = apikey_jp_next,
-    [APIKEY_JP_AFTER]       = apikey_jp_after,
     [APIKEY_JP_ESCAPE]      = apikey_jp_escape,
     [APIKEY_JP_HEX]         = apikey_jp_hex,
     [APIKEY_JP_END]         = apikey_jp_end,
@@ -50,7 +53,11 @@ static const apikey_jp_byte_pt  apikey_jp_bytes[APIKEY_JP_STATES] = {
 
 static const apikey_jp_run_pt  apikey_jp_runs[APIKEY_JP_STATES] = {
     [APIKEY_JP_VALUE]       = apikey_jp_value,
+    [APIKEY_JP_FIRST]       = apikey_jp_first,
     [APIKEY_JP_NAME]        = apikey_jp_name,
+    [APIKEY_JP_COLON]       = apikey_jp_colon,
+    [APIKEY_JP_NEXT]        = apikey_jp_next,
+    [APIKEY_JP_AFTER]       = apikey_jp_after,
     [APIKEY_JP_SKIP]        = apikey_jp_skip,
     [APIKEY_JP_SKIP_STRING] = apikey_jp_string,
     [APIKEY_JP_STRING]      = apikey_jp_string,
@@ -223,7 +230,7 @@ apikey_jp_value(apikey_jsonpick_t *j, const char *p, const char *end)
     case '[':
         j->depth = 1;
         j->state = APIKEY_JP_SKIP;
-        return p + 1;
+        return apikey_jp_skip(j, p + 1, end);
 
     case '"':
         j->phase = 0;
@@ -231,9 +238,14 @@ apikey_jp_value(apikey_jsonpick_t *j, const char *p, const char *end)
         j->high = 0;
         j->len = 0;
         j->back = APIKEY_JP_TEXT;
-        j->state = j->pick && j->pick->kind == APIKEY_MEMBER_TEXT
-                   ? APIKEY_JP_TEXT : APIKEY_JP_STRING;
-        return p + 1;
+
+        if (j->pick && j->pick->kind == APIKEY_MEMBER_TEXT) {
+            j->state = APIKEY_JP_TEXT;
+            return p + 1;
+        }
+
+        j->state = APIKEY_JP_STRING;
+        return apikey_jp_string(j, p + 1, end);
 
     default:
         if (!apikey_jp_scalar_begin(j, *p)) {
@@ -257,30 +269,29 @@ apikey_jp_name_begin(apikey_jsonpick_t *j)
 
 
 static const char *
-apikey_jp_first(apikey_jsonpick_t *j, const char *p)
+apikey_jp_first(apikey_jsonpick_t *j, const char *p, const char *end)
 {
-    if (*p == '"') {
-        apikey_jp_name_begin(j);
-
-    } else if (*p == '}') {
+    if (*p == '}') {
         j->empty = true;
         apikey_jp_close(j, p);
-
-    } else if (!apikey_jp_blank(*p)) {
-        j->state = APIKEY_JP_BAD;
+        return p + 1;
     }
 
-    return p + 1;
+    return apikey_jp_next(j, p, end);
 }
 
 
+/* FIRST stays what it is over blanks. */
+
 static const char *
-apikey_jp_next(apikey_jsonpick_t *j, const char *p)
+apikey_jp_next(apikey_jsonpick_t *j, const char *p, const char *end)
 {
     if (*p == '"') {
         apikey_jp_name_begin(j);
+        return ++p < end ? apikey_jp_name(j, p, end) : p;
+    }
 
-    } else if (!apikey_jp_blank(*p)) {
+    if (!apikey_jp_blank(*p)) {
         j->state = APIKEY_JP_BAD;
     }
 
@@ -289,12 +300,14 @@ apikey_jp_next(apikey_jsonpick_t *j, const char *p)
 
 
 static const char *
-apikey_jp_after(apikey_jsonpick_t *j, const char *p)
+apikey_jp_after(apikey_jsonpick_t *j, const char *p, const char *end)
 {
     if (*p == ',') {
         j->state = APIKEY_JP_NEXT;
+        return ++p < end ? apikey_jp_next(j, p, end) : p;
+    }
 
-    } else if (*p == '}') {
+    if (*p == '}') {
         j->empty = false;
         apikey_jp_close(j, p);
 
@@ -307,12 +320,14 @@ apikey_jp_after(apikey_jsonpick_t *j, const char *p)
 
 
 static const char *
-apikey_jp_colon(apikey_jsonpick_t *j, const char *p)
+apikey_jp_colon(apikey_jsonpick_t *j, const char *p, const char *end)
 {
     if (*p == ':') {
         j->state = APIKEY_JP_VALUE;
+        return ++p < end ? apikey_jp_value(j, p, end) : p;
+    }
 
-    } else if (!apikey_jp_blank(*p)) {
+    if (!apikey_jp_blank(*p)) {
         j->state = APIKEY_JP_BAD;
     }
 
@@ -422,7 +437,7 @@ apikey_jp_name(apikey_jsonpick_t *j, const char *p, const char *end)
     if (q < end && *q == '"' && j->key_len == 0 && !j->lost && !j->high) {
         j->pick = apikey_jp_picked(j, p, (size_t) (q - p));
         j->state = APIKEY_JP_COLON;
-        return q + 1;
+        return ++q < end ? apikey_jp_colon(j, q, end) : q;
     }
 
     if (q > p) {

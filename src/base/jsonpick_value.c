@@ -59,115 +59,61 @@ apikey_jp_scalar_begin(apikey_jsonpick_t *j, char ch)
 }
 
 
-#ifdef __SSE2__
+/* Is what follows p escaped?  Nothing in front of start matters. */
 
-/* Behind 64 bytes without a quote only the backslashes at their end matter. */
-
-static uint8_t
-apikey_jp_string_open(const char *p, uint8_t phase)
+static bool
+apikey_jp_slashed(const char *p, const char *start)
 {
-    unsigned  i;
+    const char  *q;
 
-    for (i = 64; i && p[i - 1] == '\\'; i--) { /* void */ }
+    for (q = p; q > start && q[-1] == '\\'; q--) { /* void */ }
 
-    return i ? (64 - i) & 1 : phase;
+    return (p - q) & 1;
 }
 
 
 /*
- * Behind the opening quote, 64 bytes at a time while there are as many: the
- * closing quote, or behind what was seen; phase is 1 where the next byte is
- * escaped.
+ * To the closing quote, or to end.  phase is 1 where the first byte, or that
+ * behind end, is escaped.
  */
-
-static const char *
-apikey_jp_string_wide(apikey_jsonpick_t *j, const char *p, const char *end)
-{
-    uint64_t  quote, slash, bit, next;
-
-    for ( /* void */ ; end - p >= 64; p += 64) {
-
-        if (!apikey_bytes_any64(p, '"')) {
-            j->phase = apikey_jp_string_open(p, j->phase);
-            continue;
-        }
-
-        quote = apikey_bytes_mask64(p, '"');
-        slash = apikey_bytes_mask64(p, '\\');
-
-        if (j->phase) {
-            j->phase = 0;
-            quote &= ~(uint64_t) 1;
-            slash &= ~(uint64_t) 1;
-        }
-
-        /* what is behind the closing quote does not matter any more */
-
-        while (slash) {
-            bit = slash & -slash;
-            next = bit << 1;
-            quote &= ~next;
-            slash &= ~(bit | next);
-            j->phase = (next == 0);
-        }
-
-        if (quote) {
-            j->phase = 0;
-            return p + __builtin_ctzll(quote);
-        }
-    }
-
-    return p;
-}
-
-#endif
-
-
-/* To the closing quote, or to end. */
 
 static const char *
 apikey_jp_string_end(apikey_jsonpick_t *j, const char *p, const char *end)
 {
-#ifdef __SSE2__
-
     const char  *q;
+
+    if (p == end) {
+        return p;
+    }
+
+    p += j->phase;
+    j->phase = 0;
 
     /* most strings are short */
 
-    if (end - p >= 64 && !j->phase) {
+    if (end - p >= APIKEY_BYTES) {
         q = apikey_bytes_either(p, p + APIKEY_BYTES, '"', '\\');
 
         if (q < p + APIKEY_BYTES && *q == '"') {
             return q;
         }
 
-        p = apikey_jp_string_wide(j, q, end);
-
-        if (p < end && *p == '"' && !j->phase) {
-            return p;
-        }
-    }
-
-#endif
-
-    if (j->phase && p < end) {
-        j->phase = 0;
-        p++;
+        p = q;
     }
 
     for ( ;; ) {
-        p = apikey_bytes_either(p, end, '"', '\\');
+        q = memchr(p, '"', (size_t) (end - p));
 
-        if (p == end || *p == '"') {
-            return p;
+        if (q == NULL) {
+            j->phase = apikey_jp_slashed(end, p);
+            return end;
         }
 
-        if (++p == end) {
-            j->phase = 1;
-            return p;
+        if (!apikey_jp_slashed(q, p)) {
+            return q;
         }
 
-        p++;
+        p = q + 1;
     }
 }
 
@@ -192,49 +138,132 @@ apikey_jp_string(apikey_jsonpick_t *j, const char *p, const char *end)
 }
 
 
-const char *
-apikey_jp_skip(apikey_jsonpick_t *j, const char *p, const char *end)
+#ifdef __SSE2__
+
+/* Bits of the bytes between quotes, with the opening ones. */
+
+static uint64_t
+apikey_jp_quoted(uint64_t quotes)
 {
-    uint64_t  depth;
+    unsigned  i;
 
-    depth = j->depth;
+    for (i = 1; i < 64; i *= 2) {
+        quotes ^= quotes << i;
+    }
 
-    while (p < end) {
-        p = apikey_bytes_bracket(p, end);
+    return quotes;
+}
 
-        if (p == end) {
-            break;
-        }
 
-        switch (*p++) {
+/*
+ * 64 bytes, or as many as stand in front of a backslash: that is for whoever
+ * reads strings.
+ */
 
-        case '"':
-            j->phase = 0;
-            p = apikey_jp_string_end(j, p, end);
+static const char *
+apikey_jp_skip_wide(apikey_jsonpick_t *j, const char *p, bool *in)
+{
+    uint64_t  quote, slash, open, close, bits;
 
-            if (p == end) {
-                j->depth = depth;
-                j->state = APIKEY_JP_SKIP_STRING;
-                return p;
-            }
+    quote = apikey_bytes_mask64(p, '"', 0);
+    slash = apikey_bytes_mask64(p, '\\', 0);
+    open = apikey_bytes_mask64(p, '{', 0x20);
+    close = apikey_bytes_mask64(p, '}', 0x20);
 
-            p++;
-            break;
+    bits = slash ? (slash & -slash) - 1 : ~(uint64_t) 0;
+    quote = apikey_jp_quoted(quote & bits);
 
-        case '{':
-        case '[':
-            depth++;
-            break;
+    *in = quote >> 63;
 
-        default:
-            if (--depth == 0) {
-                apikey_jp_done(j, p, APIKEY_PICK_OTHER);
-                return p;
-            }
+    for (bits &= (open | close) & ~quote; bits; bits &= bits - 1) {
+
+        if (open & bits & -bits) {
+            j->depth++;
+
+        } else if (--j->depth == 0) {
+            *in = false;
+            return p + __builtin_ctzll(bits) + 1;
         }
     }
 
-    j->depth = depth;
+    return slash ? p + __builtin_ctzll(slash) + !*in : p + 64;
+}
+
+#endif
+
+
+/* To a quote or bracket, and behind it. */
+
+static const char *
+apikey_jp_skip_one(apikey_jsonpick_t *j, const char *p, const char *end,
+    bool *in)
+{
+    *in = false;
+
+    p = apikey_bytes_bracket(p, end);
+
+    if (p == end) {
+        return p;
+    }
+
+    switch (*p++) {
+
+    case '"':
+        *in = true;
+        break;
+
+    case '{':
+    case '[':
+        j->depth++;
+        break;
+
+    default:
+        j->depth--;
+    }
+
+    return p;
+}
+
+
+const char *
+apikey_jp_skip(apikey_jsonpick_t *j, const char *p, const char *end)
+{
+    bool  in;
+
+    while (p < end) {
+
+#ifdef __SSE2__
+
+        if (end - p >= 64) {
+            p = apikey_jp_skip_wide(j, p, &in);
+
+        } else
+
+#endif
+
+        {
+            p = apikey_jp_skip_one(j, p, end, &in);
+        }
+
+        if (j->depth == 0) {
+            apikey_jp_done(j, p, APIKEY_PICK_OTHER);
+            break;
+        }
+
+        if (!in) {
+            continue;
+        }
+
+        j->phase = 0;
+        p = apikey_jp_string_end(j, p, end);
+
+        if (p == end) {
+            j->state = APIKEY_JP_SKIP_STRING;
+            break;
+        }
+
+        p++;
+    }
 
     return p;
 }
@@ -356,10 +385,46 @@ apikey_jp_number_next(const apikey_jsonpick_t *j, char ch)
 }
 
 
+/* Digits alone, and what ends them, as counts are; else NULL. */
+
+static const char *
+apikey_jp_number_plain(apikey_jsonpick_t *j, const char *p, const char *end)
+{
+    uint64_t     n;
+    const char  *q;
+
+    n = 0;
+
+    for (q = p; q < end && q - p < 16 && *q >= '0' && *q <= '9'; q++) {
+        n = n * 10 + (uint64_t) (*q - '0');
+    }
+
+    if (q == end || q == p || q - p == 16 || (*p == '0' && q - p > 1)
+        || *q == '.' || *q == 'e' || *q == 'E')
+    {
+        return NULL;
+    }
+
+    j->number = n;
+    apikey_jp_done(j, q, APIKEY_PICK_COUNT);
+
+    return q;
+}
+
+
 const char *
 apikey_jp_number(apikey_jsonpick_t *j, const char *p, const char *end)
 {
-    unsigned  next;
+    unsigned     next;
+    const char  *q;
+
+    if (j->phase == APIKEY_JP_N_BEGIN) {
+        q = apikey_jp_number_plain(j, p, end);
+
+        if (q) {
+            return q;
+        }
+    }
 
     for ( /* void */ ; p < end; p++) {
         next = apikey_jp_number_next(j, *p);
