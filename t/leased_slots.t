@@ -114,4 +114,68 @@ for my $mode (qw(leased direct)) {
     $_->stop for $a, $b;
 }
 
+
+# Redis answers and the clients leave within one turn of the event loop: they
+# were admitted, and never ran.
+
+my $n = $t->nginx(name => 'gone', server => $server,
+                  base => { redis => 'apikey_redis %%REDIS%% timeout=10s;' })
+    ->start;
+
+my %jobs = map {
+    $_ => $t->key(limits => [ { name => 'jobs', unit => 'concurrent',
+                                limit => $_ } ])
+} 4, 100;
+
+$t->sync($n);
+
+for my $limit (sort keys %jobs) {
+    my $key = $jobs{$limit}{key};
+
+    is($n->get('/', key => $key)->{status}, 200, "$limit at a time: Redis");
+    $t->redis->freeze;
+
+    my @conns = map { $n->conn } 1 .. $limit;
+
+    $_->send(Apikey::Http::build('GET', '/hang', key => $key)) for @conns;
+    wait_for('they wait', sub { ($n->metric('apikey_waiting') // 0) > 0 });
+
+    my ($worker) = $n->workers;
+
+    kill 'STOP', $worker;
+    $t->redis->thaw;
+    $t->redis->command('PING') for 1 .. 3;
+    $_->abort for @conns;
+    kill 'CONT', $worker;
+
+    wait_for('nobody waits', sub { $n->metric('apikey_waiting') == 0 });
+
+    @conns = all_run($key, $limit, 'who left before running keeps no slot');
+
+    # not killed: it ends in order, its requests do not
+
+    kill 'TERM', $worker;
+    wait_for('another worker', sub { ($n->workers)[0] != $worker });
+    $_->close for @conns;
+
+    @conns = all_run($key, $limit, 'nor who ran on a worker that has gone');
+    $_->abort for @conns;
+}
+
+
+sub all_run {
+    my ($key, $limit, $name) = @_;
+
+    my $hits = $t->upstream->hits;
+    my @conns = map { $n->conn } 1 .. $limit;
+
+    $_->send(Apikey::Http::build('GET', '/hang', key => $key)) for @conns;
+
+    ok(eval { wait_for('they run', sub {
+           $t->upstream->hits == $hits + $limit }) },
+       "$limit at a time: $name");
+
+    return @conns;
+}
+
 $t->done;

@@ -26,6 +26,7 @@ static ngx_int_t ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
     apikey_lease_decision_e rc);
 static void ngx_http_apikey_decide_release(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_decide_keep(ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_decide_refund(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_allow(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d,
@@ -273,6 +274,25 @@ ngx_http_apikey_decide_keep(ngx_http_apikey_decision_t *d)
 }
 
 
+/* It was admitted, but its caller left before hearing of it. */
+
+static void
+ngx_http_apikey_decide_refund(ngx_http_apikey_decision_t *d)
+{
+    ngx_uint_t  i;
+
+    if (d->rc != NGX_OK || d->look) {
+        return;
+    }
+
+    for (i = 0; i < d->naccounts; i++) {
+        d->accounts[i].actual = 0;
+    }
+
+    ngx_http_apikey_settle(d->limiter, d);
+}
+
+
 void
 ngx_http_apikey_decide_cancel(ngx_http_apikey_decision_t *d)
 {
@@ -295,6 +315,7 @@ ngx_http_apikey_decide_cancel(ngx_http_apikey_decision_t *d)
 
     if (d->event.posted) {
         ngx_delete_posted_event(&d->event);
+        ngx_http_apikey_decide_refund(d);
     }
 }
 

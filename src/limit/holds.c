@@ -65,10 +65,14 @@ ngx_http_apikey_holds_seat(ngx_http_apikey_holds_t *holds, int fd)
 }
 
 
+/* By TERM a worker ends in order, but not its requests. */
+
 void
-ngx_http_apikey_holds_leave(ngx_http_apikey_holds_t *holds, int fd,
-    ngx_uint_t seat)
+ngx_http_apikey_holds_leave(ngx_http_apikey_holds_t *holds,
+    ngx_http_apikey_leases_t *leases, int fd, ngx_uint_t seat)
 {
+    ngx_http_apikey_holds_reclaim(holds, leases, seat);
+
     holds->taken[seat] = 0;
 
     (void) ngx_http_apikey_holds_lock(fd, seat, F_UNLCK);

@@ -8,8 +8,7 @@
  * seat taken and not locked puts it in order: tokens held are spent, slots
  * of requests that ran are free.
  *
- * Every function but seat() and leave() wants the zone's mutex held by the
- * caller.
+ * Every function but seat() wants the zone's mutex held by the caller.
  */
 
 
@@ -57,8 +56,9 @@ ngx_http_apikey_holds_t *ngx_http_apikey_holds_init(ngx_slab_pool_t *shpool,
 
 /* A free seat for this process, locked; NGX_ERROR: there is none. */
 ngx_int_t ngx_http_apikey_holds_seat(ngx_http_apikey_holds_t *holds, int fd);
-void ngx_http_apikey_holds_leave(ngx_http_apikey_holds_t *holds, int fd,
-    ngx_uint_t seat);
+/* The worker ends: what it still holds goes as if it had died. */
+void ngx_http_apikey_holds_leave(ngx_http_apikey_holds_t *holds,
+    ngx_http_apikey_leases_t *leases, int fd, ngx_uint_t seat);
 
 /* 1: somebody had this seat and died; order() looks at all others. */
 ngx_uint_t ngx_http_apikey_holds_enter(ngx_http_apikey_holds_t *holds,

@@ -181,6 +181,8 @@ ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l)
 void
 ngx_http_apikey_limiter_stop(ngx_http_apikey_limiter_t *l)
 {
+    ngx_http_apikey_limit_sh_t  *sh;
+
     if (l->redis) {
         ngx_http_apikey_redis_close(l->redis);
         ngx_http_apikey_renew_stop(l);
@@ -188,8 +190,12 @@ ngx_http_apikey_limiter_stop(ngx_http_apikey_limiter_t *l)
         ngx_http_apikey_ask_stop(l);
 
         if (l->seat != NGX_ERROR) {
-            ngx_http_apikey_holds_leave(l->conf.sh->holds,
+            sh = l->conf.sh;
+
+            ngx_shmtx_lock(&l->conf.shpool->mutex);
+            ngx_http_apikey_holds_leave(sh->holds, sh->leases,
                                         l->conf.tallies->fd, l->seat);
+            ngx_shmtx_unlock(&l->conf.shpool->mutex);
         }
     }
 

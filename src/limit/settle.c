@@ -3,9 +3,9 @@
  * Settling: a request has ended, and what it really was takes the place of
  * what it has paid, up or down, in the same accounts.
  *
- * Called from the log phase alone, once for a decision that took: cleanup
- * handlers run before it when a client goes away, and what a request has cost
- * is not known there.  A worker that dies settles nothing: what its requests
+ * Called from the log phase, once for a decision that took: cleanup handlers
+ * run before it when a client goes away, and what a request has cost is not
+ * known there.  And from decide_cancel() for one that never ran.  A worker that dies settles nothing: what its requests
  * have paid is what they cost; but their slots are free.
  */
 
