@@ -61,6 +61,7 @@ typedef struct {
     uint64_t            bad;             /* bytes passed over */
     int64_t             created;         /* us */
     int64_t             written;         /* us */
+    bool                damaged;         /* its marks are not sure */
     apikey_marks_t      marks;           /* last event of each stream */
 } apikey_segment_t;
 
@@ -80,6 +81,7 @@ typedef struct {
     apikey_unpacker_t  *unpacker;
     apikey_encoder_t   *encoder;
     bool                begun;           /* a frame */
+    bool                missing;         /* what events referred to */
 } apikey_spool_reader_t;
 
 

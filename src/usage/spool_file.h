@@ -65,6 +65,11 @@ apikey_spool_e apikey_spool_follow(apikey_spool_t *spool, int fd,
 apikey_spool_e apikey_spool_unpack(apikey_spool_t *spool,
     apikey_cursor_t *cursor, const uint8_t *frame, uint8_t *out, size_t size,
     size_t *len);
+
+/* The last event of a packed frame that can be read, 0: none; false: out of
+   memory. */
+bool apikey_spool_readable(apikey_spool_t *spool, const uint8_t *frame,
+    uint64_t *last);
 void apikey_spool_unpack_end(apikey_spool_t *spool);
 
 

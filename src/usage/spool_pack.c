@@ -154,11 +154,17 @@ apikey_spool_follow(apikey_spool_t *spool, int fd,
 static apikey_spool_e
 apikey_spool_learn(apikey_spool_t *spool, const uint8_t *frame)
 {
-    if (apikey_unpack_open(spool->reader.unpacker, frame)
-        == APIKEY_UNPACK_MEMORY)
-    {
+    apikey_unpack_e  rc;
+
+    rc = apikey_unpack_open(spool->reader.unpacker, frame);
+
+    if (rc == APIKEY_UNPACK_MEMORY) {
         errno = ENOMEM;
         return apikey_spool_fail(spool, "malloc()");
+    }
+
+    if (rc == APIKEY_UNPACK_BAD) {
+        spool->reader.missing = true;
     }
 
     return APIKEY_SPOOL_OK;
@@ -204,6 +210,7 @@ apikey_spool_unpack(apikey_spool_t *spool, apikey_cursor_t *cursor,
         /* a frame has no gaps */
 
         if (rc == 2) {
+            r->missing = true;
             apikey_spool_piece_end(r, len);
 
         } else if (!apikey_spool_put(r, &head, &event, out, size, len)) {
@@ -212,9 +219,39 @@ apikey_spool_unpack(apikey_spool_t *spool, apikey_cursor_t *cursor,
         }
     }
 
+    if (rc == -1) {
+        r->missing = true;
+    }
+
     apikey_spool_piece_end(r, len);
 
     return APIKEY_SPOOL_OK;
+}
+
+
+bool
+apikey_spool_readable(apikey_spool_t *spool, const uint8_t *frame,
+    uint64_t *last)
+{
+    int                     rc;
+    apikey_event_t          event;
+    apikey_spool_reader_t  *r;
+
+    *last = 0;
+
+    if (apikey_spool_learn(spool, frame) != APIKEY_SPOOL_OK) {
+        return false;
+    }
+
+    r = &spool->reader;
+
+    while ((rc = apikey_unpack_next(r->unpacker, &event)) > 0) {
+        if (rc == 1) {
+            *last = apikey_unpack_number(r->unpacker);
+        }
+    }
+
+    return true;
 }
 
 

@@ -18,13 +18,18 @@
 
 
 static apikey_spool_e apikey_spool_part(apikey_spool_t *spool,
-    const apikey_segment_t *segment, apikey_cursor_t *cursor, uint8_t *buf,
+    apikey_segment_t *segment, apikey_cursor_t *cursor, uint8_t *buf,
     size_t size, size_t *len);
+static apikey_spool_e apikey_spool_recount(apikey_spool_t *spool,
+    apikey_segment_t *segment);
 static apikey_spool_e apikey_spool_fetch(apikey_spool_t *spool,
     const apikey_segment_t *segment, const apikey_cursor_t *cursor,
     size_t *len);
-static bool apikey_spool_walk(apikey_spool_t *spool,
+static apikey_spool_e apikey_spool_walk(apikey_spool_t *spool,
     apikey_segment_t *segment, int fd, uint64_t size);
+static bool apikey_spool_reach(apikey_spool_t *spool,
+    apikey_segment_t *segment, const uint8_t *data,
+    const apikey_frame_t *frame);
 
 
 bool
@@ -121,11 +126,11 @@ apikey_spool_read(apikey_spool_t *spool, apikey_cursor_t *cursor,
 /* As much of a segment as there is room for on either side. */
 
 static apikey_spool_e
-apikey_spool_part(apikey_spool_t *spool, const apikey_segment_t *segment,
+apikey_spool_part(apikey_spool_t *spool, apikey_segment_t *segment,
     apikey_cursor_t *cursor, uint8_t *buf, size_t size, size_t *len)
 {
     bool            last;
-    size_t          pos, n;
+    size_t          pos, next, n;
     apikey_frame_t  frame;
     apikey_spool_e  rc;
 
@@ -142,8 +147,10 @@ apikey_spool_part(apikey_spool_t *spool, const apikey_segment_t *segment,
 
     last = cursor->offset + n >= segment->end;
     pos = 0;
+    next = 0;
 
     while (apikey_spool_find(NULL, spool->buf, n, last, &pos, &frame)) {
+        segment->damaged |= pos > next;
         cursor->events = pos ? 0 : cursor->events;
 
         rc = apikey_spool_unpack(spool, cursor, spool->buf + pos, buf, size,
@@ -153,16 +160,80 @@ apikey_spool_part(apikey_spool_t *spool, const apikey_segment_t *segment,
         }
 
         pos += sizeof(apikey_frame_t) + frame.size;
+        next = pos;
     }
 
     if (rc == APIKEY_SPOOL_OK) {
         cursor->events = 0;
+        segment->damaged |= pos > next;
     }
 
     cursor->offset += pos;
     spool->reader.offset = cursor->offset;
+    segment->damaged |= spool->reader.missing;
+    spool->reader.missing = false;
+
+    if (segment->damaged && cursor->offset >= segment->end
+        && rc == APIKEY_SPOOL_OK)
+    {
+        rc = apikey_spool_recount(spool, segment);
+    }
 
     return rc == APIKEY_SPOOL_FAILED ? rc : APIKEY_SPOOL_OK;
+}
+
+
+/*
+ * After damage: how far the streams come that can be read.  The rest comes
+ * never, and must not keep what was shipped.
+ */
+
+static apikey_spool_e
+apikey_spool_recount(apikey_spool_t *spool, apikey_segment_t *segment)
+{
+    int              fd;
+    uint64_t         bad, end;
+    apikey_marks_t   marks, other;
+    apikey_spool_e   rc;
+    apikey_cursor_t  start;
+
+    fd = apikey_spool_file(spool, segment->seq, O_RDONLY);
+    if (fd == -1) {
+        return apikey_spool_fail(spool, "open()");
+    }
+
+    start.seq = segment->seq;
+    start.offset = APIKEY_SPOOL_HEADER;
+    start.events = 0;
+
+    if (apikey_spool_follow(spool, fd, &start) != APIKEY_SPOOL_OK) {
+        (void) close(fd);
+        return APIKEY_SPOOL_FAILED;
+    }
+
+    bad = segment->bad;
+    end = segment->end;
+    segment->damaged = true;
+    marks = segment->marks;
+    memset(&segment->marks, 0, sizeof(apikey_marks_t));
+
+    rc = apikey_spool_walk(spool, segment, fd, segment->end);
+
+    if (rc != APIKEY_SPOOL_OK) {
+        other = marks;
+        marks = segment->marks;
+        segment->marks = other;
+    }
+
+    apikey_marks_free(&marks);
+    segment->damaged = rc != APIKEY_SPOOL_OK;
+    segment->bad = bad;
+    segment->end = end;
+    spool->reader.seq = 0;
+    spool->reader.missing = false;
+    (void) close(fd);
+
+    return rc;
 }
 
 
@@ -319,10 +390,12 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment)
     segment->created = header.created;
     segment->written = (int64_t) st.st_mtime * 1000000;
 
-    if (!apikey_spool_walk(spool, segment, fd, size)) {
-        errno = ENOMEM;
+    if (apikey_spool_walk(spool, segment, fd, size) != APIKEY_SPOOL_OK
+        || (segment->bad
+            && apikey_spool_recount(spool, segment) != APIKEY_SPOOL_OK))
+    {
         (void) close(fd);
-        return apikey_spool_fail(spool, "malloc()");
+        return APIKEY_SPOOL_FAILED;
     }
 
     /* its writer may have been killed before it synced */
@@ -346,7 +419,7 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment)
 }
 
 
-static bool
+static apikey_spool_e
 apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
     uint64_t size)
 {
@@ -359,6 +432,10 @@ apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
     for (offset = APIKEY_SPOOL_HEADER; offset < size; offset += pos) {
         got = pread(fd, spool->buf, APIKEY_SPOOL_CHUNK, (off_t) offset);
 
+        if (got == -1 && segment->damaged) {
+            return apikey_spool_fail(spool, "pread()");
+        }
+
         if (got <= 0) {
             break;
         }
@@ -369,11 +446,11 @@ apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
         while (apikey_spool_find(segment, spool->buf, (size_t) got,
                                  offset + (size_t) got >= size, &pos, &frame))
         {
-            if (!apikey_marks_raise(&segment->marks, frame.stream,
-                                    frame.epoch,
-                                    frame.first + frame.count - 1))
+            if (!apikey_spool_reach(spool, segment, spool->buf + pos,
+                                    &frame))
             {
-                return false;
+                errno = ENOMEM;
+                return apikey_spool_fail(spool, "malloc()");
             }
 
             pos += sizeof(apikey_frame_t) + frame.size;
@@ -389,7 +466,29 @@ apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
         }
     }
 
-    return true;
+    return APIKEY_SPOOL_OK;
+}
+
+
+/* Of a damaged segment only what can be read counts. */
+
+static bool
+apikey_spool_reach(apikey_spool_t *spool, apikey_segment_t *segment,
+    const uint8_t *data, const apikey_frame_t *frame)
+{
+    uint64_t  last;
+
+    last = frame->first + frame->count - 1;
+
+    if (segment->damaged && frame->magic == APIKEY_FRAME_PACKED
+        && !apikey_spool_readable(spool, data, &last))
+    {
+        return false;
+    }
+
+    return last == 0
+           || apikey_marks_raise(&segment->marks, frame->stream, frame->epoch,
+                                 last);
 }
 
 

@@ -22,12 +22,14 @@ static apikey_decoder_t  test_decoder;
 static uint8_t           test_buf[APIKEY_SPOOL_CHUNK];
 static uint8_t           test_frame[65536];
 static apikey_marks_t    test_none;
+static uint32_t          test_stream = 1;
+static uint16_t          test_status;
 
 /* the files' own times, which an opened spool goes by, are of today */
 static int64_t           test_now;
 
 
-/* A frame of n events of stream 1 from number first on. */
+/* A frame of n events of a stream from number first on. */
 
 static size_t
 test_make(uint64_t first, unsigned n)
@@ -36,8 +38,10 @@ test_make(uint64_t first, unsigned n)
 
     memset(&record, 0, sizeof(record));
     record.count.count = 1;
-    apikey_frame_begin(&test_encoder, test_frame, sizeof(test_frame), 1, 5,
-                       first);
+    record.shape.status = test_status;
+    record.count.client[0] = test_status & 0xff;
+    apikey_frame_begin(&test_encoder, test_frame, sizeof(test_frame),
+                       test_stream, 5, first);
 
     while (n-- > 0) {
         record.count.time = test_now + (int64_t) n;
@@ -396,6 +400,74 @@ test_parts(void)
 }
 
 
+/*
+ * Damaged frames take the dictionary's entries with them that sound ones
+ * refer to: the events of those never come, and nobody shall wait for them.
+ */
+
+static void
+test_flip(int fd, uint64_t offset)
+{
+    uint8_t  byte;
+
+    ok(pread(fd, &byte, 1, (off_t) offset) == 1, "read a byte");
+    byte ^= 4;
+    ok(pwrite(fd, &byte, 1, (off_t) offset) == 1, "flip a bit of it");
+}
+
+
+static void
+test_entries(bool running)
+{
+    bool            rising;
+    uint64_t        end[2];
+    apikey_marks_t  marks;
+    apikey_spool_t  spool;
+
+    memset(&marks, 0, sizeof(marks));
+    test_node[0]++;
+    test_status = 200;
+
+    (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+    ok(test_append(&spool, 1, 100), "a frame that brings an entry");
+    end[0] = spool.segment[0].end;
+    ok(test_append(&spool, 101, 100), "and another one");
+    end[1] = spool.segment[0].end;
+    test_stream = 2;
+    ok(test_append(&spool, 1, 100), "one of another stream that uses it");
+    test_stream = 3;
+    test_status = 404;
+    ok(test_append(&spool, 1, 100), "one with an entry of its own");
+    is_uint(test_count(&spool, &test_none, &rising), 400, "all are there");
+
+    test_flip(spool.fd, end[0] - 9);
+    test_flip(spool.fd, end[1] - 9);
+
+    if (!running) {
+        apikey_spool_close(&spool);
+        (void) apikey_spool_open(&spool, test_dir, test_node, 16 << 20);
+        is_uint(spool.n, 1, "opened again");
+    }
+
+    is_uint(test_count(&spool, &test_none, &rising), 100,
+            "what needs no other frame is read");
+    is_uint(apikey_spool_last(&spool, 2, 5), 0, "no event is awaited in vain");
+    is_uint(apikey_spool_last(&spool, 3, 5), 100, "of those that are there");
+
+    (void) apikey_marks_raise(&marks, 3, 5, 99);
+    ok(!apikey_spool_shipped(&spool.segment[0], &marks),
+       "the segment is needed for one event");
+    (void) apikey_marks_raise(&marks, 3, 5, 100);
+    ok(apikey_spool_shipped(&spool.segment[0], &marks),
+       "and no more when that is shipped");
+
+    apikey_spool_close(&spool);
+    apikey_marks_free(&marks);
+    test_stream = 1;
+    test_status = 0;
+}
+
+
 int
 main(void)
 {
@@ -413,6 +485,8 @@ main(void)
     test_sync();
     test_layout();
     test_parts();
+    test_entries(false);
+    test_entries(true);
 
     snprintf(command, sizeof(command), "rm -rf %s", test_dir);
 
