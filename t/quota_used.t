@@ -7,7 +7,7 @@ use warnings;
 
 use Test::More;
 use Apikey::Http;
-use Apikey::Test qw(wait_for);
+use Apikey::Test qw(wait_for clear_of);
 
 my $t = Apikey::Test->new;
 
@@ -69,6 +69,10 @@ sub send_one {
                    key => $key->{key});
 }
 
+
+# what is asked since its end has to be in the same quarter
+
+clear_of(900, 10);
 
 my $start = now();
 

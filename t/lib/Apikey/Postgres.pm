@@ -1,9 +1,9 @@
 package Apikey::Postgres;
 
 # A Postgres of the test's own, on a unix socket and a loopback port, trusting
-# everybody.  initdb and the schema are done once for each state of schema/
-# and copied from then on.  fsync is off: a killed Postgres loses nothing by
-# that, only a power cut would.
+# everybody.  initdb and the schema are done once a day for each state of
+# schema/ and copied from then on.  fsync is off: a killed Postgres loses
+# nothing by that, only a power cut would.
 
 use strict;
 use warnings;
@@ -91,8 +91,9 @@ sub initdb {
 }
 
 
-# The directory to copy, named after what it was made from, and a lock that
-# keeps it from being replaced meanwhile.
+# The directory to copy, named after what it was made from and the day, from
+# which on it has partitions and calendars, and a lock that keeps it from being
+# replaced meanwhile.
 
 sub template {
     my ($self) = @_;
@@ -105,7 +106,8 @@ sub template {
     }
 
     my $store = "$self->{build}/t";
-    my $name = "$store/pg-" . substr $sha->hexdigest, 0, 16;
+    my $name = "$store/pg-" . int(time / 86400) . '-'
+               . substr $sha->hexdigest, 0, 16;
 
     make_path($store);
 

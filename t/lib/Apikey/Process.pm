@@ -12,8 +12,8 @@ use IO::Socket::INET;
 use POSIX qw(setsid WNOHANG);
 use Time::HiRes qw(time sleep);
 
-our @EXPORT_OK = qw(free_port wait_for spawn adopt account slow children_of
-                    process_title runs);
+our @EXPORT_OK = qw(free_port wait_for clear_of spawn adopt account slow
+                    children_of process_title runs);
 
 
 my %reserved;        # port => UDP socket, held as long as the test lives
@@ -39,6 +39,19 @@ sub wait_for {
 
 
 sub slow { $ENV{APIKEY_ASAN} ? 3 : 1 }
+
+
+# Waits where a period of so many seconds (900: a quarter of an hour, 86400: a
+# day, and with it weeks and months; of UTC) ends within so many seconds.
+
+sub clear_of {
+    my ($period, $seconds) = @_;
+
+    my $now = time;
+    my $left = $period * (1 + int($now / $period)) - $now;
+
+    sleep $left + 0.01 if $left < $seconds;
+}
 
 
 # A port below the ephemeral ones.  Other tests at the same time keep off by
