@@ -46,7 +46,8 @@ my $c = node('c', 'unix:' . $redis->socket, prefix => 'other', workers => 1);
 
 sub hour { return { name => $_[0], limit => $_[1], window => '1h' } }
 
-my $exact = $t->key(name => 'exact', limits => [ hour('hourly', 150) ]);
+my $exact = $t->key(name => 'exact', limits => [
+    { name => 'monthly', limit => 150, window => '31d' } ]);
 my $both  = $t->key(name => 'both', owner => 'ada',
     limits => [ hour('hourly', 40), hour('small', 7) ],
     owner_limits => [ hour('all', 12) ]);

@@ -22,7 +22,7 @@ my $n = $t->nginx(base => { redis => undef }, server => <<'EOT')->start;
 EOT
 
 my $key = $t->key(owner => 'ada', scopes => [ 'apikey:manage' ], limits => [
-    { name => 'hourly', limit => 1000, window => '1h' },
+    { name => 'long', limit => 1000, window => '31d' },
     { name => 'budget', unit => 'cost', limit => '50.00', window => 'month' },
     { name => 'jobs', unit => 'concurrent', limit => 8 },
     { name => 'all', limit => 40, window => 'total' } ],
@@ -65,8 +65,8 @@ ok(!$r->{has_more}, 'all of them');
 my @reset = map { delete $_->{reset} } @data;
 
 is_deeply(\@data, [
-    { %common, name => 'hourly', unit => 'requests', limit => 1000, used => 30,
-      remaining => 970, percent => 3, window => '1h', resets_at => undef },
+    { %common, name => 'long', unit => 'requests', limit => 1000, used => 30,
+      remaining => 970, percent => 3, window => '31d', resets_at => undef },
     { %common, name => 'budget', unit => 'cost', limit => '50.00',
       used => '41.70', remaining => '8.30', percent => 83.4,
       window => 'month', resets_at => $end },
@@ -79,7 +79,8 @@ is_deeply(\@data, [
       percent => 7.5, window => 'month', resets_at => $end } ],
     'a key with its owner');
 
-cmp_ok(abs($reset[0] - 108), '<=', 20, 'an hour refills all the time');
+cmp_ok(abs($reset[0] - 31 * 86400 * 0.03), '<=', 20,
+       'a length of time refills all the time');
 cmp_ok(abs($reset[1] - $reset[4]), '<=', 1, 'a month ends for both');
 is($reset[3], undef, 'a total never resets');
 
@@ -137,7 +138,7 @@ for my $page (1 .. 5) {
     $cursor = "&cursor=$r->{next_cursor}";
 }
 
-is("@seen", 'hourly budget all monthly hourly', 'in pages');
+is("@seen", 'hourly budget all monthly long', 'in pages');
 
 $t->key(owner => 'zoe', limits => [ { name => 'no', limit => 0,
                                       window => '1h' } ]);
@@ -161,8 +162,8 @@ is_deeply([ map { join ' ', map { $_ // 'null' } @$_ } $pg->rows(
      WHERE owner = 'ada' ORDER BY level, name", user => 'apikey_reader') ],
     [ 'ada all key 40 30 10 75.0 total null',
       "ada budget key 50 41.7 8.3 83.4 month $end",
-      'ada hourly key 1000 null null null 1h null',
       'ada jobs key 8 null null null null null',
+      'ada long key 1000 null null null 31d null',
       "ada monthly owner 400 30 370 7.5 month $end" ],
     'what usage tells is in a view');
 

@@ -23,13 +23,14 @@ EOT
 
 sub hour { return { name => $_[0], limit => $_[1], window => '1h' } }
 
-my $exact = $t->key(limits => [ hour('hourly', 150) ]);
+my $exact = $t->key(limits => [
+    { name => 'monthly', limit => 150, window => '31d' } ]);
 my $both  = $t->key(owner => 'ada', owner_limits => [ hour('all', 12) ],
                     limits => [ hour('hourly', 40), hour('small', 7) ]);
 my $twin  = $t->key(owner => 'ada');
 my $edit  = $t->key(limits => [ hour('hourly', 10) ]);
 my $fast  = $t->key(limits => [
-    { name => 'fast', limit => 5, window => '1s', burst => 2 } ]);
+    { name => 'fast', limit => 1, window => '3s', burst => 2 } ]);
 
 $t->sync;
 
@@ -75,9 +76,9 @@ for my $try ([ 20, 17 ], [ 4, 1 ], [ 10, 7 ]) {
 is_deeply(many(3, $fast), { 200 => 2, 429 => 1 }, 'a burst of two');
 
 my $r = $a->get('/', key => $fast->{key});
-is($r->{headers}{'retry-after'}, 1, 'the next one comes soon');
+like($r->{headers}{'retry-after'}, qr/^[123]$/, 'the next one comes soon');
 wait_for('a token', sub {
-    $a->get('/', key => $fast->{key})->{status} == 200 }, 2);
+    $a->get('/', key => $fast->{key})->{status} == 200 });
 
 # shared memory outlives a reload and a worker
 

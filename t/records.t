@@ -34,7 +34,6 @@ my $socket_server = spawn(name => 'websocket', log => $t->dir . '/ws.log',
 close $listen;
 
 my $n = $t->nginx(http => <<'EOT', server => <<"EOS")->start;
-    proxy_read_timeout 300ms;
     set_real_ip_from 127.0.0.1;
     real_ip_header X-Real-IP;
     send_timeout 300ms;
@@ -53,6 +52,11 @@ EOT
         apikey required;
 
         location / {
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location = /hang {
+            proxy_read_timeout 300ms;
             proxy_pass http://%%UPSTREAM%%;
         }
 
@@ -169,7 +173,7 @@ is(record($r->{headers}{'x-request-id'}, 'status_code, aborted'),
 
 # ended by the client
 
-for my $path ('/delay/200', '/stream/20/20', '/unbuffered/stream/20/20') {
+for my $path ('/delay/9000', '/stream/400/20', '/unbuffered/stream/400/20') {
     my $hits = $t->upstream->hits;
     my $c = $n->conn;
 

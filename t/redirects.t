@@ -14,7 +14,7 @@ $t->redis;
 $t->upstream;
 
 my $key = $t->key(name => 'one', scopes => ['a'], limits => [
-    { name => 'hourly', limit => 1000, window => '1h' } ]);
+    { name => 'monthly', limit => 1000, window => '31d' } ]);
 my $none = $t->key(name => 'none', limits => [
     { name => 'none', limit => 0, window => '1h' } ]);
 

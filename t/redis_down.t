@@ -34,7 +34,11 @@ EOT
 }
 
 my $direct = 'redis://127.0.0.1:' . $redis->port;
-my $local = node('local', $direct, 'apikey_redis_down local nodes=2;');
+
+# of what it admits each counts, however slow Redis is
+
+my $local = node('local', "$direct timeout=5s",
+                 'apikey_redis_down local nodes=2;');
 my $deny  = node('deny',  $direct, 'apikey_redis_down deny;');
 
 # who waits for this deadline gets no answer before the client gives up

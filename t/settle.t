@@ -129,12 +129,9 @@ subtest 'three of eight' => sub {
 
 
 subtest 'an unknown reserve' => sub {
-    my @r = $n->parallel(map { { uri => '/delay/500' . price('0.25'),
-        key => $whole->{key} } } 1 .. 5);
-    my %n;
-
-    $n{$_->{status}}++ for @r;
-    is_deeply(\%n, { 200 => 1, 402 => 4 }, 'one at a time');
+    is_deeply($n->crowd(5, 1, 'budget_exceeded', price('0.25'),
+                        key => $whole->{key}),
+              { 200 => 1, 402 => 4 }, 'one at a time');
     left($whole, '1.75', 'then the rest comes back');
 
     is(get($whole, '/status/500')->{status}, 500, 'an error');
@@ -186,12 +183,8 @@ subtest 'key and owner' => sub {
 
 
 subtest 'concurrent' => sub {
-    my @r = $n->parallel(map { { uri => '/delay/500',
-        key => $jobs->{key} } } 1 .. 6);
-    my %n;
-
-    $n{$_->{status}}++ for @r;
-    is_deeply(\%n, { 200 => 2, 429 => 4 }, 'two at once');
+    is_deeply($n->crowd(6, 2, 'rate_limited', '', key => $jobs->{key}),
+              { 200 => 2, 429 => 4 }, 'two at once');
     is(get($jobs, '/')->{status}, 200, 'their slots are free');
 
     # slots of dead workers come back; of clients that leave, too

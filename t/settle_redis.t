@@ -96,11 +96,9 @@ EOS
     is_deeply(\%n, { 200 => 3, 402 => 5 }, 'a budget for exactly three');
     is($get->($three, '/?cost=0.1', 1)->{status}, 402, 'at the other, too');
 
-    @r = $n[0]->parallel(map { { uri => '/delay/500' . price('0.25'),
-        key => $whole->{key} } } 1 .. 5);
-    %n = ();
-    $n{$_->{status}}++ for @r;
-    is_deeply(\%n, { 200 => 1, 402 => 4 }, 'an unknown reserve: one at once');
+    is_deeply($n[0]->crowd(5, 1, 'budget_exceeded', price('0.25'),
+                           key => $whole->{key}),
+              { 200 => 1, 402 => 4 }, 'an unknown reserve: one at once');
     $left->($whole, 1.75, 'then the rest comes back');
     is($get->($whole, '/status/500')->{status}, 500, 'an error');
     $left->($whole, 1.75, 'has cost nothing');

@@ -42,7 +42,7 @@ sub fresh {
     my (%opt) = @_;
 
     my $key = $t->key(name => 'key ' . ++$nkeys, owner => 'ada', limits => [
-        { name => 'hourly', limit => $limit, window => '1h' } ], %opt);
+        { name => 'monthly', limit => $limit, window => '31d' } ], %opt);
 
     $t->sync;
     return $key;

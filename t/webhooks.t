@@ -430,7 +430,7 @@ subtest 'nodes' => sub {
 
     # the node that has begun dies
 
-    moved('/delay/1500');
+    moved('/hang');
     my $e = emit('alert.firing', { dies => 1 });
     wait_for('it to be sent', sub { scalar got($e) });
 
@@ -440,6 +440,7 @@ subtest 'nodes' => sub {
     ($name eq 'b' ? $b : $n)->stop('KILL');
 
     $n = $b if $name ne 'b';
+    moved('/in');
     later();
 
     my $d = delivery($hook, $e, 'delivered');
@@ -456,6 +457,8 @@ subtest 'nodes' => sub {
 
 
 subtest 'a worker that quits' => sub {
+    moved('/delay/1500');
+
     my $e = emit('alert.firing', { quits => 1 });
     wait_for('it to be sent', sub { scalar got($e) });
 

@@ -447,6 +447,32 @@ sub parallel {
 }
 
 
+# So many requests at once, of which all but so many are refused while those
+# run; how many there were of each status.
+
+sub crowd {
+    my ($self, $n, $pass, $verdict, $path, %opt) = @_;
+
+    my $refused = sub {
+        return $self->metric('apikey_requests_total', verdict => $verdict);
+    };
+    my $before = $refused->();
+    my $upstream = $self->{test}{upstream};
+    my $hits = $upstream->hits;
+    my @conns = map { $self->conn } 1 .. $n;
+    my %status;
+
+    $_->send(Apikey::Http::build('GET', "/gate$path", %opt)) for @conns;
+    wait_for('all others are refused', sub {
+        return $refused->() >= $before + $n - $pass;
+    });
+    $upstream->wait_hits($hits + $pass);
+    $upstream->let_go;
+    $status{$_->response->{status}}++ for @conns;
+    return \%status;
+}
+
+
 # The admin API as the operator, or as => key or token; body => Perl data.
 
 sub admin {

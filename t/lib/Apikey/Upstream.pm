@@ -11,6 +11,7 @@ package Apikey::Upstream;
 #     /abort            closes in the middle of the body
 #     /close            closes without an answer
 #     /hang             never answers
+#     /gate             waits until $up->let_go, which is for all that have come
 #     /set/NAME/VALUE   a response header (percent-encoded, repeatable)
 #     /say/N/MS         the file that the request header X-Say names, with the
 #                       type in X-Say-Type, N bytes each MS (0: at once)
@@ -102,6 +103,19 @@ sub wait_hits {
 
 sub forget { unlink $_[0]{file} }
 
+
+# Answers all that wait at the gate, which is shut again when none does.
+
+sub let_go {
+    my ($self) = @_;
+
+    my $gate = "$self->{file}.open";
+
+    open my $f, '>', $gate or die "$gate: $!\n";
+    close $f;
+    wait_for('the gate', sub { !-e $gate });
+}
+
 sub text {
     my ($self) = @_;
 
@@ -124,18 +138,21 @@ sub serve {
         my ($r, $w) = ('', '');
         my $now = time;
         my $wait = 60;
+        my $open = -e "$file.open";
 
         vec($r, fileno $listen, 1) = 1;
 
         for my $c (values %conn) {
-            while (@{$c->{plan}} && $c->{plan}[0][0] <= $now) {
+            while (@{$c->{plan}} && $c->{plan}[0][0] <= $now
+                   && ($open || !$c->{plan}[0][2])) {
                 my $step = shift @{$c->{plan}};
                 defined $step->[1] ? ($c->{out} .= $step->[1])
                                    : ($c->{end} = 1);
             }
 
             if (@{$c->{plan}}) {
-                my $left = $c->{plan}[0][0] - $now;
+                my $left = $c->{plan}[0][2] ? 0.01
+                                            : $c->{plan}[0][0] - $now;
                 $wait = $left if $left < $wait;
             }
 
@@ -143,6 +160,7 @@ sub serve {
             vec($w, $c->{fd}, 1) = 1 if length $c->{out} || $c->{end};
         }
 
+        unlink "$file.open" if $open;
         next unless select($r, $w, undef, $wait) > 0;
 
         if (vec $r, fileno $listen, 1) {
@@ -296,7 +314,8 @@ sub answer {
         unless $status == 204 || $status == 304;
 
     push @{$c->{plan}},
-        [ $when, "$head\r\n" . ($method eq 'HEAD' ? '' : $text) ];
+        [ $when, "$head\r\n" . ($method eq 'HEAD' ? '' : $text),
+          $uri =~ m{/gate} ? 1 : 0 ];
 }
 
 
