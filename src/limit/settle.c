@@ -5,8 +5,9 @@
  *
  * Called from the log phase, once for a decision that took: cleanup handlers
  * run before it when a client goes away, and what a request has cost is not
- * known there.  And from decide_cancel() for one that never ran.  A worker that dies settles nothing: what its requests
- * have paid is what they cost; but their slots are free.
+ * known there.  And from decide_cancel() for one that never ran.  A worker
+ * that dies settles nothing: what its requests have paid is what they cost;
+ * but their slots are free.
  */
 
 
