@@ -8,16 +8,19 @@ use strict;
 use warnings;
 
 use Exporter qw(import);
+use File::Path qw(remove_tree);
 use IO::Socket::INET;
 use POSIX qw(setsid WNOHANG);
 use Time::HiRes qw(time sleep);
 
 our @EXPORT_OK = qw(free_port wait_for clear_of spawn adopt account slow
-                    children_of process_title runs);
+                    children_of process_title runs users_of watch);
 
 
 my %reserved;        # port => UDP socket, held as long as the test lives
 my %spawned;         # pid => pid of who spawned it
+my $watchdog;        # a pipe to it, which only the test holds
+my $watched = 0;     # the test's pid
 
 
 # Waits until the code is true and returns what it returned, or dies.  Under
@@ -102,11 +105,13 @@ sub spawn {
 
     if ($pid) {
         $spawned{$pid} = $$;
+        report("+$pid");
         return bless { pid => $pid,
                        name => $opt{name} // ($opt{cmd} // ['a child'])->[0] };
     }
 
     $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP CHLD PIPE);
+    undef $watchdog;
     setsid();
 
     open STDIN, '<', '/dev/null';
@@ -144,6 +149,7 @@ END {
     my $status = $?;
 
     kill 'KILL', grep { $spawned{$_} == $$ } keys %spawned;
+    report('.') if $watched == $$;
     $? = $status;
 }
 
@@ -154,7 +160,90 @@ sub adopt {
     my ($pid, $name) = @_;
 
     $spawned{$pid} = $$;
+    report("+$pid");
     return bless { pid => $pid, name => $name, foreign => 1 };
+}
+
+
+# A test that is killed ends nothing.  Who watches sees its pipe close without a
+# last word, kills what has been spawned and lives, and what uses these
+# directories, and removes them.
+
+sub watch {
+    my (@dirs) = @_;
+
+    start_watchdog() unless $watchdog;
+    report(":$_") for @dirs;
+}
+
+
+sub report {
+    my ($line) = @_;
+
+    local $SIG{PIPE} = 'IGNORE';
+    syswrite $watchdog, "$line\n" if $watchdog;
+}
+
+
+# Nobody's child, so that a test may wait for its own.
+
+sub start_watchdog {
+    pipe my $read, $watchdog or die "pipe: $!\n";
+
+    $watched = $$;
+
+    my $pid = fork // die "fork: $!\n";
+
+    if ($pid) {
+        waitpid $pid, 0;
+        return;
+    }
+
+    setsid();
+    POSIX::_exit(0) if fork;
+
+    $SIG{$_} = 'IGNORE' for qw(INT TERM HUP);
+    undef $watchdog;
+    open $_, '+<', '/dev/null' for \*STDIN, \*STDOUT, \*STDERR;
+
+    my (%leads, @dirs);
+
+    while (<$read>) {
+        my ($what, $of) = /^(.)(.*)$/;
+
+        POSIX::_exit(0) if $what eq '.';
+
+        if ($what eq '+') {
+            $leads{$of} = 1;
+
+        } elsif ($what eq '-') {
+            delete $leads{$of};
+
+        } else {
+            push @dirs, $of;
+        }
+    }
+
+    # again for what these have started meanwhile
+
+    for (1 .. 3) {
+        kill 'KILL', members(keys %leads), map { /^(\d+)/ }
+                                           map { users_of($_) } @dirs;
+        sleep 0.05 if @dirs;
+    }
+
+    remove_tree(@dirs) unless $ENV{APIKEY_TEST_KEEP};
+    POSIX::_exit(0);
+}
+
+
+# Of the sessions of these.
+
+sub members {
+    my %leads = map { $_ => 1 } @_;
+
+    return grep { $leads{(stat_of($_))[3] // ''} } map { m{(\d+)} }
+           glob '/proc/[0-9]*';
 }
 
 
@@ -177,6 +266,7 @@ sub alive {
     $self->{status} = $?;
     $self->{gone} = 1;
     delete $spawned{$self->{pid}};
+    report("-$self->{pid}");
     return 0;
 }
 
@@ -212,8 +302,17 @@ sub stop {
 sub runs {
     my ($pid) = @_;
 
-    open my $f, '<', "/proc/$pid/stat" or return 0;
-    return (<$f> // '') =~ /^\d+ \(.*\) [^ZX]/;
+    return ((stat_of($pid))[0] // 'X') !~ /[ZX]/;
+}
+
+
+# State, parent, group, session.
+
+sub stat_of {
+    my ($pid) = @_;
+
+    open my $f, '<', "/proc/$pid/stat" or return;
+    return (<$f> // '') =~ /^\d+ \(.*\) (\S) (\d+) (\d+) (\d+)/;
 }
 
 
@@ -222,14 +321,32 @@ sub children_of {
 
     my @pids;
 
-    for my $dir (glob '/proc/[0-9]*') {
-        open my $f, '<', "$dir/stat" or next;
-        my $stat = <$f> // next;
-        my ($pid, $state, $ppid) = $stat =~ /^(\d+) \(.*\) (\S) (\d+)/ or next;
+    for my $pid (map { m{(\d+)} } glob '/proc/[0-9]*') {
+        my ($state, $ppid) = stat_of($pid) or next;
         push @pids, $pid if $ppid == $parent && $state ne 'Z';
     }
 
     return sort { $a <=> $b } @pids;
+}
+
+
+# "PID TITLE" of each with this directory in its command line, or in it.
+
+sub users_of {
+    my ($dir) = @_;
+
+    my @users;
+
+    for my $pid (map { m{(\d+)} } glob '/proc/[0-9]*') {
+        next if $pid == $$;
+
+        my $title = process_title($pid);
+        my $cwd = readlink("/proc/$pid/cwd") // '';
+
+        push @users, "$pid $title" if index("$title $cwd", $dir) >= 0;
+    }
+
+    return @users;
 }
 
 

@@ -169,7 +169,7 @@ use Apikey::Load;
 use Apikey::Nginx;
 use Apikey::Peer;
 use Apikey::Postgres;
-use Apikey::Process qw(wait_for free_port clear_of);
+use Apikey::Process qw(wait_for free_port clear_of users_of watch);
 use Apikey::Redis;
 use Apikey::RedisGroup;
 use Apikey::Upstream;
@@ -223,6 +223,7 @@ sub new {
     chmod 0755, $self->{shm};
 
     $living{$dir} = $self;
+    watch(@$self{qw(dir shm)});
 
     for my $name (qw(INT TERM HUP)) {
         $SIG{$name} = sub { die "ended by SIG$name\n" };
@@ -504,7 +505,7 @@ sub done {
     $tb->ok(!@complaints, 'no complaint in the logs')
         or $tb->diag(@complaints);
 
-    my @left = $self->left_over;
+    my @left = users_of($self->{dir});
     $tb->ok(!@left, 'no process left') or $tb->diag(map { "$_\n" } @left);
     kill 'KILL', map { /^(\d+)/ } @left;
 
@@ -543,27 +544,6 @@ sub end {
 }
 
 
-# Processes with one of our directories in their command line, or in it.
-
-sub left_over {
-    my ($self) = @_;
-
-    my @left;
-
-    for my $proc (glob '/proc/[0-9]*') {
-        my ($pid) = $proc =~ /(\d+)/;
-        next if $pid == $$;
-
-        my $title = Apikey::Process::process_title($pid);
-        my $cwd = readlink("$proc/cwd") // '';
-
-        push @left, "$pid $title" if index("$title $cwd", $self->{dir}) >= 0;
-    }
-
-    return @left;
-}
-
-
 sub remove {
     my ($self) = @_;
 
@@ -590,7 +570,7 @@ END {
 
         $self->report;
         $self->end;
-        kill 'KILL', map { /^(\d+)/ } $self->left_over;
+        kill 'KILL', map { /^(\d+)/ } users_of($self->{dir});
         $self->remove;
     }
 
