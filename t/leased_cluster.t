@@ -21,7 +21,7 @@ my @redis = $cluster->nodes;
 my $spare = $redis[6];
 
 my $target = $ENV{APIKEY_DECISIONS} // rounds(16_000, 500_000);
-my $siege = Apikey::Siege->new($t, nodes => 8, most => int($target / 16),
+my $siege = Apikey::Siege->new($t, nodes => 8, most => int($target / 80),
     redis => join ' ',
     map({ 'redis://127.0.0.1:' . $_->port } @redis[0, 4]),
     'cluster timeout=300ms');

@@ -24,7 +24,7 @@ my $group = $t->sentinels(name => 'main', n => 3, fronted => $soak, redis => {
     args => [ '--min-replicas-to-write', 1, '--min-replicas-max-lag', 1 ] });
 
 my $target = $ENV{APIKEY_DECISIONS} // rounds(16_000, 500_000);
-my $siege = Apikey::Siege->new($t, nodes => 8, most => int($target / 16),
+my $siege = Apikey::Siege->new($t, nodes => 8, most => int($target / 80),
     redis => join ' ',
     map({ 'redis://127.0.0.1:' . $_->port } $group->sentinel_list),
     'sentinel=main timeout=300ms');

@@ -12,7 +12,8 @@ package Apikey::Judge;
 # The requests, in the order of their decisions, that a bucket which was full
 # before the first of them had no token for.  Integers only: a token is
 # "window" units, a microsecond refills "limit" of them.  With "rolling": those
-# that were one too many in the window that ends with them.
+# that were one too many in the window that ends with them.  at_once() is for
+# slots.
 
 use strict;
 use warnings;
@@ -20,7 +21,7 @@ use integer;
 
 use Exporter qw(import);
 
-our @EXPORT_OK = qw(excess over decided);
+our @EXPORT_OK = qw(excess over decided at_once);
 
 
 my %unit = (s => 1_000_000, m => 60_000_000, h => 3_600_000_000,
@@ -88,6 +89,24 @@ sub bucket {
     }
 
     return @excess;
+}
+
+
+# The most of these [ from, to ] that ran at once; who ends where another one
+# begins has ended.
+
+sub at_once {
+    my ($n, $most) = (0, 0);
+
+    for my $step (sort { $a->[0] <=> $b->[0] || $a->[1] <=> $b->[1] }
+                  map { [ $_->[0], 1 ], [ $_->[1], -1 ] }
+                  grep { $_->[0] < $_->[1] } @_)
+    {
+        $n += $step->[1];
+        $most = $n if $n > $most;
+    }
+
+    return $most;
 }
 
 

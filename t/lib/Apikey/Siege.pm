@@ -16,16 +16,22 @@ package Apikey::Siege;
 # The limits: fast is refilled all the time, slow hardly, so its tokens are
 # spent once; roll goes to Redis each time; pair and twin pay two accounts,
 # their own and their owner's; heavy costs three; total never refills; paid
-# reserves thrice what a request costs in the end.
+# reserves thrice what a request costs in the end.  Besides, requests that take
+# a while have slots; what runs on a node that was stopped may be too many, so
+# they are judged between faults.
 
 use strict;
 use warnings;
 
 use Test::More;
+use Time::HiRes qw(time);
 
 use Apikey::Flood;
-use Apikey::Judge qw(over);
+use Apikey::Judge qw(at_once over);
+use Apikey::Load;
 use Apikey::Process qw(wait_for);
+
+use constant { SLOTS => 12, TAKES => 0.04 };
 
 
 my %limits = (
@@ -54,7 +60,7 @@ sub new {
     $limits{total}{limit} = $most;
     $limits{paid}{limit} = sprintf '%.3f', $most / 1000;
 
-    my $self = bless { test => $t, turn => 0, most => $most,
+    my $self = bless { test => $t, turn => 0, most => $most, faults => [],
         sink => Apikey::Flood::sink($t, 'X-Usage-Cost 0.001') }, $class;
 
     my %key = map { $_ => $t->key(name => $_, limits => limits($_)) }
@@ -63,12 +69,25 @@ sub new {
     $key{$_} = $t->key(name => $_, owner => 'ada', limits => limits($_),
                        owner_limits => limits('ada')) for qw(pair twin);
 
+    $key{slots} = $t->key(name => 'slots', limits => [
+        { name => 'l', unit => 'concurrent', limit => SLOTS } ]);
+
     $self->{roots} = [ map({ $_->{id} } grep { !$_->{owner} } values %key),
         $t->{pg}->value("SELECT id FROM apikey.owner WHERE external = 'ada'")
     ];
 
+    $self->{slow} = $t->upstream(name => 'slow');
+
+    my $slow = '127.0.0.1:' . $self->{slow}->port;
+
     $self->{nodes} = [ map { $t->nginx(name => "n$_", workers => 2,
-                                       server => <<'EOT',
+                                       server => <<"EOS" . <<'EOT',
+        location /delay/ {
+            apikey required;
+            proxy_pass http://$slow;
+            proxy_next_upstream off;
+        }
+EOS
         location / {
             apikey required;
             apikey_weight $arg_weight;
@@ -90,8 +109,14 @@ EOT
     $_->wait_ready for @{$self->{nodes}};
     $t->sync(@{$self->{nodes}});
 
+    $self->{load} = Apikey::Load->new(dir => $t->dir, nodes => $self->{nodes},
+        key => $key{slots}{key}, uri => '/delay/' . 1000 * TAKES,
+        clients => 2 * $opt{nodes}, pause => TAKES);
+    push @{$t->{loads}}, $self->{load};
+
     $self->{flood} = Apikey::Flood->new(test => $t, nodes => $self->{nodes},
-        keys => { map { $_ => $key{$_}{key} } keys %key },
+        keys => { map { $_ => $key{$_}{key} } grep { $_ ne 'slots' }
+                                              keys %key },
         uris => { heavy => '/?weight=3', paid => '/?cost=0.003' },
         clients => 4 * $opt{nodes}, pause => 0.05, %{$opt{flood} // {}});
 
@@ -151,10 +176,19 @@ sub suffer {
         for my $what (@$order) {
             $self->more(150);
             note $self->decided . " decided: $what";
+
+            my $from = time;
+
             $faults->{$what}->();
+            push @{$self->{faults}}, [ $from, time + 0.15 ];
             $n++;
         }
     } while $ENV{APIKEY_SOAK} && $self->decided < $target;
+
+    wait_for('all to be spent that is there once', sub {
+        my $n = $self->{flood}->counts;
+        return !grep { ($n->{$_}{402} // 0) < 30 } qw(total paid);
+    }, 120);
 
     $self->more(300);
     note "$n faults";
@@ -213,7 +247,37 @@ sub end {
                 "$at[$_->[0]] $_->[1]\n" } grep { defined } @excess[0 .. 8]);
     }
 
+    $self->judge_slots;
     return { admitted => $admitted, refused => $refused };
+}
+
+
+sub judge_slots {
+    my ($self) = @_;
+
+    my @results = $self->{load}->stop;
+    my @began = sort { $a <=> $b } map { $_->{time} } $self->{slow}->requests;
+    my @faults = (@{$self->{faults}}, [ 9e99, 9e99 ]);
+    my @judged;
+
+    for my $at (@began) {
+        shift @faults while $faults[0][1] < $at;
+        next if $faults[0][0] <= $at;
+
+        my $end = $at + TAKES;
+
+        push @judged, [ map { int $_ * 1e6 } $at,
+                        $end < $faults[0][0] ? $end : $faults[0][0] ];
+    }
+
+    my $most = at_once(@judged);
+    my $refused = grep { $_->{status} == 429 } @results;
+
+    note 'slots: ' . @began . ' had one, of which ' . @judged
+        . " began between faults, $refused had none; $most at once";
+
+    cmp_ok(scalar @judged, '>', 0, 'slots: some passed');
+    cmp_ok($most, '<=', SLOTS, 'slots: no more than the limit');
 }
 
 
