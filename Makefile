@@ -92,6 +92,14 @@ $(BUILD)/plain/%.o: %.c
 	@mkdir -p $(@D) && echo "cc $<"
 	@$(CC) $(CFLAGS) $(INCS) -MMD -c -o $@ $<
 
+# parts of the module that ask nothing of nginx but its types
+$(patsubst %,$(BUILD)/plain/t/unit/%.o,holds wheel): $(BUILD)/plain/%.o: \
+		%.c $(BUILD)/nginx/objs/Makefile
+	@mkdir -p $(@D) && echo "cc $<"
+	@$(CC) $(CFLAGS) -Wno-unused-parameter $(INCS) \
+		$(patsubst %,-I$(BUILD)/nginx/%,objs src/core src/event src/os/unix) \
+		-MMD -c -o $@ $<
+
 $(BUILD)/plain.a: $(PLAINO)
 	@rm -f $@ && ar rcs $@ $^
 
