@@ -181,7 +181,8 @@ COMMENT ON FUNCTION plan_defaults(jsonb) IS
 
 -- What is due.  Called by every node's poll and before every call of the API,
 -- so no job is needed.  It waits for nobody and never fails: whoever calls has
--- other things to do, and comes again.
+-- other things to do, and comes again.  Reports and exports, which may run
+-- for an hour, are read-only: what they gave would be locked so long.
 
 CREATE OR REPLACE FUNCTION plans_due()
 RETURNS void
@@ -193,7 +194,7 @@ DECLARE
     o       owner;
     before  json;
 BEGIN
-    IF pg_is_in_recovery() THEN
+    IF current_setting('transaction_read_only') = 'on' THEN
         RETURN;
     END IF;
 
@@ -208,15 +209,22 @@ BEGIN
 
         CONTINUE WHEN NOT FOUND;
 
-        before := owner_json(o);
+        -- one that fails keeps no other from its own
 
-        UPDATE owner SET plan = plan_next, plan_next = NULL,
-            plan_next_at = NULL, updated_at = now()
-        WHERE id = o.id;
+        BEGIN
+            before := owner_json(o);
 
-        SELECT * INTO o FROM owner WHERE id = o.id;
-        PERFORM write_audit('{"kind": "node", "name": "plan_next"}', '{}',
-            'update', 'owner', o.id, before, owner_json(o));
+            UPDATE owner SET plan = plan_next, plan_next = NULL,
+                plan_next_at = NULL, updated_at = now()
+            WHERE id = o.id;
+
+            SELECT * INTO o FROM owner WHERE id = o.id;
+            PERFORM write_audit('{"kind": "node", "name": "plan_next"}', '{}',
+                'update', 'owner', o.id, before, owner_json(o));
+
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'apikey.plans_due %: SQLSTATE %', o.id, SQLSTATE;
+        END;
     END LOOP;
 
     PERFORM credits_due();

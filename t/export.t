@@ -534,6 +534,12 @@ my @slow = map { begin('/api/v1/') } 1 .. 4;
 
 wait_for('four exports', sub { sessions() == 4 });
 is($slow[0]->{buffer} =~ m{^HTTP/1.1 200}, 1, 'they have begun');
+is_deeply([ $pg->column("SELECT DISTINCT l.relation::regclass || ' ' || l.mode
+            FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+            WHERE a.application_name = 'apikey export'
+                AND l.relation IS NOT NULL
+                AND l.mode <> 'AccessShareLock'") ], [],
+          'they lock nothing: nobody who writes waits for them');
 $r = export($day);
 is("$r->{status} " . json($r)->{code}, '503 unavailable', 'a fifth is refused');
 is($n->admin('GET', 'usage')->{status}, 200, 'reports are not held up');

@@ -84,6 +84,7 @@ ngx_http_apikey_reports_open(ngx_cycle_t *cycle,
 
     conf.conninfo = *conninfo;
     conf.connect_timeout = NGX_HTTP_APIKEY_REPORTS_CONNECT;
+    conf.read_only = 1;
     conf.statement_timeout = NGX_HTTP_APIKEY_REPORT_STATEMENT;
     conf.name = "apikey report";
 

@@ -52,6 +52,7 @@ ngx_http_apikey_pg_create(ngx_pool_t *pool, ngx_http_apikey_pg_conf_t *conf,
     pg->name = conf->name;
     pg->connect_timeout = conf->connect_timeout ? conf->connect_timeout
                                                 : NGX_HTTP_APIKEY_PG_CONNECT;
+    pg->read_only = conf->read_only;
     pg->fixed = conf->statement_timeout;
     pg->bound = conf->statement_timeout;
     pg->backoff = NGX_HTTP_APIKEY_PG_BACKOFF;

@@ -90,6 +90,7 @@ typedef struct {
     ngx_msec_t   connect_timeout;
     ngx_msec_t   statement_timeout;      /* in Postgres; 0: as long as the
                                             longest operation so far */
+    unsigned     read_only:1;    /* nothing it calls is to write or lock */
     const char  *name;           /* in logs and application_name:
                                     "apikey lookup", "apikey ship" */
 } ngx_http_apikey_pg_conf_t;

@@ -83,6 +83,7 @@ struct ngx_http_apikey_pg_s {
     unsigned                       busy:1;       /* a statement is in flight */
     unsigned                       copying:1;    /* its COPY wants more */
     unsigned                       listening:1;
+    unsigned                       read_only:1;
     unsigned                       lost:1;       /* listen.lost is due */
     unsigned                       was_up:1;     /* connected was called */
     unsigned                       outage:1;     /* logged already */

@@ -43,6 +43,10 @@ ngx_http_apikey_pg_setup(ngx_http_apikey_pg_t *pg)
 
     p = ngx_slprintf(p, last, "SET statement_timeout = %M", pg->bound);
 
+    if (pg->read_only) {
+        p = ngx_slprintf(p, last, "; SET default_transaction_read_only = on");
+    }
+
     if (pg->listening && pg->state == NGX_HTTP_APIKEY_PG_CONNECTING) {
         p = ngx_slprintf(p, last, "; LISTEN \"%s\"", pg->listen.channel);
     }
