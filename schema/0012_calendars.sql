@@ -78,7 +78,8 @@ COMMENT ON FUNCTION owner_calendars() IS
 
 
 -- A few with every heartbeat.  What stands there stays while it covers the
--- next years and the time zone data has not changed.
+-- next years and the time zone data has not changed, or has its zone no more:
+-- that stops nothing else.
 
 CREATE OR REPLACE FUNCTION calendars_due()
 RETURNS void
@@ -93,7 +94,14 @@ BEGIN
         WHERE checked_at < now() - interval '1 hour'
         ORDER BY checked_at LIMIT 20 FOR UPDATE SKIP LOCKED
     LOOP
-        fresh := calendar_bounds(c.zone, c.anchor_day, c.unit, now());
+        BEGIN
+            fresh := calendar_bounds(c.zone, c.anchor_day, c.unit, now());
+
+        EXCEPTION WHEN invalid_parameter_value THEN
+            RAISE WARNING 'apikey.calendars_due: Postgres has no time zone %',
+                c.zone;
+            fresh := c.bounds;
+        END;
 
         UPDATE calendar SET checked_at = now(), bounds = CASE
                 WHEN bounds @> fresh[:cardinality(fresh) * 3 / 4] THEN bounds

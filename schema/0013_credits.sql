@@ -176,7 +176,9 @@ UPDATE credit SET filled = greatest(total - used, 0), filled_at = now()
 
 
 -- What refills have given back.  Nodes do the same by their own count when
--- the period begins; here it is done with any poll or call after.
+-- the period begins; here it is done with any poll or call after.  Those that
+-- fail, as where their time zone is gone, are tried again in an hour: behind
+-- all others.
 
 CREATE OR REPLACE FUNCTION credits_due()
 RETURNS void
@@ -190,9 +192,17 @@ BEGIN
         WHERE refill_at <= now()
         ORDER BY refill_at LIMIT 250 FOR UPDATE SKIP LOCKED
     LOOP
-        UPDATE credit SET used = least(used, total - refill),
-            refill_at = credit_next(place, every)
-        WHERE id = c.id;
+        BEGIN
+            UPDATE credit SET used = least(used, total - refill),
+                refill_at = credit_next(place, every)
+            WHERE id = c.id;
+
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'apikey.credits_due %: SQLSTATE %', c.id, SQLSTATE;
+
+            UPDATE credit SET refill_at = now() + interval '1 hour'
+            WHERE id = c.id;
+        END;
     END LOOP;
 END
 $$;

@@ -108,6 +108,11 @@ BEGIN
         PERFORM alert_expiry(ARRAY(SELECT a FROM unnest(rules) AS a
             WHERE alert_for(a, 'expiry', k, o)), k, o);
     END IF;
+
+EXCEPTION WHEN OTHERS THEN
+    -- as where its time zone is gone: all others are looked at
+    RAISE WARNING 'apikey.alert_holder %: SQLSTATE %',
+        coalesce(alert_holder.key_id, alert_holder.owner_id), SQLSTATE;
 END
 $$;
 

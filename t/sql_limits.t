@@ -404,4 +404,52 @@ is($pg->value("SELECT bounds = apikey.calendar_bounds(zone, 1, unit, now())
                WHERE zone = 'Asia/Kathmandu' AND unit = 'week'"), 't',
    'as is one that the time zone data has changed');
 
+
+# a time zone that Postgres has no more, as of an update of tzdata, stops
+# nothing but what goes by it
+
+sub credits_of {
+    my ($name) = @_;
+
+    $api->call('owner_put', id => $name, body => { credits => {
+        unit => 'requests', remaining => 5,
+        refill => { amount => 10, every => 'day' } } });
+    return $pg->value("SELECT c.id FROM apikey.credit c
+        JOIN apikey.owner o ON o.id = c.owner_id
+        WHERE o.external = '$name'");
+}
+
+my ($lost, $kept) = map { credits_of($_) } qw(lost kept);
+
+$api->call('plan_put', id => 'later', body => {});
+$api->call('owner_update', id => $_, body => { plan_next => 'later' })
+    for qw(lost kept);
+$pg->run(q{SET session_replication_role = replica;
+    UPDATE apikey.owner SET time_zone = 'Gone/Zone' WHERE external = 'lost';
+    INSERT INTO apikey.calendar (id, zone, anchor_day, unit, bounds, version)
+    SELECT gen_random_uuid(), 'Gone/' || i, 1, 'day', '{0}', 1
+    FROM generate_series(1, 30) AS i});
+$pg->run("$age; UPDATE apikey.calendar SET checked_at = checked_at
+              - interval '1 day' WHERE zone LIKE 'Gone/%'; $beat; $beat; $beat");
+is($pg->value("SELECT count(*) FROM apikey.calendar
+               WHERE checked_at < now() - interval '1 hour'"), 0,
+   'calendars behind those of a zone that is no more are looked at');
+
+$pg->run("SET session_replication_role = replica;
+          UPDATE apikey.credit SET refill_at = now() - CASE id
+              WHEN '$lost' THEN interval '2 s' ELSE interval '1 s' END
+          WHERE id IN ('$lost', '$kept');
+          UPDATE apikey.owner SET plan_next_at = now() - CASE external
+              WHEN 'lost' THEN interval '2 s' ELSE interval '1 s' END
+          WHERE external IN ('lost', 'kept');
+          RESET session_replication_role;
+          SELECT apikey.plans_due()");
+is($pg->value("SELECT total - used FROM apikey.credit WHERE id = '$kept'"),
+   10, 'credits behind those of such an owner are filled');
+is($pg->value("SELECT plan FROM apikey.owner WHERE external = 'kept'"),
+   'later', 'and plans are given');
+is($pg->value("SELECT total - used || ' ' || (refill_at > now())
+               FROM apikey.credit WHERE id = '$lost'"), '5 true',
+   'its own are tried again later');
+
 $t->done;
