@@ -81,7 +81,7 @@ apikey_spool_open(apikey_spool_t *spool, const char *dir,
             rc = APIKEY_SPOOL_FAILED;    /* the others may be sound */
         }
 
-        if (spool->segment[i].marks.n == 0) {
+        if (spool->segment[i].marks.n == 0 && !spool->segment[i].unread) {
             apikey_spool_remove(spool, i);
         }
     }

@@ -62,6 +62,7 @@ typedef struct {
     int64_t             created;         /* us */
     int64_t             written;         /* us */
     bool                damaged;         /* its marks are not sure */
+    bool                unread;          /* not to its end: it is kept */
     apikey_marks_t      marks;           /* last event of each stream */
 } apikey_segment_t;
 

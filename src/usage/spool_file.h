@@ -28,6 +28,14 @@ apikey_spool_e apikey_spool_fail(apikey_spool_t *spool,
 int apikey_spool_file(apikey_spool_t *spool, uint64_t seq, int flags);
 apikey_spool_e apikey_spool_scan(apikey_spool_t *spool,
     apikey_segment_t *segment);
+
+/*
+ * After damage: how far the streams come that can be read.  The rest comes
+ * never, and must not keep what was shipped.
+ */
+apikey_spool_e apikey_spool_recount(apikey_spool_t *spool,
+    apikey_segment_t *segment);
+
 bool apikey_spool_shipped(const apikey_segment_t *segment,
     const apikey_marks_t *shipped);
 bool apikey_spool_count(apikey_segment_t *segment, const uint8_t *data,

@@ -1,6 +1,6 @@
 
 /*
- * Reading segments of the spool, whatever has happened to them.
+ * Reading the spool from a cursor on, whatever has happened to its segments.
  *
  * Plain C; blocks.  Memory: the spool's buffer.
  */
@@ -20,16 +20,9 @@
 static apikey_spool_e apikey_spool_part(apikey_spool_t *spool,
     apikey_segment_t *segment, apikey_cursor_t *cursor, uint8_t *buf,
     size_t size, size_t *len);
-static apikey_spool_e apikey_spool_recount(apikey_spool_t *spool,
-    apikey_segment_t *segment);
 static apikey_spool_e apikey_spool_fetch(apikey_spool_t *spool,
     const apikey_segment_t *segment, const apikey_cursor_t *cursor,
     size_t *len);
-static apikey_spool_e apikey_spool_walk(apikey_spool_t *spool,
-    apikey_segment_t *segment, int fd, uint64_t size);
-static bool apikey_spool_reach(apikey_spool_t *spool,
-    apikey_segment_t *segment, const uint8_t *data,
-    const apikey_frame_t *frame);
 
 
 bool
@@ -164,6 +157,12 @@ apikey_spool_part(apikey_spool_t *spool, apikey_segment_t *segment,
     }
 
     if (rc == APIKEY_SPOOL_OK) {
+
+        if (pos == 0) {
+            errno = EIO;
+            return apikey_spool_fail(spool, "pread()");
+        }
+
         cursor->events = 0;
         segment->damaged |= pos > next;
     }
@@ -180,60 +179,6 @@ apikey_spool_part(apikey_spool_t *spool, apikey_segment_t *segment,
     }
 
     return rc == APIKEY_SPOOL_FAILED ? rc : APIKEY_SPOOL_OK;
-}
-
-
-/*
- * After damage: how far the streams come that can be read.  The rest comes
- * never, and must not keep what was shipped.
- */
-
-static apikey_spool_e
-apikey_spool_recount(apikey_spool_t *spool, apikey_segment_t *segment)
-{
-    int              fd;
-    uint64_t         bad, end;
-    apikey_marks_t   marks, other;
-    apikey_spool_e   rc;
-    apikey_cursor_t  start;
-
-    fd = apikey_spool_file(spool, segment->seq, O_RDONLY);
-    if (fd == -1) {
-        return apikey_spool_fail(spool, "open()");
-    }
-
-    start.seq = segment->seq;
-    start.offset = APIKEY_SPOOL_HEADER;
-    start.events = 0;
-
-    if (apikey_spool_follow(spool, fd, &start) != APIKEY_SPOOL_OK) {
-        (void) close(fd);
-        return APIKEY_SPOOL_FAILED;
-    }
-
-    bad = segment->bad;
-    end = segment->end;
-    segment->damaged = true;
-    marks = segment->marks;
-    memset(&segment->marks, 0, sizeof(apikey_marks_t));
-
-    rc = apikey_spool_walk(spool, segment, fd, segment->end);
-
-    if (rc != APIKEY_SPOOL_OK) {
-        other = marks;
-        marks = segment->marks;
-        segment->marks = other;
-    }
-
-    apikey_marks_free(&marks);
-    segment->damaged = rc != APIKEY_SPOOL_OK;
-    segment->bad = bad;
-    segment->end = end;
-    spool->reader.seq = 0;
-    spool->reader.missing = false;
-    (void) close(fd);
-
-    return rc;
 }
 
 
@@ -357,141 +302,6 @@ apikey_spool_left(const apikey_spool_t *spool, const apikey_cursor_t *cursor)
 }
 
 
-apikey_spool_e
-apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment)
-{
-    int                    fd;
-    uint64_t               size;
-    struct stat            st;
-    apikey_spool_header_t  header;
-
-    fd = apikey_spool_file(spool, segment->seq, O_RDWR);
-    if (fd == -1) {
-        return apikey_spool_fail(spool, "open()");
-    }
-
-    memset(&header, 0, sizeof(header));
-
-    if (fstat(fd, &st) == -1
-        || pread(fd, &header, sizeof(header), 0) == -1)
-    {
-        (void) close(fd);
-        return apikey_spool_fail(spool, "pread()");
-    }
-
-    if (header.magic != 0 && !apikey_spool_header_ours(&header, spool->node)) {
-        spool->foreign++;
-        (void) close(fd);
-        return APIKEY_SPOOL_OK;
-    }
-
-    size = (uint64_t) st.st_size;
-    segment->bytes = size ? size : 1;
-    segment->created = header.created;
-    segment->written = (int64_t) st.st_mtime * 1000000;
-
-    if (apikey_spool_walk(spool, segment, fd, size) != APIKEY_SPOOL_OK
-        || (segment->bad
-            && apikey_spool_recount(spool, segment) != APIKEY_SPOOL_OK))
-    {
-        (void) close(fd);
-        return APIKEY_SPOOL_FAILED;
-    }
-
-    /* its writer may have been killed before it synced */
-
-    if (segment->seq == spool->seq && fdatasync(fd) == -1) {
-        (void) close(fd);
-        return apikey_spool_fail(spool, "fdatasync()");
-    }
-
-    /* room that was only set aside */
-
-    if (segment->bad == 0 && segment->marks.n && segment->end < size
-        && ftruncate(fd, (off_t) segment->end) == 0)
-    {
-        segment->bytes = segment->end;
-    }
-
-    (void) close(fd);
-
-    return APIKEY_SPOOL_OK;
-}
-
-
-static apikey_spool_e
-apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
-    uint64_t size)
-{
-    bool            found;
-    size_t          pos;
-    ssize_t         got;
-    uint64_t        offset;
-    apikey_frame_t  frame;
-
-    for (offset = APIKEY_SPOOL_HEADER; offset < size; offset += pos) {
-        got = pread(fd, spool->buf, APIKEY_SPOOL_CHUNK, (off_t) offset);
-
-        if (got == -1 && segment->damaged) {
-            return apikey_spool_fail(spool, "pread()");
-        }
-
-        if (got <= 0) {
-            break;
-        }
-
-        pos = 0;
-        found = false;
-
-        while (apikey_spool_find(segment, spool->buf, (size_t) got,
-                                 offset + (size_t) got >= size, &pos, &frame))
-        {
-            if (!apikey_spool_reach(spool, segment, spool->buf + pos,
-                                    &frame))
-            {
-                errno = ENOMEM;
-                return apikey_spool_fail(spool, "malloc()");
-            }
-
-            pos += sizeof(apikey_frame_t) + frame.size;
-            found = true;
-        }
-
-        if (pos == 0) {
-            break;
-        }
-
-        if (found) {
-            segment->end = offset + pos;
-        }
-    }
-
-    return APIKEY_SPOOL_OK;
-}
-
-
-/* Of a damaged segment only what can be read counts. */
-
-static bool
-apikey_spool_reach(apikey_spool_t *spool, apikey_segment_t *segment,
-    const uint8_t *data, const apikey_frame_t *frame)
-{
-    uint64_t  last;
-
-    last = frame->first + frame->count - 1;
-
-    if (segment->damaged && frame->magic == APIKEY_FRAME_PACKED
-        && !apikey_spool_readable(spool, data, &last))
-    {
-        return false;
-    }
-
-    return last == 0
-           || apikey_marks_raise(&segment->marks, frame->stream, frame->epoch,
-                                 last);
-}
-
-
 bool
 apikey_spool_find(apikey_segment_t *segment, const uint8_t *buf, size_t len,
     bool last, size_t *pos, apikey_frame_t *frame)
@@ -537,6 +347,10 @@ apikey_spool_shipped(const apikey_segment_t *segment,
 {
     unsigned        i;
     apikey_mark_t  *mark;
+
+    if (segment->unread) {
+        return false;
+    }
 
     for (i = 0; i < segment->marks.n; i++) {
         mark = &segment->marks.mark[i];
