@@ -19,9 +19,6 @@
 /* us: a slot is free when some request ends, and nobody knows when */
 #define NGX_HTTP_APIKEY_CLAIMS_SLOT  1000000
 
-/* us: who looks again right after a refusal looks for all */
-#define NGX_HTTP_APIKEY_CLAIMS_LOOK  20000
-
 
 static apikey_lease_decision_e ngx_http_apikey_claims_pay(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d,
@@ -33,8 +30,6 @@ static ngx_uint_t ngx_http_apikey_claims_lost(
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry);
 static ngx_uint_t ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
-static ngx_uint_t ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, int64_t now);
 static apikey_lease_decision_e ngx_http_apikey_claims_take(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_claims_hold(ngx_http_apikey_limiter_t *l,
@@ -135,7 +130,7 @@ ngx_http_apikey_claims_pay(ngx_http_apikey_limiter_t *l,
 
     } while (!apikey_lease_confirm(d->claims, d->naccounts, *now));
 
-    if (rc == APIKEY_LEASE_TAKE && ngx_http_apikey_claims_quiet(l, d, *now)) {
+    if (rc == APIKEY_LEASE_TAKE && ngx_http_apikey_quiet(l, d, *now)) {
         apikey_lease_release(d->claims, d->naccounts);
         return APIKEY_LEASE_REFUSED;
     }
@@ -253,47 +248,6 @@ ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
     }
 
     return look;
-}
-
-
-/*
- * TAKE has refused as much just now, or somebody looks again just now: an
- * attack is no work for Redis.
- */
-
-static ngx_uint_t
-ngx_http_apikey_claims_quiet(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, int64_t now)
-{
-    ngx_uint_t                      i;
-    ngx_http_apikey_lease_entry_t  *entry;
-
-    if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_DIRECT) {
-        return 0;
-    }
-
-    for (i = 0; i < d->naccounts; i++) {
-        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
-
-        if (d->claims[i].state == APIKEY_CLAIM_DIRECT && now < entry->quiet
-            && !d->accounts[i].whole
-            && d->claims[i].cost >= entry->quiet_cost)
-        {
-            return 1;
-        }
-    }
-
-    for (i = 0; i < d->naccounts; i++) {
-        entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
-
-        if (d->claims[i].state == APIKEY_CLAIM_DIRECT && now >= entry->quiet
-            && now < entry->quiet + NGX_HTTP_APIKEY_CLAIMS_LOOK)
-        {
-            entry->quiet = now + NGX_HTTP_APIKEY_CLAIMS_LOOK;
-        }
-    }
-
-    return 0;
 }
 
 

@@ -337,6 +337,7 @@ ngx_http_apikey_leases_learn(ngx_http_apikey_leases_t *leases,
 
     entry->lease.hold = 0;
     entry->quiet = 0;
+    entry->refused = 0;
     entry->seen = 0;
     entry->blind = 0;
     entry->out = 0;

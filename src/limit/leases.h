@@ -56,6 +56,8 @@ typedef struct {
     int64_t                 seen;        /* when levels were; 0: never */
     int64_t                 quiet;       /* TAKE would refuse until then ... */
     uint64_t                quiet_cost;  /* ... who wants so much */
+    uint64_t                quiet_left;  /* ... but for so many tokens */
+    int64_t                 refused;     /* when TAKE last did, or would */
     int64_t                 blind;       /* nobody asks Postgres until then
                                             what refuses nothing */
     uint64_t                out;         /* tokens that all nodes have leased,

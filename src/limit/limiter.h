@@ -205,6 +205,18 @@ ngx_uint_t ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
 ngx_int_t ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 
+/* quiet.c: 1: TAKE would refuse this, or somebody asks just now. */
+ngx_uint_t ngx_http_apikey_quiet(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now);
+
+/* TAKE has answered; us: until it has room, 0: nobody knows. */
+void ngx_http_apikey_quiet_told(ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_account_t *account, ngx_uint_t taken, uint64_t us,
+    int64_t now);
+
+/* us between two looks of a node at what is used up. */
+uint64_t ngx_http_apikey_quiet_pace(const apikey_limit_t *limit);
+
 /*
  * yield.c: with the zone's mutex held; 1: leases are to go back, by again()
  * without it.  The connection carries the LEASE before the TAKE.

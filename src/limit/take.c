@@ -17,13 +17,6 @@
 #include "limit/script.h"
 
 
-/* us: what somebody else has paid for a request in flight may come back */
-#define NGX_HTTP_APIKEY_TAKE_QUIET  1000000
-
-/* us: who refuses looks so rarely, if nothing flows over meanwhile */
-#define NGX_HTTP_APIKEY_TAKE_PACE   50000
-
-
 static ngx_uint_t ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 static u_char *ngx_http_apikey_take_block(u_char *p,
@@ -42,12 +35,9 @@ static ngx_uint_t ngx_http_apikey_take_unknown(
     ngx_http_apikey_decision_t *d, uint64_t now);
 static void ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d,
     ngx_uint_t i, ngx_http_apikey_script_reply_t *reply, int64_t now);
-static void ngx_http_apikey_take_quiet(ngx_http_apikey_lease_entry_t *entry,
-    ngx_http_apikey_account_t *account, uint64_t us, int64_t now);
 static uint64_t ngx_http_apikey_take_level(ngx_http_apikey_decision_t *d,
     ngx_uint_t i, ngx_http_apikey_bucket_t *out,
     ngx_http_apikey_script_reply_t *reply, apikey_bucket_t *level);
-static uint64_t ngx_http_apikey_take_pace(const apikey_limit_t *limit);
 
 
 ngx_int_t
@@ -491,26 +481,11 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     if (entry) {
         entry->out = account->out;
         ngx_http_apikey_leases_told(leases, entry, now);
-        ngx_http_apikey_take_quiet(entry, account, unknown ? 0 : us, now);
+        ngx_http_apikey_quiet_told(entry, account, reply->taken,
+                                   unknown ? 0 : us, now);
 
         apikey_tally_acked(ngx_http_apikey_claims_tally(l, entry, now),
                            &d->parts[i].sums, d->claims[i].era);
-    }
-}
-
-
-/* us: until it has room, 0 where that is not known; others may give back. */
-
-static void
-ngx_http_apikey_take_quiet(ngx_http_apikey_lease_entry_t *entry,
-    ngx_http_apikey_account_t *account, uint64_t us, int64_t now)
-{
-    entry->quiet = 0;
-
-    if (us) {
-        us = ngx_min(us, NGX_HTTP_APIKEY_TAKE_QUIET);
-        entry->quiet = now + (int64_t) us;
-        entry->quiet_cost = account->cost;
     }
 }
 
@@ -549,30 +524,5 @@ ngx_http_apikey_take_level(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     out->wait = ngx_http_apikey_leases_wait(d->claims[i].conf, out, level,
                                             account->out, need, reply->now);
 
-    return ngx_max(out->wait, ngx_http_apikey_take_pace(out->limit));
-}
-
-
-/*
- * An attack would ask on every node for each token that comes.  They wait in
- * the bucket: as long as it is not half full none is lost.
- */
-
-static uint64_t
-ngx_http_apikey_take_pace(const apikey_limit_t *limit)
-{
-    double                half;
-    const apikey_rate_t  *rate;
-
-    rate = &limit->rate;
-
-    if (rate->refill == 0 || rate->tick == APIKEY_RATE_ROLLING) {
-        return 0;
-    }
-
-    half = (double) rate->capacity / (double) rate->refill
-           * (double) rate->tick / 2;
-
-    return half < NGX_HTTP_APIKEY_TAKE_PACE ? (uint64_t) half
-                                            : NGX_HTTP_APIKEY_TAKE_PACE;
+    return ngx_max(out->wait, ngx_http_apikey_quiet_pace(out->limit));
 }
