@@ -257,7 +257,7 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     const apikey_lease_conf_t *conf, uint64_t need, uint64_t least, bool back,
     int64_t now, apikey_account_ask_t *ask, apikey_account_sums_t *sums)
 {
-    double    goal, demand;
+    double    goal, demand, young;
     uint64_t  enough;
 
     if (now >= lease->deadline && (lease->left || lease->held)) {
@@ -267,8 +267,10 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     demand = apikey_lease_wanted(lease, now);
     goal = demand * (double) conf->time / 2000000;
 
-    if (apikey_lease_ample(lease, conf, demand)) {
-        goal *= 2;
+    young = demand / apikey_lease_known(lease, conf, now);
+
+    if (apikey_lease_ample(lease, conf, young)) {
+        goal = young * (double) conf->time / 1000000;
     }
 
     /* what goes back is not fetched again by the same call */

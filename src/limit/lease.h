@@ -70,6 +70,7 @@ typedef struct {
     double    pace;          /* tokens a second, by which it sank */
     double    demand;        /* tokens a second, of half a second or so */
     int64_t   demand_at;
+    int64_t   since;         /* there was none for long before */
     uint64_t  cost;          /* the last one */
     uint64_t  recent;        /* demand since recent_at */
     int64_t   recent_at;
@@ -163,6 +164,13 @@ void apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
  */
 bool apikey_lease_ample(const apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, double demand);
+
+/*
+ * What share of the demand is in wanted() when it has just begun: a lease that
+ * outlives that by far is asked for by what it will be.
+ */
+double apikey_lease_known(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now);
 
 /* Nothing is kept for a key that rests: it may be the last, or wanted. */
 bool apikey_lease_rests(const apikey_lease_t *lease,

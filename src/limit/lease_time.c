@@ -9,11 +9,15 @@
 
 
 #define APIKEY_LEASE_DECAY   500000.0    /* us, of the demand */
+#define APIKEY_LEASE_NONE    2000000     /* us without any: it is new */
+#define APIKEY_LEASE_KNOWN   0.1         /* at least */
+#define APIKEY_LEASE_LONG    4000000     /* us */
 #define APIKEY_LEASE_LN2     0.69314718055994531
 #define APIKEY_LEASE_FALL    4           /* times less is a fall */
 #define APIKEY_LEASE_SURE    12          /* requests that should have come */
 #define APIKEY_LEASE_MEMORY  8           /* lease times */
 #define APIKEY_LEASE_SOON    20          /* reports a lease time, then */
+#define APIKEY_LEASE_FEW     4           /* ... where they are a small part */
 #define APIKEY_LEASE_TOLD    INT64_C(1000000)    /* us: what is settled */
 #define APIKEY_LEASE_AMPLE   16          /* leases of all nodes, at least */
 #define APIKEY_LEASE_REST    1000000     /* us, of a key that will be back */
@@ -30,6 +34,10 @@ static bool apikey_lease_fell(apikey_lease_t *lease,
 void
 apikey_lease_demand(apikey_lease_t *lease, uint64_t cost, int64_t now)
 {
+    if (now - lease->demand_at > APIKEY_LEASE_NONE) {
+        lease->since = now;
+    }
+
     lease->demand = apikey_lease_wanted(lease, now)
                     + (double) cost * (1000000 / APIKEY_LEASE_DECAY);
     lease->demand_at = now;
@@ -79,6 +87,26 @@ apikey_lease_room(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
 }
 
 
+double
+apikey_lease_known(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now)
+{
+    double  known;
+
+    if (conf->time < APIKEY_LEASE_LONG) {
+        return 1;
+    }
+
+    if (now <= lease->since) {
+        return APIKEY_LEASE_KNOWN;
+    }
+
+    known = 1 - apikey_lease_decay(1, (double) (now - lease->since));
+
+    return known < APIKEY_LEASE_KNOWN ? APIKEY_LEASE_KNOWN : known;
+}
+
+
 /* demand * e^(-span / DECAY): halvings, and a series for what is left. */
 
 static double
@@ -106,7 +134,7 @@ apikey_lease_due_e
 apikey_lease_due(apikey_lease_t *lease, const apikey_tally_t *tally,
     const apikey_lease_conf_t *conf, int64_t now)
 {
-    bool     clean, fell;
+    bool     clean, fell, ample;
     int64_t  rest, time;
 
     clean = apikey_tally_clean(tally);
@@ -131,12 +159,14 @@ apikey_lease_due(apikey_lease_t *lease, const apikey_tally_t *tally,
         return APIKEY_LEASE_NOW;
     }
 
-    if (apikey_lease_ample(lease, conf, apikey_lease_wanted(lease, now))) {
+    ample = apikey_lease_ample(lease, conf, apikey_lease_wanted(lease, now));
+
+    if (ample) {
         rest = 3 * time / 4;
     }
 
     if (apikey_lease_pulses(lease, conf, now)) {
-        rest = time / APIKEY_LEASE_SOON;
+        rest = time / (ample ? APIKEY_LEASE_FEW : APIKEY_LEASE_SOON);
     }
 
     fell |= lease->left && apikey_lease_rests(lease, conf, now);
