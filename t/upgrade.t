@@ -55,7 +55,7 @@ subtest 'two masters side by side' => sub {
         kill 'STOP', @others;
         is(status($key), 200, "$who workers know a key");
         revoke($key);
-        eval { wait_for('401', sub { status($key) == 401 }, 2) };
+        eval { wait_for('401', sub { status($key) == 401 }) };
         is(status($key), 401, "$who workers hear of its end");
         kill 'CONT', @others;
     }
