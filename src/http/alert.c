@@ -17,6 +17,8 @@
 
 #define NGX_HTTP_APIKEY_ALERT_EVERY    3000      /* ms */
 #define NGX_HTTP_APIKEY_ALERT_TIMEOUT  20000
+#define NGX_HTTP_APIKEY_ALERT_MOST     2000      /* holders of a turn that this
+                                                    node looks for itself */
 
 
 struct ngx_http_apikey_alert_s {
@@ -26,6 +28,7 @@ struct ngx_http_apikey_alert_s {
     const char                   *values[2];
     ngx_pool_t                   *pool;          /* of a look, or NULL */
     ngx_http_apikey_live_t        live;
+    uint32_t                      from;          /* the next look begins */
     unsigned                      asking:1;
     unsigned                      failed:1;      /* and was logged */
 };
@@ -192,6 +195,8 @@ ngx_http_apikey_alert_look(ngx_http_apikey_alert_t *alert, char *lines)
 
     live->handler = ngx_http_apikey_alert_resume;
     live->data = alert;
+    live->from = alert->from;
+    live->most = NGX_HTTP_APIKEY_ALERT_MOST;
 
     text.data = (u_char *) lines;
     text.len = ngx_strlen(lines);
@@ -224,6 +229,8 @@ ngx_http_apikey_alert_looked(ngx_http_apikey_alert_t *alert, ngx_int_t rc)
         ngx_http_apikey_alert_done(alert);
         return;
     }
+
+    alert->from = alert->live.pos;
 
     ngx_str_set(&text, "null");
 

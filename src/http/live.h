@@ -52,6 +52,11 @@ struct ngx_http_apikey_live_s {
     ngx_uint_t                    percent;
     ngx_uint_t                    n;             /* limits told of */
 
+    uint32_t                      from;          /* in this node's memory: */
+    uint32_t                      pos;           /* where it began, and is */
+    ngx_uint_t                    most;          /* holders found there */
+    ngx_event_t                   event;         /* to go on */
+
     ngx_http_apikey_live_state_e  state;         /* live.c's */
 
     ngx_pool_t                   *pool;          /* of one holder */
@@ -60,13 +65,18 @@ struct ngx_http_apikey_live_s {
     unsigned                      local:1;       /* counts of this node */
     unsigned                      usage:1;       /* a usage page asks */
     unsigned                      sorted:1;
+    unsigned                      finding:1;     /* who has used so much */
+    unsigned                      wrapped:2;     /* so often */
     unsigned                      scanning:1;
     unsigned                      deciding:1;
     unsigned                      down:1;        /* Redis does not answer */
 };
 
 
-/* text and holders in pool; handler and data are the caller's to set */
+/*
+ * text and holders in pool; handler and data are the caller's to set, and from
+ * and most, where not everyone is to be found from the beginning on.
+ */
 ngx_int_t ngx_http_apikey_live_init(ngx_http_apikey_live_t *live,
     ngx_http_apikey_main_conf_t *amcf, ngx_pool_t *pool);
 

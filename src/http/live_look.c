@@ -2,8 +2,9 @@
 /*
  * A look at limits as they are now: holders as SQL names them, or found by
  * what they have used, and their counts in this node's memory or in Redis, one
- * holder after another.  What is found lives in the caller's pool, what
- * belongs to one holder in a pool of its own.
+ * holder after another; of those in memory a few at a time, other events in
+ * between.  What is found lives in the caller's pool, what belongs to one
+ * holder in a pool of its own.
  */
 
 
@@ -14,7 +15,7 @@
 #include "http/live.h"
 
 
-#define NGX_HTTP_APIKEY_LIVE_USED  64            /* looked up at once */
+#define NGX_HTTP_APIKEY_LIVE_USED  64            /* in one go */
 
 
 static ngx_int_t ngx_http_apikey_live_line(ngx_http_apikey_live_t *live,
@@ -30,6 +31,8 @@ static ngx_int_t ngx_http_apikey_live_holder_add(
     ngx_uint_t level);
 static int ngx_libc_cdecl ngx_http_apikey_live_compare(const void *one,
     const void *two);
+static ngx_int_t ngx_http_apikey_live_yield(ngx_http_apikey_live_t *live);
+static void ngx_http_apikey_live_event(ngx_event_t *ev);
 static ngx_int_t ngx_http_apikey_live_look(ngx_http_apikey_live_t *live);
 static ngx_int_t ngx_http_apikey_live_looks(ngx_http_apikey_live_t *live);
 static ngx_int_t ngx_http_apikey_live_ask(ngx_http_apikey_live_t *live);
@@ -44,6 +47,7 @@ ngx_http_apikey_live_init(ngx_http_apikey_live_t *live,
 
     live->amcf = amcf;
     live->local = ngx_http_apikey_limiter_looks(amcf->limiter);
+    live->most = NGX_HTTP_APIKEY_LIVE_MAX;
     live->text = ngx_array_create(pool, 1024, 1);
     live->holders = ngx_array_create(pool, 4,
                                      sizeof(ngx_http_apikey_live_holder_t));
@@ -88,6 +92,16 @@ ngx_http_apikey_live_begin(ngx_http_apikey_live_t *live, ngx_str_t *lines)
 ngx_int_t
 ngx_http_apikey_live_run(ngx_http_apikey_live_t *live)
 {
+    ngx_int_t  rc;
+
+    if (live->finding) {
+        rc = ngx_http_apikey_live_local(live);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+
     if (!live->sorted) {
 
         /* none of them twice */
@@ -122,8 +136,13 @@ ngx_http_apikey_live_line(ngx_http_apikey_live_t *live, ngx_str_t *line)
         n = ngx_atoi(blank + 1, line->data + line->len - blank - 1);
         live->percent = (n == NGX_ERROR) ? 0 : (ngx_uint_t) n;
 
-        return live->local ? ngx_http_apikey_live_local(live)
-                           : ngx_http_apikey_live_scan(live);
+        if (live->local) {
+            live->finding = 1;
+            live->pos = live->from;
+            return NGX_OK;
+        }
+
+        return ngx_http_apikey_live_scan(live);
     }
 
     p = (char *) blank + 1;
@@ -143,34 +162,63 @@ ngx_http_apikey_live_line(ngx_http_apikey_live_t *live, ngx_str_t *line)
 }
 
 
-/* Everyone whom this node has counted so far. */
+/* Everyone whom this node has counted so far, once around its memory. */
 
 static ngx_int_t
 ngx_http_apikey_live_local(ngx_http_apikey_live_t *live)
 {
-    uint32_t                       pos;
     ngx_uint_t                     i, n;
     ngx_http_apikey_limit_used_t   used[NGX_HTTP_APIKEY_LIVE_USED];
 
-    pos = 0;
+    n = ngx_http_apikey_limiter_used(live->amcf->limiter, live->percent,
+                                     &live->pos, used,
+                                     NGX_HTTP_APIKEY_LIVE_USED);
 
-    do {
-        n = ngx_http_apikey_limiter_used(live->amcf->limiter,
-                                         live->percent, &pos, used,
-                                         NGX_HTTP_APIKEY_LIVE_USED);
-
-        for (i = 0; i < n; i++) {
-            if (ngx_http_apikey_live_holder_add(live, used[i].holder,
-                                                used[i].holder, used[i].level)
-                != NGX_OK)
-            {
-                return NGX_ERROR;
-            }
+    for (i = 0; i < n; i++) {
+        if (ngx_http_apikey_live_holder_add(live, used[i].holder,
+                                            used[i].holder, used[i].level)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
         }
+    }
 
-    } while (pos && live->holders->nelts < NGX_HTTP_APIKEY_LIVE_MAX);
+    if (live->pos == 0) {
+        live->wrapped++;
+    }
 
-    return NGX_OK;
+    if (live->wrapped == 2 || (live->wrapped && live->pos >= live->from)
+        || live->holders->nelts >= live->most)
+    {
+        live->finding = 0;
+        return NGX_OK;
+    }
+
+    return ngx_http_apikey_live_yield(live);
+}
+
+
+/* Requests do not wait for all of it. */
+
+static ngx_int_t
+ngx_http_apikey_live_yield(ngx_http_apikey_live_t *live)
+{
+    live->event.handler = ngx_http_apikey_live_event;
+    live->event.data = live;
+    live->event.log = ngx_cycle->log;
+
+    ngx_post_event(&live->event, &ngx_posted_next_events);
+
+    return NGX_AGAIN;
+}
+
+
+static void
+ngx_http_apikey_live_event(ngx_event_t *ev)
+{
+    ngx_http_apikey_live_t *live = ev->data;
+
+    live->handler(live);
 }
 
 
@@ -256,15 +304,18 @@ ngx_http_apikey_live_compare(const void *one, const void *two)
 }
 
 
-/* Of all holders that are left; NGX_AGAIN: Redis is asked about one. */
+/* Of all holders that are left; NGX_AGAIN: Redis is asked about one, or there
+   are more of them than fit in one go. */
 
 static ngx_int_t
 ngx_http_apikey_live_looks(ngx_http_apikey_live_t *live)
 {
     ngx_int_t                       rc;
+    ngx_uint_t                      n;
     ngx_http_apikey_live_holder_t  *h;
 
     h = live->holders->elts;
+    n = 0;
 
     while (live->next < live->holders->nelts && !live->down
            && live->n < NGX_HTTP_APIKEY_LIVE_MAX)
@@ -277,6 +328,10 @@ ngx_http_apikey_live_looks(ngx_http_apikey_live_t *live)
             {
                 live->next++;
                 continue;
+            }
+
+            if (live->local && n++ == NGX_HTTP_APIKEY_LIVE_USED) {
+                return ngx_http_apikey_live_yield(live);
             }
 
             live->pool = ngx_create_pool(4096, ngx_cycle->log);
@@ -400,6 +455,10 @@ ngx_http_apikey_live_end(ngx_http_apikey_live_t *live, ngx_str_t *text)
 void
 ngx_http_apikey_live_cancel(ngx_http_apikey_live_t *live)
 {
+    if (live->event.posted) {
+        ngx_delete_posted_event(&live->event);
+    }
+
     if (live->scanning) {
         live->scanning = 0;
         ngx_http_apikey_limiter_scan_cancel(&live->scan);
