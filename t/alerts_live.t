@@ -141,11 +141,16 @@ for my $mode (sort keys %node) {
 
 $t->sync(values %node);
 
+# (not in the middle of a turn, which locks the same rows in another order)
+
 wait_says('are resolved', sub {
-    $pg->run("UPDATE apikey.alert_state
+    $pg->run("BEGIN;
+              SELECT pg_advisory_xact_lock(hashtext('apikey.alert_turn'));
+              UPDATE apikey.alert_state
               SET checked_at = now() - interval '2 min'
               WHERE subject !~ ' rolling\$'
-                  AND checked_at > now() - interval '90 s'") },
+                  AND checked_at > now() - interval '90 s';
+              COMMIT") },
     all_modes(sub { [ @length, map({ "resolved long $_ below" } 45, 75, 85),
                       'resolved owner:daily 45 gone', $_[0] eq 'leased' ? () :
                       (@slots, 'resolved slots 45 below') ] }));
