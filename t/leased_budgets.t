@@ -90,7 +90,8 @@ EOT
     if ($mode eq 'leased') {
         my ($looks, %seen);
 
-        # a client slower than the limit attacks nobody: once more
+        # a client slower than the limit attacks nobody, and where all stood
+        # still the bucket has filled: once more
 
         for (1 .. 20) {
             my $conn = $n[0]->conn;
@@ -102,11 +103,11 @@ EOT
                       ->{status}}++ while $seen{200} < 100;
 
             $looks = $redis->calls->{evalsha} - $before - $seen{200};
-            last if $seen{429} > 100;
+            last if $seen{429} > 100 && $looks < 5;
         }
 
         cmp_ok($seen{429}, '>', $looks, 'most is refused without Redis');
-        cmp_ok($looks, '<', 18, 'which is hardly asked in vain');
+        cmp_ok($looks, '<', 5, 'which is hardly asked in vain');
     }
 
     # much of it is leased, and the rest is used to its last unit
