@@ -19,23 +19,11 @@
 
 static ngx_int_t ngx_http_apikey_access_start(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
-static ngx_int_t ngx_http_apikey_access_identify(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx);
-static ngx_int_t ngx_http_apikey_access_lookup(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
-static ngx_int_t ngx_http_apikey_access_known(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
-static ngx_uint_t ngx_http_apikey_access_stale(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx);
-static ngx_int_t ngx_http_apikey_access_ask(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
-static void ngx_http_apikey_access_uncharge(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx);
-static ngx_int_t ngx_http_apikey_access_asked(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx);
+static ngx_int_t ngx_http_apikey_access_identified(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_int_t rc);
 static ngx_int_t ngx_http_apikey_access_found(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
-static ngx_int_t ngx_http_apikey_access_asks(ngx_http_request_t *r,
+static ngx_int_t ngx_http_apikey_access_body(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_limits(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
@@ -89,10 +77,11 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
     switch (ctx->state) {
 
     case NGX_HTTP_APIKEY_ST_LOOKUP:
-        return ngx_http_apikey_access_asked(r, ctx);
+        return ngx_http_apikey_access_identified(r, ctx,
+                                     ngx_http_apikey_identify_end(r, ctx));
 
     case NGX_HTTP_APIKEY_ST_BODY:
-        return ngx_http_apikey_access_asks(r, ctx);
+        return ngx_http_apikey_access_body(r, ctx);
 
     case NGX_HTTP_APIKEY_ST_LIMITS:
         return ngx_http_apikey_access_decided(r, ctx);
@@ -116,7 +105,7 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
-    rc = ngx_http_apikey_access_identify(r, ctx);
+    rc = ngx_http_apikey_identify(r, ctx);
 
     /* whatever the answer is, the key goes no further */
 
@@ -137,6 +126,14 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
         }
     }
 
+    return ngx_http_apikey_access_identified(r, ctx, rc);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_access_identified(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_int_t rc)
+{
     switch (rc) {
 
     case NGX_OK:
@@ -154,238 +151,6 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
     default: /* NGX_ERROR */
         ngx_http_apikey_detach(ctx);
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-}
-
-
-/*
- * NGX_OK: the key is found; NGX_AGAIN: it is looked up; NGX_DONE: there is
- * none and there need not be; NGX_DECLINED: refused, verdict is set.
- */
-
-static ngx_int_t
-ngx_http_apikey_access_identify(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx)
-{
-    ngx_int_t                    rc;
-    ngx_str_t                    key;
-    ngx_http_apikey_loc_conf_t  *alcf;
-
-    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
-
-    rc = ngx_http_apikey_credential(r, alcf->sources, &key);
-
-    switch (rc) {
-
-    case NGX_OK:
-        break;
-
-    case NGX_DECLINED:
-
-        if (alcf->mode == NGX_HTTP_APIKEY_OPTIONAL
-            || (alcf->preflight_pass && r->method == NGX_HTTP_OPTIONS))
-        {
-            return NGX_DONE;
-        }
-
-        return ngx_http_apikey_fail(r, ctx, APIKEY_MISSING_KEY,
-                                    APIKEY_FAIL_MISSING);
-
-    case NGX_ABORT:
-        return ngx_http_apikey_fail(r, ctx, APIKEY_DUPLICATE_KEY,
-                                    APIKEY_FAIL_DUPLICATE);
-
-    default: /* NGX_ERROR */
-        return NGX_ERROR;
-    }
-
-    if (key.len < APIKEY_KEY_MIN || key.len > APIKEY_KEY_MAX) {
-        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_LENGTH);
-    }
-
-    if (alcf->accept && !ngx_http_apikey_accepted(alcf->accept, &key)) {
-        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_PREFIX);
-    }
-
-    if (!apikey_sha256(key.data, key.len, ctx->digest)) {
-        return NGX_ERROR;
-    }
-
-    return ngx_http_apikey_access_known(r, ctx, &key);
-}
-
-
-static ngx_int_t
-ngx_http_apikey_access_known(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
-{
-    ngx_int_t  rc;
-
-    rc = ngx_http_apikey_access_lookup(r, ctx, key);
-
-    if (rc == NGX_AGAIN) {
-        return ngx_http_apikey_access_ask(r, ctx, key);
-    }
-
-    if (rc != NGX_ERROR && ngx_http_apikey_access_stale(r, ctx)) {
-        return NGX_DECLINED;
-    }
-
-    if (rc == NGX_DECLINED) {
-        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_UNKNOWN);
-    }
-
-    return rc;
-}
-
-
-/* What the copy says of this key is too old: the verdict is set. */
-
-static ngx_uint_t
-ngx_http_apikey_access_stale(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx)
-{
-    ngx_http_apikey_main_conf_t  *amcf;
-
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
-
-    if (!ngx_http_apikey_stale(amcf, ctx->key.fresh, ctx->now)) {
-        return 0;
-    }
-
-    ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                  "apikey: the keyring is older than \"apikey_max_stale\"");
-
-    ctx->verdict = APIKEY_UNAVAILABLE;
-
-    return 1;
-}
-
-
-/* Once more, after Postgres was asked: without key. */
-
-static ngx_int_t
-ngx_http_apikey_access_lookup(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
-{
-    ngx_int_t                     rc;
-    ngx_http_apikey_main_conf_t  *amcf;
-
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
-
-    rc = ngx_http_apikey_lookup(amcf, ctx->digest,
-                                ctx->has_last ? ctx->last : NULL, ctx->pool,
-                                &ctx->key);
-
-    if (key == NULL || (rc != NGX_DECLINED && rc != NGX_AGAIN)
-        || !apikey_key_last_digest((char *) key->data, key->len, ctx->last))
-    {
-        return rc;
-    }
-
-    ctx->has_last = 1;
-
-    return ngx_http_apikey_lookup(amcf, ctx->digest, ctx->last, ctx->pool,
-                                  &ctx->key);
-}
-
-
-/* The copy is not complete: Postgres may know more.  Codes of identify(). */
-
-static ngx_int_t
-ngx_http_apikey_access_ask(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx,
-    ngx_str_t *key)
-{
-    uint64_t                      wait;
-    ngx_int_t                     rc;
-    apikey_key_e                  form;
-    ngx_http_apikey_main_conf_t  *amcf;
-
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
-
-    /* a key that cannot be is not asked for */
-
-    form = apikey_key_check((const char *) key->data, key->len, amcf->macs,
-                            ctx->time);
-
-    switch (form) {
-
-    case APIKEY_KEY_BAD_CRC:
-        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_CHECKSUM);
-
-    case APIKEY_KEY_BAD_MAC:
-        return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_MAC);
-
-    default:
-        break;
-    }
-
-    rc = ngx_http_apikey_throttle_lookup(r, key, form, ctx->digest, &wait);
-
-    if (rc != NGX_DECLINED) {
-        ctx->charged = (rc == NGX_OK);
-
-        if (ngx_http_apikey_suspend_lookup(r, ctx) == NGX_AGAIN) {
-            return NGX_AGAIN;
-        }
-
-        ngx_http_apikey_access_uncharge(r, ctx);
-    }
-
-    ctx->verdict = APIKEY_UNAVAILABLE;
-
-    return NGX_DECLINED;
-}
-
-
-/* The look-up was no guess, or has not been made. */
-
-static void
-ngx_http_apikey_access_uncharge(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx)
-{
-    if (ctx->charged) {
-        ctx->charged = 0;
-        ngx_http_apikey_throttle_found(r);
-    }
-}
-
-
-/* Postgres has answered, and what it knows stands in the copy now. */
-
-static ngx_int_t
-ngx_http_apikey_access_asked(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx)
-{
-    ngx_int_t  rc;
-
-    rc = ctx->wait_rc;
-
-    if (rc != NGX_DECLINED) {
-        ngx_http_apikey_access_uncharge(r, ctx);
-    }
-
-    if (rc == NGX_OK) {
-        rc = ngx_http_apikey_access_lookup(r, ctx, NULL);
-    }
-
-    switch (rc) {
-
-    case NGX_OK:
-        return ngx_http_apikey_access_found(r, ctx);
-
-    case NGX_DECLINED:
-        (void) ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
-                                    APIKEY_FAIL_UNKNOWN);
-        return ngx_http_apikey_refuse(r, ctx, APIKEY_INVALID_KEY);
-
-    default: /* NGX_AGAIN: no room for it in the zone, NGX_ERROR */
-        return ngx_http_apikey_refuse(r, ctx, APIKEY_UNAVAILABLE);
     }
 }
 
@@ -410,14 +175,14 @@ ngx_http_apikey_access_found(ngx_http_request_t *r,
 
     ctx->state = NGX_HTTP_APIKEY_ST_BODY;
 
-    return ngx_http_apikey_access_asks(r, ctx);
+    return ngx_http_apikey_access_body(r, ctx);
 }
 
 
 /* What it asks for is known once its body is read. */
 
 static ngx_int_t
-ngx_http_apikey_access_asks(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+ngx_http_apikey_access_body(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 {
     ngx_int_t         rc;
     apikey_verdict_e  verdict;

@@ -1,7 +1,7 @@
 
 /*
- * What access.c (the order of things), verdict.c (what each of them does) and
- * suspend.c (waiting) share.
+ * What access.c (the order of things), identify.c (who is calling), verdict.c
+ * (what each of them does) and suspend.c (waiting) share.
  */
 
 
@@ -14,6 +14,17 @@
 
 /* context.c; NULL: no memory. */
 ngx_http_apikey_ctx_t *ngx_http_apikey_ctx_create(ngx_http_request_t *r);
+
+/*
+ * identify.c; NGX_OK: the key is found; NGX_AGAIN: it is looked up; NGX_DONE:
+ * there is none and there need not be; NGX_DECLINED: refused, verdict is set.
+ */
+ngx_int_t ngx_http_apikey_identify(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
+/* Postgres has answered: NGX_OK, or NGX_DECLINED. */
+ngx_int_t ngx_http_apikey_identify_end(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
 
 /* Notes verdict and the reason for the metrics; always NGX_DECLINED. */
 ngx_int_t ngx_http_apikey_fail(ngx_http_request_t *r,
