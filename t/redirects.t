@@ -61,6 +61,27 @@ EOT
             proxy_pass http://%%UPSTREAM%%;
         }
 
+        location /body/ {
+            apikey_request openai;
+            client_max_body_size 16;
+            error_page 413 = /scope/;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location /body-ok/ {
+            apikey_request openai;
+            client_max_body_size 16;
+            error_page 413 = /hides/;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
+        location /hides/ {
+            apikey_source header:X-API-Key header:X-Other;
+            apikey_request openai;
+            apikey_usage openai;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+
         location /upstream-404/ {
             error_page 404 = /echo;
             proxy_intercept_errors on;
@@ -221,6 +242,24 @@ $spent++;
 # the upstream has seen it, so it is a record like any other
 $admitted++;
 my $accel = $r->{headers}{'x-request-id'};
+
+
+# a body that cannot be read leads elsewhere before there is a decision
+
+my %long = (body => 'x' x 64, chunked => 1, method => 'POST');
+
+$r = $n->get('/body/', key => $key->{key}, %long);
+is($r->{status}, 403, 'a body that is too long, into a scope not held');
+is(json($r)->{code}, 'scope_denied', 'says so');
+
+$r = $n->get('/body-ok/', key => $key->{key}, %long,
+             headers => [ 'X-Other' => 'secret' ]);
+is($r->{status}, 200, 'and where it may: passes');
+is(1000 - $r->{headers}{'x-ratelimit-remaining'}, ++$spent, 'is charged');
+$admitted++;
+
+my ($hides) = grep { $_->{uri} eq '/hides/' } $t->upstream->requests;
+ok(!exists $hides->{headers}{'x-other'}, "that location's keys are hidden");
 
 
 # error_page of our own refusals

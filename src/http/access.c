@@ -17,6 +17,10 @@
 #include "http/access.h"
 
 
+static ngx_int_t ngx_http_apikey_access_meter(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_http_apikey_loc_conf_t *alcf);
+static ngx_int_t ngx_http_apikey_access_enter(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_start(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_access_identified(ngx_http_request_t *r,
@@ -38,6 +42,7 @@ static ngx_int_t ngx_http_apikey_access_dry(ngx_http_request_t *r,
 ngx_int_t
 ngx_http_apikey_access_handler(ngx_http_request_t *r)
 {
+    ngx_int_t                    rc;
     ngx_http_apikey_ctx_t       *ctx;
     ngx_http_apikey_loc_conf_t  *alcf;
 
@@ -56,22 +61,24 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
         }
     }
 
-    if (alcf->usage == NGX_HTTP_APIKEY_USAGE_HEADERS) {
-        ctx->metered = 1;
-
-    } else if (alcf->usage != NGX_HTTP_APIKEY_USAGE_OFF && r == r->main) {
-
-        if (ctx->api == NGX_HTTP_APIKEY_USAGE_OFF
-            && ngx_http_apikey_extract_ask(r) != NGX_OK)
-        {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
-
-        ctx->api = alcf->usage;
+    if (ngx_http_apikey_access_meter(r, ctx, alcf) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     if (ctx->waiting) {
         return NGX_AGAIN;
+    }
+
+    /* each way into another location counts it down */
+
+    if (ctx->changes != r->uri_changes) {
+        ctx->changes = r->uri_changes;
+
+        rc = ngx_http_apikey_access_enter(r, ctx);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
     }
 
     switch (ctx->state) {
@@ -92,6 +99,72 @@ ngx_http_apikey_access_handler(ngx_http_request_t *r)
     default: /* NGX_HTTP_APIKEY_ST_START */
         return ngx_http_apikey_access_start(r, ctx);
     }
+}
+
+
+/* Who is to say what the answer has cost. */
+
+static ngx_int_t
+ngx_http_apikey_access_meter(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_http_apikey_loc_conf_t *alcf)
+{
+    if (alcf->usage == NGX_HTTP_APIKEY_USAGE_OFF) {
+        return NGX_OK;
+    }
+
+    if (alcf->usage == NGX_HTTP_APIKEY_USAGE_HEADERS) {
+        ctx->metered = 1;
+        return NGX_OK;
+    }
+
+    if (ctx->api == NGX_HTTP_APIKEY_USAGE_OFF
+        && ngx_http_apikey_extract_ask(r) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ctx->api = alcf->usage;
+
+    return NGX_OK;
+}
+
+
+/*
+ * An error_page may lead here from the midst of another location, where its
+ * body could not be read or there was no memory: what this one asks of a
+ * request is looked at, too.
+ */
+
+static ngx_int_t
+ngx_http_apikey_access_enter(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    apikey_verdict_e             verdict;
+    ngx_http_apikey_loc_conf_t  *alcf;
+
+    if (ctx->state == NGX_HTTP_APIKEY_ST_START
+        || ctx->state == NGX_HTTP_APIKEY_ST_DONE)
+    {
+        /* they look at all of it themselves */
+        return NGX_OK;
+    }
+
+    alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
+
+    if (alcf->hide
+        && ngx_http_apikey_credential_hide(r, alcf->sources) != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (ctx->state == NGX_HTTP_APIKEY_ST_LOOKUP) {
+        return NGX_OK;
+    }
+
+    verdict = ngx_http_apikey_check_location(r, ctx);
+
+    return (verdict == APIKEY_OK) ? NGX_OK
+                                  : ngx_http_apikey_refuse(r, ctx, verdict);
 }
 
 

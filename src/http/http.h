@@ -305,6 +305,8 @@ typedef struct {
     ngx_http_request_t              *request;
     ngx_pool_t                      *pool;
     ngx_uint_t                       state;
+    ngx_uint_t                       changes;    /* r->uri_changes of the
+                                                    location it is in */
     apikey_verdict_e                 verdict;
 
     u_char                           event[16];  /* request id */

@@ -69,6 +69,10 @@ ngx_http_apikey_request_read(ngx_http_request_t *r,
         return NGX_OK;
     }
 
+    /* until it is read: a body that fails has asked for nobody knows what */
+
+    ctx->asked->len = len;
+
     rc = ngx_http_read_client_request_body(r, ngx_http_apikey_request_handler);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {

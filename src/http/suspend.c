@@ -175,7 +175,11 @@ ngx_http_apikey_resume(ngx_event_t *ev)
 }
 
 
-/* The request goes away: nobody may call back. */
+/*
+ * The request goes away, or cannot wait: nobody may call back.  In the latter
+ * case an error_page may lead it to another location, and there it has no
+ * decision.
+ */
 
 void
 ngx_http_apikey_detach(void *data)
@@ -189,9 +193,11 @@ ngx_http_apikey_detach(void *data)
 
         if (ctx->state == NGX_HTTP_APIKEY_ST_LOOKUP) {
             ngx_http_apikey_keyring_abandon(&ctx->wait);
+            ctx->wait_rc = NGX_ERROR;
 
         } else {
             ngx_http_apikey_known_cancel(ctx);
+            ctx->decision.rc = NGX_ERROR;
         }
     }
 
