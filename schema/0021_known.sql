@@ -8,7 +8,8 @@ SET LOCAL search_path = apikey, pg_temp;
 
 
 -- All of what a node had recorded before it began to count anew must be in,
--- or nothing is said: it asks again.
+-- or nothing is said: it asks again.  So must what all nodes had until after,
+-- if there is one: Redis has lost its count, and what came later is new.
 
 CREATE OR REPLACE FUNCTION limits_known(req text)
 RETURNS TABLE (used numeric)
@@ -25,6 +26,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM usage_node n
                    WHERE n.node = (r ->> 'node')::uuid
                        AND n.as_of > usage_time((r ->> 'born')::bigint))
+        OR usage_as_of() <= usage_time(coalesce((r ->> 'after')::bigint, 0))
     THEN
         RETURN;
     END IF;
@@ -43,8 +45,9 @@ END
 $$;
 
 COMMENT ON FUNCTION limits_known(text) IS
-    'What is used of each of {"node", "born", "limits": [{"holder", "level",'
-    ' "kind", "unit", "service", "model", "since"}]}, in their order; no rows:'
-    ' this node has not shipped all yet';
+    'What is used of each of {"node", "born", "after", "limits": [{"holder",'
+    ' "level", "kind", "unit", "service", "model", "since"}]}, in their order;'
+    ' no rows: this node has not shipped all until born, or some node not all'
+    ' until after';
 
 GRANT EXECUTE ON FUNCTION limits_known(text) TO apikey_gateway;

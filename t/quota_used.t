@@ -113,6 +113,30 @@ is($pg->value("BEGIN; SELECT used FROM apikey.quota_used('$key[0]{id}',
                'key', 'cost', NULL, NULL, 0); COMMIT;",
               user => 'apikey_gateway'), 0, 'nobody but a node is told');
 
+
+# what nodes ask for: all of theirs is in, or that of all of them
+
+sub known {
+    my (%of) = @_;
+
+    my ($node) = $pg->value("SELECT node FROM apikey.usage_node
+                             WHERE as_of > to_timestamp(0) LIMIT 1");
+
+    return join ' ', $pg->column("SELECT used FROM apikey.limits_known("
+        . $pg->quote(Apikey::Test::json_encode({ node => $node,
+            born => $of{born} // 0, after => $of{after},
+            limits => [ { holder => $key[0]{id}, level => 'key', kind => '',
+                          unit => 'requests', service => '', model => '',
+                          since => 0 } ] })) . ')', user => 'apikey_gateway');
+}
+
+my $later = now() + 3_600_000_000;
+
+is(known(), 3, 'of all that is in');
+is(known(born => $end, after => $end), 3, 'at that time');
+is(known(born => $later), '', 'nothing before the node has told all');
+is(known(after => $later), '', 'nor before all nodes have');
+
 $pg->run("DELETE FROM apikey.usage_event");
 is(used(since => $end, unit => 'cost'), 750_000_000,
    'without raw events all of the quarter counts');

@@ -292,6 +292,7 @@ typedef struct {
     char                        *text;
     ngx_event_t                  timer;
     ngx_uint_t                   tries;
+    int64_t                      asked;      /* boottime */
     unsigned                     asking:1;
 } ngx_http_apikey_known_t;
 

@@ -6,7 +6,7 @@
  * A start loses the counts of local mode.  Whatever this node had recorded
  * until then must have reached Postgres first, which it says by its heartbeat:
  * so the answer may be "not yet", and the request waits and asks again, for
- * a while.
+ * a while.  Where Redis has lost them that holds for all nodes.
  */
 
 
@@ -24,6 +24,7 @@
 #define NGX_HTTP_APIKEY_KNOWN_TRIES    15
 #define NGX_HTTP_APIKEY_KNOWN_START    3000000   /* us */
 #define NGX_HTTP_APIKEY_KNOWN_ASKING   16       /* at once, of a worker */
+#define NGX_HTTP_APIKEY_KNOWN_TELL     250000   /* us, from here to Redis */
 
 
 #define ngx_http_apikey_known_ctx(known)                                      \
@@ -36,6 +37,8 @@ static void ngx_http_apikey_known_decided(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known);
 static ngx_uint_t ngx_http_apikey_known_missing(
     ngx_http_apikey_decision_t *d);
+static uint64_t ngx_http_apikey_known_after(
+    const ngx_http_apikey_decision_t *d, int64_t us);
 static const char *ngx_http_apikey_known_request(
     ngx_http_apikey_known_t *known);
 static void ngx_http_apikey_known_limit(apikey_json_t *j,
@@ -194,6 +197,7 @@ ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
         return NGX_ERROR;
     }
 
+    known->asked = apikey_clock_boot();
     known->asking = 1;
     amcf->asking++;
 
@@ -225,6 +229,24 @@ ngx_http_apikey_known_missing(ngx_http_apikey_decision_t *d)
     }
 
     return 0;
+}
+
+
+/*
+ * All nodes must have shipped what they had until then; 0: Redis has lost
+ * nothing, or believes no answer yet.
+ */
+
+static uint64_t
+ngx_http_apikey_known_after(const ngx_http_apikey_decision_t *d, int64_t us)
+{
+    if (d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL
+        || (int64_t) d->after > d->decided_at + us)
+    {
+        return 0;
+    }
+
+    return d->after;
 }
 
 
@@ -264,6 +286,8 @@ ngx_http_apikey_known_request(ngx_http_apikey_known_t *known)
     apikey_json_uuid(&j, known->amcf->usage.node);
     apikey_json_name(&j, "born");
     apikey_json_uint(&j, ngx_http_apikey_limiter_born(known->amcf->limiter));
+    apikey_json_name(&j, "after");
+    apikey_json_uint(&j, ngx_http_apikey_known_after(d, 0));
     apikey_json_name(&j, "limits");
     apikey_json_array(&j);
 
@@ -330,10 +354,24 @@ ngx_http_apikey_known_limit(apikey_json_t *j,
 static void
 ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
 {
-    ngx_http_apikey_known_t *known = op->data;
+    int64_t                      us;
+    ngx_http_apikey_known_t     *known = op->data;
+    ngx_http_apikey_decision_t  *d;
 
     known->asking = 0;
     known->amcf->asking--;
+
+    d = ngx_http_apikey_known_decision(known);
+    us = apikey_clock_boot() - known->asked + NGX_HTTP_APIKEY_KNOWN_TELL;
+
+    /* what could be believed now was not asked for */
+
+    if (ngx_http_apikey_known_after(d, 0)
+        != ngx_http_apikey_known_after(d, us))
+    {
+        ngx_http_apikey_known_later(known);
+        return;
+    }
 
     if (res && PQresultStatus(res) == PGRES_TUPLES_OK && PQntuples(res)) {
         ngx_http_apikey_known_take(known, res);

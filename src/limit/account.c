@@ -44,7 +44,9 @@ apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
 {
     unsigned  i;
 
-    if (apikey_account_touched(v, call)) {
+    if (apikey_account_touched(v, call)
+        || apikey_account_missed(v, call, now))
+    {
         v->state = APIKEY_ACCOUNT_UNREADABLE;
     }
 

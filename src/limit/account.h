@@ -45,7 +45,9 @@
  *     used = max(used, capacity), quotas unknown, O = out[0] = the ceiling,
  *     all as of from; other entries but counters are dropped
  * open(now): lost (also if absent, and a quota is touched; or if that quota
- *     is unknown, no level is older, and it was not lost before), advance, a
+ *     is unknown, no level is older, and it was not lost before; or a quota is
+ *     missed: charged by who did not know of the loss, and known again, or to
+ *     be known), advance, a
  *     new lease time (if O == 0), then each limit:
  *     new:     a bucket at its floor, or as lost() if older than the epoch;
  *              a quota is unknown; with others there, a new era
@@ -67,7 +69,8 @@
  *     this era only: it has not paid for what was admitted before; but all
  *     of it if that is less, no period, and the limit is older: then only
  *     the value is young; a limit that is gone takes nothing
- *     era < lost: the node does not know of the loss; no level takes it
+ *     era < lost: the node does not know of the loss; no level takes it, but
+ *     for a charge of what refills or rolls, until it is empty
  *     a node of CHARGE: what was admitted without Redis of one limit alone,
  *     the part-th of the call; era is when its node last had an answer of
  *     Redis, part_acked the end of its period, or -1. A level takes it unless

@@ -14,6 +14,8 @@ static void apikey_account_charge(apikey_account_t *v,
 static bool apikey_account_owes(const apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_level_t *level,
     bool charge);
+static const apikey_account_limit_t *apikey_account_charged(
+    const apikey_account_call_t *call, uint64_t now);
 static apikey_account_counter_t *apikey_account_entry(apikey_account_t *v,
     const apikey_account_call_t *call);
 static bool apikey_account_before(const apikey_account_counter_t *one,
@@ -79,26 +81,98 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
 }
 
 
-/* tokens < 0: admitted without Redis and not charged yet. */
+/*
+ * tokens < 0: admitted without Redis and not charged yet.  Of what was lost
+ * since it is not known how much of that went with it: a bucket is no emptier
+ * than empty, and a quota was missed().
+ */
 
 static void
 apikey_account_charge(apikey_account_t *v, const apikey_account_call_t *call,
     int64_t tokens)
 {
-    apikey_account_level_t       *level;
-    const apikey_account_sums_t  *sums = &call->sums;
+    int64_t                        left;
+    apikey_account_level_t        *level;
+    const apikey_account_limit_t  *limit;
 
-    if (sums->era < v->lost || (uint64_t) sums->part >= call->nlimits
-        || (sums->part_acked >= 0 && (uint64_t) sums->part_acked <= v->at))
-    {
+    limit = apikey_account_charged(call, v->at);
+    level = limit ? apikey_account_find(v, limit->id) : NULL;
+
+    if (level == NULL) {
         return;
     }
 
-    level = apikey_account_find(v, call->limits[sums->part].id);
-
-    if (level) {
-        apikey_account_credit(v, level, tokens);
+    if (call->sums.era < v->lost) {
+        left = limit->quota ? 0 : (int64_t) apikey_account_avail(v, limit);
+        tokens = tokens > 0 ? 0 : tokens < -left ? -left : tokens;
     }
+
+    apikey_account_credit(v, level, tokens);
+}
+
+
+/*
+ * Its node has not heard of the loss, and what it has admitted since may have
+ * come to Postgres after the answer that the level began with.  What comes
+ * before that answer is in it: until two generations after the loss none
+ * counts, and then it has to be of all nodes.
+ */
+
+bool
+apikey_account_missed(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t now)
+{
+    int64_t                        sum;
+    unsigned                       i;
+    apikey_account_level_t        *level;
+    const apikey_account_sums_t   *sums;
+    const apikey_account_limit_t  *limit;
+
+    sums = &call->sums;
+
+    if (v->state != APIKEY_ACCOUNT_PRESENT || sums->number == 0
+        || !apikey_account_charges(call) || sums->era >= v->lost)
+    {
+        return false;
+    }
+
+    sum = sums->acked;
+
+    for (i = 0; i < v->ncounters; i++) {
+
+        if (v->counters[i].id == sums->node) {
+            sum = v->counters[i].number < sums->number ? v->counters[i].sum
+                                                       : sums->sum;
+        }
+    }
+
+    limit = apikey_account_charged(call, now);
+
+    if (limit == NULL || !limit->quota || sums->sum == sum) {
+        return false;
+    }
+
+    level = apikey_account_find(v, limit->id);
+
+    return level && (level->used != APIKEY_ACCOUNT_MAX
+                     || now / v->lease >= v->lost / v->lease + 2);
+}
+
+
+/* The limit that a charge is of; NULL: none of the call, or it is over. */
+
+static const apikey_account_limit_t *
+apikey_account_charged(const apikey_account_call_t *call, uint64_t now)
+{
+    const apikey_account_sums_t  *sums = &call->sums;
+
+    if ((uint64_t) sums->part >= call->nlimits
+        || (sums->part_acked >= 0 && (uint64_t) sums->part_acked <= now))
+    {
+        return NULL;
+    }
+
+    return &call->limits[sums->part];
 }
 
 

@@ -18,8 +18,6 @@ static void apikey_account_seen(apikey_account_t *v, uint64_t node);
 static void apikey_account_grant(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_ask_t *ask,
     apikey_account_grant_t *grant);
-static uint64_t apikey_account_avail(apikey_account_t *v,
-    const apikey_account_limit_t *limit);
 static uint64_t apikey_account_share(const apikey_account_call_t *call,
     uint64_t active);
 static uint64_t apikey_account_round(apikey_account_t *v,
@@ -287,9 +285,7 @@ apikey_account_grant(apikey_account_t *v, const apikey_account_call_t *call,
 }
 
 
-/* Whole tokens a level has left; none where nothing is known. */
-
-static uint64_t
+uint64_t
 apikey_account_avail(apikey_account_t *v, const apikey_account_limit_t *limit)
 {
     uint64_t                 capacity;

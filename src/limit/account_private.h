@@ -96,6 +96,10 @@ apikey_account_rolls(uint64_t tick)
 void apikey_account_counter(apikey_account_t *v,
     const apikey_account_call_t *call);
 
+/* A charge of a quota that Postgres was asked for before it was all there. */
+bool apikey_account_missed(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t now);
+
 /* tokens < 0: settled above the reserve, a charge. */
 void apikey_account_credit(apikey_account_t *v, apikey_account_level_t *level,
     int64_t tokens);
@@ -126,6 +130,10 @@ void apikey_account_spent(apikey_account_t *v, uint64_t tokens, uint64_t at);
 
 
 /* account_lease.c */
+
+/* Whole tokens a level has left; none where nothing is known. */
+uint64_t apikey_account_avail(apikey_account_t *v,
+    const apikey_account_limit_t *limit);
 
 /* Tokens that may be out at once. */
 uint64_t apikey_account_ceiling(const apikey_account_call_t *call);

@@ -46,6 +46,7 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
     d->unknown = 0;
     d->blind = 0;
     d->wait = 0;
+    d->after = 0;
     d->share = 1;
     d->waiting = 0;
     d->queued = 0;

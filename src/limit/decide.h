@@ -113,6 +113,11 @@ struct ngx_http_apikey_decision_s {
     uint64_t                    wait;        /* us, where it is unavailable:
                                                 until Redis believes what is
                                                 told; 0: not known */
+    uint64_t                    after;       /* us, by Redis' time, where use
+                                                is unknown: what it was until
+                                                then has to be in the answer;
+                                                if it is to come, Redis may
+                                                have lost nothing */
     unsigned                    known:1;     /* buckets' out members hold;
                                                 else, where a limit refused
                                                 and Redis is up, those of

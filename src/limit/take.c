@@ -413,6 +413,8 @@ ngx_http_apikey_take_unknown(ngx_http_apikey_decision_t *d, uint64_t now)
             time = d->claims[i].conf->time;
             then = time ? (d->claims[i].era / time + 2) * time : 0;
 
+            d->after = ngx_max(d->after, then);
+
             if (d->accounts[i].buckets[k].asked && then > now) {
                 d->wait = ngx_max(d->wait, ngx_min(then - now, 2 * time));
             }
