@@ -30,7 +30,7 @@ static void apikey_account_lose(apikey_account_t *v,
     uint64_t now);
 static void apikey_account_time(apikey_account_t *v,
     const apikey_account_call_t *call);
-static void apikey_account_limit(apikey_account_t *v,
+static bool apikey_account_limit(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_limit_t *limit);
 static apikey_account_level_t *apikey_account_add(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_limit_t *limit);
@@ -42,6 +42,7 @@ void
 apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
     uint64_t now)
 {
+    bool      known;
     unsigned  i;
 
     if (apikey_account_touched(v, call)
@@ -80,8 +81,15 @@ apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
         }
     }
 
-    for (i = 0; i < call->nlimits; i++) {
-        apikey_account_limit(v, call, &call->limits[i]);
+    for (i = 0, known = false; i < call->nlimits; i++) {
+        known |= apikey_account_limit(v, call, &call->limits[i]);
+    }
+
+    /* what was charged before is in the answer, or comes too late for it */
+
+    if (known) {
+        v->lost = v->at;
+        v->era = v->at > v->era ? v->at : v->era + 1;
     }
 
     apikey_account_slots(v, call);
@@ -439,7 +447,9 @@ apikey_account_time(apikey_account_t *v, const apikey_account_call_t *call)
 }
 
 
-static void
+/* true: a quota is known again. */
+
+static bool
 apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
     const apikey_account_limit_t *limit)
 {
@@ -450,9 +460,8 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
 
     if (level == NULL) {
         level = apikey_account_add(v, call, limit);
-
         if (level == NULL) {
-            return;
+            return false;
         }
 
     } else {
@@ -468,14 +477,14 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
 
     if (apikey_account_rolls(level->tick)) {
         apikey_account_roll_settle(v, level, limit);
-        return;
+        return false;
     }
 
     if (!limit->quota || level->used != APIKEY_ACCOUNT_MAX
         || limit->known == APIKEY_ACCOUNT_UNKNOWN
         || (v->lost && v->generation < v->lost / v->lease + 2))
     {
-        return;
+        return false;
     }
 
     out = apikey_account_floor(v, level);
@@ -484,6 +493,8 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
     level->used = used < APIKEY_ACCOUNT_MAX - out ? used + out
                                                   : APIKEY_ACCOUNT_MAX - 1;
     v->dirty = true;
+
+    return v->lost && level->born == v->born;
 }
 
 

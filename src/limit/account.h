@@ -46,16 +46,17 @@
  *     all as of from; other entries but counters are dropped
  * open(now): lost (also if absent, and a quota is touched; or if that quota
  *     is unknown, no level is older, and it was not lost before; or a quota is
- *     missed: charged by who did not know of the loss, and known again, or to
- *     be known), advance, a
- *     new lease time (if O == 0), then each limit:
+ *     missed: charged by who has heard nothing since it is known again, or
+ *     when it may be any moment), advance, a new lease time (if O == 0), then
+ *     each limit:
  *     new:     a bucket at its floor, or as lost() if older than the epoch;
  *              a quota is unknown; with others there, a new era
  *     edited:  as a bucket; what is used stays used
  *     gone:    not among the limits of this call; back: a new era
  *     over:    a period that ended: used = min(used, capacity - fill), at
  *              least the floor; its end is the one that holds now
- *     known:   an unknown quota that Postgres knows: known + O
+ *     known:   an unknown quota that Postgres knows: known + O; if it was lost
+ *              that is over now: lost = era = now
  * settle(spent, returned, kept) of (born, generation), after open
  *     void unless born is the value's and the generation this or the last
  *     out[its] -= spent + returned + kept, out[0] += kept,
@@ -203,7 +204,8 @@ typedef struct {
     uint64_t                  era;           /* us: the last end of a period,
                                                 new level, or loss */
     uint64_t                  epoch;         /* of the Redis primary */
-    uint64_t                  lost;          /* from of the last lost() */
+    uint64_t                  lost;          /* from of the last lost(), or
+                                                since it is known again */
     bool                      dirty;         /* to be written though refused;
                                                 cleared by the caller */
 

@@ -130,8 +130,8 @@ apikey_account_missed(apikey_account_t *v, const apikey_account_call_t *call,
 
     sums = &call->sums;
 
-    if (v->state != APIKEY_ACCOUNT_PRESENT || sums->number == 0
-        || !apikey_account_charges(call) || sums->era >= v->lost)
+    if (v->state != APIKEY_ACCOUNT_PRESENT || v->lost == 0
+        || sums->number == 0 || !apikey_account_charges(call))
     {
         return false;
     }
@@ -154,8 +154,13 @@ apikey_account_missed(apikey_account_t *v, const apikey_account_call_t *call,
 
     level = apikey_account_find(v, limit->id);
 
-    return level && (level->used != APIKEY_ACCOUNT_MAX
-                     || now / v->lease >= v->lost / v->lease + 2);
+    if (level == NULL) {
+        return false;
+    }
+
+    return level->used == APIKEY_ACCOUNT_MAX
+           ? now / v->lease >= v->lost / v->lease + 2
+           : sums->era < v->lost;
 }
 
 

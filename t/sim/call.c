@@ -147,6 +147,11 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     m->settled[0] = judge_sent(&r->w, a, s->tally.node);
 
     sums(r, s, t, &m->sums[0], true);
+
+    if (r->w.cfg->alone && alone_look(r, n, a, &m->sums[0], true)) {
+        m->ask.want = 0;
+    }
+
     roll_send(r, n, a, &m->roll[0]);
 
     s->worker = worker;
@@ -156,7 +161,7 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     t1 = r->w.now + latency(r);
     t2 = t1 + latency(r);
     x = unit(&r->rng);
-    gone = x < r->w.cfg->lossq;
+    gone = x < r->w.cfg->lossq || r->w.now < nd->alone;
     late = t2 >= r->w.now + r->w.cfg->tau
            || (!gone && x < r->w.cfg->lossq + r->w.cfg->lossr);
 
@@ -220,7 +225,7 @@ send_take(run_t *r, request_t *rq)
     t1 = r->w.now + latency(r);
     t2 = t1 + latency(r);
     x = unit(&r->rng);
-    gone = x < r->w.cfg->lossq;
+    gone = x < r->w.cfg->lossq || r->w.now < r->nodes[rq->node].alone;
     late = t2 >= r->w.now + r->w.cfg->tau
            || (!gone && x < r->w.cfg->lossq + r->w.cfg->lossr);
 
@@ -263,6 +268,12 @@ on_lease(run_t *r, message_t *m)
     }
 
     r->w.order++;
+
+    m->redis = r->w.now;
+
+    if (m->sums[0].node & APIKEY_ACCOUNT_CHARGE) {
+        alone_heard(r, m);
+    }
 
     judge_heard(&r->w, m->acct, m->names[0], m->settled[0]);
     judge_rolled(&r->w, m->acct, m->roll[0].call);
@@ -357,7 +368,16 @@ on_answer(run_t *r, event_t *e)
         return;
     }
 
-    acked(r, s, &m->sums[0], m->grant.era);
+    if (r->w.cfg->alone) {
+        alone_contact(r, m->node, m->redis);
+    }
+
+    if (m->sums[0].node & APIKEY_ACCOUNT_CHARGE) {
+        alone_acked(r, m);
+
+    } else {
+        acked(r, s, &m->sums[0], m->grant.era);
+    }
 
     if (s->lease.call == m->call && m->ask.kept && !m->grant.kept) {
         b->lost += s->lease.left + s->lease.held;
@@ -445,6 +465,7 @@ on_take(run_t *r, message_t *m)
         judge_rolled(&r->w, m->accts[i], m->roll[i].call);
     }
 
+    m->redis = r->w.now;
     m->good = redis_take(&r->w, m->n, m->accts, m->version, m->costs, m->sums,
                          m->roll, m->eras);
     r->w.order++;
@@ -509,6 +530,10 @@ on_taken(run_t *r, event_t *e)
         }
 
         return;
+    }
+
+    if (r->w.cfg->alone) {
+        alone_contact(r, rq->node, m->redis);
     }
 
     for (i = 0; i < m->n; i++) {

@@ -301,6 +301,10 @@ ledger(run_t *r)
         if (b->taken != b->tspent + b->tlost) {
             r->w.st.conserve++;
         }
+
+        if (r->w.cfg->alone) {
+            judge_rest(&r->w, a, left);
+        }
     }
 }
 
@@ -340,6 +344,9 @@ step(run_t *r, event_t *e)
         break;
     case E_FAULT:
         on_fault(r, &r->w.cfg->faults[e->n]);
+        break;
+    case E_ALONE:
+        on_alone(r, e);
         break;
     case E_EDIT:
         on_edit(r, e);
@@ -415,6 +422,8 @@ world_run(world_t *w, const cfg_t *c, ablation_e ab)
     *w = r->w;
 
     for (n = 0; n < c->nodes; n++) {
+        free(r->nodes[n].owed);
+
         for (a = 0; a < c->naccts; a++) {
             free(r->nodes[n].side[a].wait);
         }

@@ -204,7 +204,7 @@ on_fault(run_t *r, const fault_t *f)
     int      i;
     node_t  *nd = &r->nodes[f->node];
 
-    if ((f->kind < F_SNAPSHOT || f->kind == F_MODE) && r->w.now < nd->down) {
+    if ((f->kind < F_SNAPSHOT || f->kind >= F_MODE) && r->w.now < nd->down) {
         return;
     }
 
@@ -246,6 +246,10 @@ on_fault(run_t *r, const fault_t *f)
         break;
     case F_MOVE:
         redis_move(&r->w, f->node, f->worker);
+        break;
+    case F_ALONE:
+        nd->alone = r->w.now + f->span;
+        push(r, nd->alone, E_ALONE, f->node, 0, 0, NULL);
         break;
     case F_MODE:
         turn(r, f->node);

@@ -194,7 +194,8 @@ judge_admitted(world_t *w, int a, const admission_t *adm)
         /* what Postgres knows comes back in no order; the last sum is of all
            periods that are left */
 
-        w->st.quota += loses(w) && b->period[i] < PERIODS - 1
+        w->st.quota += loses(w) && !w->cfg->alone
+                       && b->period[i] < PERIODS - 1
                        && *sum > (int64_t) judge_form(w, ac, i,
                                                       adm->t).burst;
     }

@@ -87,6 +87,7 @@ static const family_t  families[] = {
     { "rolling",  config_rolling },
     { "budgets",  config_budgets },
     { "cluster",  config_cluster },
+    { "alone",    config_alone },
 };
 
 #define FAMILIES  (sizeof(families) / sizeof(families[0]))
@@ -129,6 +130,8 @@ static const char  *ablations[ABLATIONS] = {
     "what another primary wrote is never lost",
     "a slot moves on that nobody asked for since a failover",
     "charges do not count in a rolling window",
+    "charges from before a loss are dropped",
+    "each call of a charge has a name of its own",
 };
 
 
@@ -346,6 +349,7 @@ static const unsigned char  shown[ABLATIONS] = {
     [AB_ROLL_LATE] = 11, [AB_ROLL_TWICE] = 11, [AB_ROLL_OUT] = 11,
     [AB_UNTOUCHED] = 7, [AB_SCARCE] = 12, [AB_MOVED] = 13,
     [AB_UNASKED] = 13, [AB_ROLL_FREE] = 11,
+    [AB_MISSED] = 14, [AB_CHARGE_NAME] = 14,
 };
 
 

@@ -55,7 +55,7 @@ redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
 
         if (out->quota && (!w->cfg->late || w->books[a].missed)) {
             out->known = judge_known(w, a, i, w->now);
-            out->touched = w->books[a].nadm > 0
+            out->touched = (w->books[a].nadm > 0 || out->known)
                            && (w->ab != AB_UNTOUCHED
                                || w->redis[a].value.state
                                   != APIKEY_ACCOUNT_PRESENT);
@@ -482,6 +482,13 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
     }
 
     redis_ablate(w, v, &call, born);
+
+    if (w->ab == AB_MISSED && (sums->node & APIKEY_ACCOUNT_CHARGE)
+        && sums->era < v->lost)
+    {
+        call.sums.number = 0;
+    }
+
     apikey_account_lease(v, &call, ask, w->now, grant);
 
     if (w->ab == AB_ROLL_OUT) {
@@ -543,6 +550,7 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
     for (i = 0; i < n; i++) {
 
         if (good) {
+            judge_taken(w, accts[i], costs[i]);
             apikey_account_pay(&w->redis[accts[i]].value, &call[i], costs[i]);
             w->books[accts[i]].taken += costs[i];
         }

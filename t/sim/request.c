@@ -524,7 +524,9 @@ on_arrival(run_t *r, event_t *e)
         r->w.st.ref += good;
     }
 
-    decide(r, rq);
+    if (!r->w.cfg->alone || !alone_arrival(r, rq)) {
+        decide(r, rq);
+    }
 }
 
 

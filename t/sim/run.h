@@ -11,6 +11,7 @@
 #define RUN_H_INCLUDED
 
 
+#include "limit/owed.h"
 #include "sim.h"
 
 
@@ -46,6 +47,7 @@ struct message_s {
     int              accts[ITEMS];
     uint64_t         costs[ITEMS], eras[ITEMS];
     int64_t          sent, t0, back;     /* back: the answer's time; 0: lost */
+    int64_t          redis;              /* when Redis got it */
     bool             good;
     request_t       *rq;
     apikey_account_ask_t    ask;
@@ -82,13 +84,16 @@ struct node_s {
     int64_t              offset, rate;
     int64_t              stopped[WORKERS], down;
     uint64_t             life[WORKERS];
+    int64_t              alone;              /* without Redis, until then */
+    apikey_owed_set_t   *owed;
     side_t               side[ACCOUNTS];
 };
 
 
 typedef enum {
     E_ARRIVAL, E_LEASE, E_ANSWER, E_TIMEOUT, E_TAKE, E_TAKEN, E_TAKE_TIMEOUT,
-    E_TIMER, E_END, E_FAULT, E_DECIDE, E_CONFIRM, E_EDIT, E_RELEASE
+    E_TIMER, E_END, E_FAULT, E_DECIDE, E_CONFIRM, E_EDIT, E_RELEASE,
+    E_ALONE
 } event_e;
 
 
@@ -153,6 +158,15 @@ void on_timeout(run_t *r, event_t *e);
 void on_take(run_t *r, message_t *m);
 void on_taken(run_t *r, event_t *e);
 void on_take_timeout(run_t *r, event_t *e);
+
+/* alone.c */
+bool alone_arrival(run_t *r, request_t *rq);
+bool alone_look(run_t *r, int n, int a, apikey_account_sums_t *sums,
+    bool send);
+void alone_heard(run_t *r, const message_t *m);
+void alone_acked(run_t *r, const message_t *m);
+void alone_contact(run_t *r, int n, int64_t redis);
+void on_alone(run_t *r, event_t *e);
 
 /* rolling.c */
 void roll_settle(run_t *r, const request_t *rq, int i, int64_t tokens);

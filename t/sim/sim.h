@@ -77,6 +77,8 @@ typedef enum {
     AB_UNASKED,          /* a slot moves on that nobody asked for since its
                             primary was promoted */
     AB_ROLL_FREE,        /* charges do not count in a rolling window */
+    AB_MISSED,           /* a charge from before a loss is dropped */
+    AB_CHARGE_NAME,      /* each call of a charge has a name of its own */
     ABLATIONS
 } ablation_e;
 
@@ -126,7 +128,8 @@ typedef enum {
     F_NODE_STOP, F_WORKER_STOP, F_WORKER_KILL, F_KILL, F_POWER, F_SNAPSHOT,
     F_DEAD, F_FAILOVER, F_FLUSH,
     F_MOVE,              /* of account node to primary worker */
-    F_MODE               /* leased, direct; direct, leased */
+    F_MODE,              /* leased, direct; direct, leased */
+    F_ALONE              /* without Redis */
 } fault_e;
 
 
@@ -147,6 +150,7 @@ typedef struct {
                                         was missed */
     bool             exact;          /* without faults: a total is used up
                                         before anyone is refused */
+    bool             alone;          /* nodes go on without Redis */
     uint64_t         horizon;
     int              naccts, narrivals, nfaults;
     acct_t           accts[ACCOUNTS];
@@ -157,6 +161,7 @@ typedef struct {
 
 typedef struct {
     uint64_t         requests, admitted, denied, unavailable, nowait, calls;
+    uint64_t         alone;
     uint64_t         takes, crashes, stops, void_holds, old_holds, held_calls;
     uint64_t         ref, epochs, moves, rolled, uncovered_runs;
 
@@ -239,6 +244,8 @@ typedef struct {
     int64_t          settled, credited;
     int64_t          running;
     bool             missed;         /* a quota was unknown to Redis */
+    int64_t          alone[LIMITS], heard_alone[LIMITS];
+    int64_t          told[LIMITS][NODES];
 } book_t;
 
 
@@ -286,6 +293,7 @@ void config_slots(cfg_t *c, uint64_t seed, int n);
 void config_failover(cfg_t *c, uint64_t seed, int n);
 void config_rolling(cfg_t *c, uint64_t seed, int n);
 void config_cluster(cfg_t *c, uint64_t seed, int n);
+void config_alone(cfg_t *c, uint64_t seed, int n);
 
 typedef struct {
     int       rate, naccts, nodes, n;
@@ -332,6 +340,14 @@ void judge_said(world_t *w, int a, int node, uint64_t was, uint64_t call);
 void judge_rolled(world_t *w, int a, uint64_t call);
 uint64_t judge_known(world_t *w, int a, unsigned limit, int64_t now);
 void judge_end(world_t *w);
+
+/* judge_alone.c */
+void judge_alone(world_t *w, int a, uint64_t cost);
+void judge_told(world_t *w, int a, unsigned i, int node, int64_t sum);
+void judge_taken(world_t *w, int a, uint64_t cost);
+void judge_rest(world_t *w, int a, uint64_t left);
+
+/* judge.c */
 void judge_free(world_t *w);
 
 
