@@ -104,10 +104,10 @@ apikey_ctl_schema_missing(PGconn *conn, apikey_migrations_t *all)
     size_t               i;
     apikey_migration_t  *m;
 
-    /* "apikey" as a number; the end of the session gives it back */
+    /* the end of the session gives it back */
 
-    if (!apikey_ctl_schema_run(conn,
-                               "SELECT pg_advisory_lock(107135432877433)")
+    if (!apikey_ctl_schema_run(conn, "SELECT pg_advisory_lock("
+                                     APIKEY_SCHEMA_LOCK ")")
         || !apikey_migrations_state(conn, all, &newer)
         || newer)
     {

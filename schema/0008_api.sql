@@ -360,6 +360,15 @@ EXCEPTION
             message = MESSAGE_TEXT, errors = PG_EXCEPTION_DETAIL,
             code = PG_EXCEPTION_HINT, place = PG_EXCEPTION_CONTEXT;
 
+        -- the lock of "apikeyctl schema apply", between whose files functions
+        -- may not fit together: nginx calls again when it is free
+
+        IF state ~ '^(42|0A|XX)'
+            AND NOT pg_try_advisory_xact_lock_shared(107135432877433)
+        THEN
+            RAISE;
+        END IF;
+
         IF state ^@ 'AK' THEN
             status := substr(state, 3)::int;
 

@@ -208,6 +208,10 @@ ngx_http_apikey_admin_cleanup(void *data)
         ngx_http_apikey_pg_abandon(a->pg, &a->op);
     }
 
+    if (a->pause.timer_set) {
+        ngx_del_timer(&a->pause);
+    }
+
     if (a->finding) {
         a->finding = 0;
         ngx_http_apikey_keyring_abandon(&a->wait);

@@ -169,6 +169,8 @@ struct ngx_http_apikey_admin_s {
     ngx_http_apikey_pg_op_t               op;
     const char                           *values[3];
     ngx_uint_t                            tries;
+    ngx_event_t                           pause;     /* before another one */
+    ngx_msec_t                            until;     /* of pauses; 0: none */
     ngx_http_apikey_problem_e             problem;   /* of a failed call */
     const char                           *refusal;   /* of who is refused;
                                                         NULL: as usual */
@@ -275,6 +277,14 @@ ngx_int_t ngx_http_apikey_admin_refresh(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_call_start(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a);
 ngx_int_t ngx_http_apikey_admin_call_finish(ngx_http_apikey_admin_t *a);
+
+ngx_int_t ngx_http_apikey_admin_call_send(ngx_http_apikey_admin_t *a);
+void ngx_http_apikey_admin_call_done(ngx_http_apikey_admin_t *a);
+
+/* admin_schema.c: after an error of that SQLSTATE; NGX_OK: it is tried again,
+   NGX_DECLINED: the error stands */
+ngx_int_t ngx_http_apikey_admin_schema(ngx_http_apikey_admin_t *a,
+    const char *state);
 
 /* admin_answer.c: problem(), wrong() and send() return NGX_ABORT or a status;
    wrong() is a 400 with one member of errors[] */

@@ -24,7 +24,6 @@
 #define NGX_HTTP_APIKEY_ADMIN_DOWN      2000
 
 
-static ngx_int_t ngx_http_apikey_admin_query_send(ngx_http_apikey_admin_t *a);
 static void ngx_http_apikey_admin_query_done(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static ngx_int_t ngx_http_apikey_admin_query_row(ngx_http_apikey_admin_t *a,
@@ -105,6 +104,7 @@ ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a)
     a->called = 0;
     a->failed = 0;
     a->tries = 0;
+    a->until = 0;
 
     stats = &a->amcf->sh->stats;
 
@@ -121,7 +121,7 @@ ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (ngx_http_apikey_admin_query_send(a) != NGX_OK) {
+    if (ngx_http_apikey_admin_call_send(a) != NGX_OK) {
         a->failed = 1;
         a->problem = NGX_HTTP_APIKEY_PROBLEM_UNAVAILABLE;
 
@@ -134,8 +134,8 @@ ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a)
 }
 
 
-static ngx_int_t
-ngx_http_apikey_admin_query_send(ngx_http_apikey_admin_t *a)
+ngx_int_t
+ngx_http_apikey_admin_call_send(ngx_http_apikey_admin_t *a)
 {
     if (a->amcf->keyring == NULL) {
         return NGX_ERROR;
@@ -185,10 +185,15 @@ ngx_http_apikey_admin_query_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
         ngx_http_apikey_admin_query_failed(a, res);
     }
 
-    if (a->calling) {
-        return;
+    if (!a->calling) {
+        ngx_http_apikey_admin_call_done(a);
     }
+}
 
+
+void
+ngx_http_apikey_admin_call_done(ngx_http_apikey_admin_t *a)
+{
     a->called = 1;
 
     ngx_http_apikey_admin_resume(a);
@@ -286,7 +291,7 @@ ngx_http_apikey_admin_make(ngx_http_apikey_admin_t *a)
 
     a->tries = 0;
 
-    return ngx_http_apikey_admin_query_send(a);
+    return ngx_http_apikey_admin_call_send(a);
 }
 
 
@@ -311,7 +316,7 @@ ngx_http_apikey_admin_query_failed(ngx_http_apikey_admin_t *a, PGresult *res)
             && ngx_http_apikey_reports_lost(a->amcf->reports, a->pg))
         {
             a->pg = NULL;
-            a->failed = (ngx_http_apikey_admin_query_send(a) != NGX_OK);
+            a->failed = (ngx_http_apikey_admin_call_send(a) != NGX_OK);
         }
 
         return;
@@ -336,8 +341,13 @@ ngx_http_apikey_admin_query_failed(ngx_http_apikey_admin_t *a, PGresult *res)
 
     if (ngx_http_apikey_admin_states[i].again && !a->within
         && ++a->tries < NGX_HTTP_APIKEY_ADMIN_TRIES
-        && ngx_http_apikey_admin_query_send(a) == NGX_OK)
+        && ngx_http_apikey_admin_call_send(a) == NGX_OK)
     {
+        a->failed = 0;
+        return;
+    }
+
+    if (!a->within && ngx_http_apikey_admin_schema(a, state) == NGX_OK) {
         a->failed = 0;
         return;
     }
