@@ -601,10 +601,20 @@ COMMENT ON FUNCTION usage_apply IS
 -- node asks where nobody knows any more what was used.  Roll-ups are by the
 -- quarter of an hour; what came before "since" in its quarter is taken off
 -- where its raw events are kept, else it counts.  Limits were paid when the
--- service was used, whenever it was booked; a correction pays none back.
+-- service was used, whenever it was booked; a correction pays none back, and
+-- what was imported has paid none here.
 --
 -- a_whole: a request whose cost nobody knows has taken what was left of the
 -- strict budgets, as budget_left() tells.
+
+CREATE OR REPLACE FUNCTION usage_imported()
+RETURNS uuid[]
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN ARRAY(SELECT n.node FROM usage_node n WHERE n.seen_at = 'epoch');
+
+COMMENT ON FUNCTION usage_imported() IS
+    'Nodes that imports stand under: none of them was ever alive';
 
 DROP FUNCTION IF EXISTS quota_used(uuid, text, text, text, text, bigint);
 
@@ -619,6 +629,7 @@ DECLARE
     since    timestamptz := usage_time(a_since);
     quarter  timestamptz := usage_time(a_since - a_since % 900000000);
     name     text := (SELECT o.external FROM owner o WHERE o.id = a_holder);
+    imports  uuid[] := usage_imported();
     early    record;
     late     record;
     unknown  bigint;
@@ -633,7 +644,7 @@ BEGIN
     WHERE (a_level = 'key' AND q.key_id = a_holder
             OR a_level = 'owner' AND q.owner = name)
         AND q.start >= quarter AND q.verdict = 'ok'
-        AND q.node <> correction_node()
+        AND q.node <> correction_node() AND q.node <> ALL (imports)
         AND (coalesce(a_service, '') = ''
             OR pattern_covers(a_service, q.service))
         AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, q.model));
@@ -647,6 +658,7 @@ BEGIN
         AND (a_level = 'key' AND c.key_id = a_holder
             OR a_level = 'owner' AND c.owner = name)
         AND c.service_at >= quarter AND c.verdict = 'ok'
+        AND (c.node = ANY (imports)) IS NOT TRUE
         AND (coalesce(a_service, '') = ''
             OR pattern_covers(a_service, c.service))
         AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, c.model));
@@ -664,6 +676,7 @@ BEGIN
         WHERE (a_level = 'key' AND e.key_id = a_holder
                 OR a_level = 'owner' AND e.owner = name)
             AND e.time >= quarter AND e.time < since AND e.verdict = 'ok'
+            AND e.node <> ALL (imports)
             AND (coalesce(a_service, '') = ''
                 OR pattern_covers(a_service, e.service))
             AND (coalesce(a_model, '') = ''
@@ -872,9 +885,10 @@ GRANT SELECT ON usage_request TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
     usage_size(bigint),
     usage_add(usage_quarter[]), usage_book(usage_quarter[]),
-    usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_apply,
+    usage_heartbeat(uuid, text, bigint), usage_as_of(), usage_imported(),
+    usage_apply,
     quota_used(uuid, text, text, text, text, bigint, boolean),
     budget_left(uuid, text) TO apikey_gateway;
 GRANT SELECT ON usage_node, usage_hourly, usage_daily, usage_monthly
     TO apikey_reader;
-GRANT EXECUTE ON FUNCTION usage_as_of() TO apikey_reader;
+GRANT EXECUTE ON FUNCTION usage_as_of(), usage_imported() TO apikey_reader;

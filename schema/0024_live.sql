@@ -387,10 +387,12 @@ counted AS (
                     units, tokens_input, tokens_output, cost, unpriced
                 FROM usage_quarter
                 WHERE node <> '00000000-0000-8000-8000-636f72726563'
+                    AND node <> ALL ((SELECT usage_imported())::uuid[])
                 UNION ALL
                 SELECT service_at, key_id, owner, service, model, verdict,
                     units, tokens_input, tokens_output, cost, unpriced
-                FROM usage_correction WHERE kind = 'late') AS q
+                FROM usage_correction WHERE kind = 'late' AND (node = ANY
+                    ((SELECT usage_imported())::uuid[])) IS NOT TRUE) AS q
             WHERE (l.level = 'key' AND q.key_id = l.key
                     OR l.level = 'owner' AND q.owner = l.owner)
                 AND q.verdict = 'ok'

@@ -104,6 +104,9 @@ is($pg->value("SELECT errors || ' ' || refused || ' ' || cost
    '1 1 8000000', 'in all counts');
 is(json($n->admin('GET', "usage?from=$today&bucket=total"))->{total}{tokens},
    765, 'reports show it');
+is_deeply([ map { $pg->value("SELECT trim_scale(used) FROM apikey.quota_used(
+                '$key->{id}', 'key', '$_', NULL, NULL, 0)") }
+            qw(requests tokens cost) ], [ 0, 0, 0 ], 'no limit was paid');
 
 # each format, into an empty database, cut anywhere
 
