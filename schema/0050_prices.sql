@@ -355,6 +355,14 @@ BEGIN
         before := price_json(p);
         p := merge_price(p, req -> 'body');
 
+        -- per_request is 0 where nobody said so, too
+
+        PERFORM fail_if(check_price_new(to_jsonb(p) || jsonb_build_object(
+                'per_request', coalesce(nullif(req #> '{body,per_request}',
+                    'null'), to_jsonb(nullif(p.per_request, 0))))))
+        WHERE EXISTS (SELECT FROM jsonb_each(req -> 'body') AS m
+            WHERE m.key ~ '_per_1m$|^per_request$' AND m.value = 'null');
+
         UPDATE price SET service = p.service, model = p.model, plan = p.plan,
             valid_from = p.valid_from, input_per_1m = p.input_per_1m,
             output_per_1m = p.output_per_1m, cached_per_1m = p.cached_per_1m,

@@ -173,6 +173,12 @@ subtest 'versions' => sub {
     my $changed = last_version();
     is($r->{headers}{etag}, qq("$changed"), 'its ETag is its version');
 
+    $r = $n->admin('PATCH', "prices/$p->{id}", body => {
+        map { $_ => undef } qw(input_per_1m output_per_1m cached_per_1m
+            per_request) });
+    is("$r->{status} " . (json($r)->{errors}[0]{code} // ''), '400 required',
+       'nothing is no price, changed or new');
+
     is($n->admin('DELETE', "prices/$p->{id}")->{status}, 204, 'deleted');
     is(ask('v'), '1000000000 provider t', 'the one before holds again');
     is($n->admin('GET', "prices/$p->{id}")->{status}, 404, 'it is gone');
