@@ -396,6 +396,24 @@ COMMENT ON COLUMN limit_rule.made IS
     ' longer; null: since ever.  What was used before is none of its use';
 
 
+CREATE TABLE IF NOT EXISTS limit_past (
+    holder   uuid         NOT NULL,
+    name     text         NOT NULL,
+    unit     text         NOT NULL,
+    service  text         NOT NULL,
+    model    text         NOT NULL,
+    made     timestamptz,
+    PRIMARY KEY (holder, name, unit, service, model)
+);
+
+COMMENT ON TABLE limit_past IS
+    'Limits that were taken away: one that is made again is as old as it was';
+COMMENT ON COLUMN limit_past.holder IS 'Id of a key, an owner or a plan';
+COMMENT ON COLUMN limit_past.service IS 'Empty: any';
+COMMENT ON COLUMN limit_past.model IS 'Empty: any';
+COMMENT ON COLUMN limit_past.made IS 'As in limit_rule; null: since ever';
+
+
 CREATE TABLE IF NOT EXISTS credit (
     id          uuid         PRIMARY KEY DEFAULT uuid_v7(),
     key_id      uuid         UNIQUE REFERENCES key,

@@ -225,7 +225,7 @@ BEGIN
             '{}')
         || check_credit(refill -> 'amount', at || '/refill/amount', unit,
             'say how much')
-        || CASE WHEN refill -> 'amount' IN ('0', '"0"', '"0.0"', '"0.00"')
+        || CASE WHEN refill ->> 'amount' ~ '^0+(\.0*)?$'
             THEN wrong(at || '/refill/amount', 'out_of_range', 'more than 0')
             ELSE jsonb '[]' END
         || CASE
@@ -330,6 +330,77 @@ $$;
 COMMENT ON FUNCTION check_limits(jsonb, text) IS
     'At most 50 limits with unique names; null is none';
 
+
+-- What is used is known by holder and name, so a limit that is taken away and
+-- made again, or replaces its plan's, begins when the first of them did.
+
+CREATE OR REPLACE FUNCTION limit_left()
+RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    INSERT INTO limit_past AS p
+    VALUES (coalesce(OLD.key_id, OLD.owner_id, OLD.plan_id), OLD.name,
+        OLD.unit, coalesce(OLD.service, ''), coalesce(OLD.model, ''), OLD.made)
+    ON CONFLICT (holder, name, unit, service, model)
+    DO UPDATE SET made = CASE WHEN p.made IS NOT NULL
+        AND excluded.made IS NOT NULL THEN least(p.made, excluded.made) END;
+
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION limit_left() IS
+    'Trigger: notes since when there was a limit that is taken away';
+
+
+CREATE OR REPLACE FUNCTION limit_again()
+RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    was    timestamptz;
+BEGIN
+    DELETE FROM limit_past p
+    WHERE p.holder = coalesce(NEW.key_id, NEW.owner_id, NEW.plan_id)
+        AND p.name = NEW.name AND p.unit = NEW.unit
+        AND p.service = coalesce(NEW.service, '')
+        AND p.model = coalesce(NEW.model, '')
+    RETURNING coalesce(p.made, '-infinity') INTO was;
+
+    NEW.made := nullif(least(coalesce(NEW.made, '-infinity'), was,
+        CASE WHEN NEW.plan_id IS NULL THEN (
+            SELECT coalesce(l.made, '-infinity')
+            FROM plan p JOIN limit_rule l ON l.plan_id = p.id
+            WHERE p.external = CASE WHEN NEW.key_id IS NOT NULL
+                    THEN (SELECT k.plan FROM key k WHERE k.id = NEW.key_id)
+                    ELSE (SELECT o.plan FROM owner o
+                          WHERE o.id = NEW.owner_id) END
+                AND l.name = NEW.name AND l.unit = NEW.unit
+                AND l.service IS NOT DISTINCT FROM NEW.service
+                AND l.model IS NOT DISTINCT FROM NEW.model) END),
+        '-infinity');
+
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION limit_again() IS
+    'Trigger: a limit is as old as what it takes the place of';
+
+CREATE OR REPLACE TRIGGER limit_left
+    AFTER DELETE ON limit_rule FOR EACH ROW EXECUTE FUNCTION limit_left();
+CREATE OR REPLACE TRIGGER limit_again
+    BEFORE INSERT ON limit_rule FOR EACH ROW EXECUTE FUNCTION limit_again();
+
+COMMENT ON TRIGGER limit_left ON limit_rule IS
+    'What has used it is not forgotten with it';
+COMMENT ON TRIGGER limit_again ON limit_rule IS
+    'It is as old as what it takes the place of';
+
+GRANT EXECUTE ON FUNCTION limit_left(), limit_again() TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION check_window(jsonb, text),
     check_amount(jsonb, text, text, text),
     check_limit(jsonb, text), check_window_of(jsonb, text, text),

@@ -165,6 +165,13 @@ is($api->call('key_update', id => $id, body => { limits => [ $limits[1] ] })
        ->{status}, 200, 'some are taken away');
 
 
+$api->call('key_update', id => $id, body => { limits => \@limits });
+$now = made();
+is($now->{$_}, $made->{$_}, "$_ is made again, and as old as before")
+    for qw(hourly monthly jobs);
+$api->call('key_update', id => $id, body => { limits => [ $limits[1] ] });
+
+
 # plans are templates of all of it
 
 $api->call('plan_put', id => 'pro', body => { limits => \@limits });
@@ -175,6 +182,32 @@ is_deeply([ $pg->column(q{SELECT h.name || ' ' || h."limit" FROM apikey.owner o,
     WHERE o.external = 'ada' ORDER BY h.inherited, h.position}) ],
     [ 'jobs 2', 'hourly 1000', 'burst 500000000', 'monthly 9', 'tpm 7',
       'budget 9' ], 'a plan, but for what the owner has itself');
+
+sub since {
+    return $pg->value(q{SELECT h.made FROM apikey.owner o,
+        LATERAL apikey.limits_held(NULL, o.id, o.plan) AS h
+        WHERE o.external = 'eva' AND h.name = 'monthly'});
+}
+
+$api->call('owner_put', id => 'eva', body => { plan => 'pro' });
+
+my $since = since();
+
+for my $step ([ owner_update => 'one of its own in its place',
+                body => { limits => [ { %{$limits[2]}, limit => 50 } ] } ],
+              [ owner_update => 'that of the plan again',
+                body => { limits => [] } ],
+              [ owner_update => 'its own again, without a plan',
+                body => { plan => undef, limits => [ $limits[2] ] } ],
+              [ owner_put => 'back with one of its own',
+                body => { limits => [ { %{$limits[2]}, limit => 60 } ] } ]) {
+    my ($fn, $what, @how) = @$step;
+
+    is($api->call('owner_delete', id => 'eva')->{status}, 204, 'deleted')
+        if $fn eq 'owner_put';
+    $api->call($fn, id => 'eva', @how);
+    is(since(), $since, "a month's limit is as old as before: $what");
+}
 
 
 # credits
@@ -194,6 +227,8 @@ for my $case (
       [ '/refill bad_type' ] ],
     [ '{"unit":"requests","remaining":5,"refill":{}}',
       [ '/refill/amount required', '/refill/every required' ] ],
+    [ '{"unit":"cost","remaining":"5.00","refill":{"amount":"0.000",'
+      . '"every":"day"}}', [ '/refill/amount out_of_range' ] ],
     [ '{"unit":"requests","remaining":5,"refill":{"amount":0,'
       . '"every":"year"}}',
       [ '/refill/amount out_of_range', '/refill/every bad_value' ] ],
