@@ -363,6 +363,16 @@ BEGIN
 
     PERFORM put_limits(NULL, o.id, NULL);
     PERFORM put_credits(NULL, o.id, NULL);
+
+    -- whoever has the name next is told of to nobody
+
+    PERFORM end_webhook(who, req, w) FROM webhook w
+    WHERE w.owner_id = o.id AND w.deleted_at IS NULL;
+    PERFORM end_alert(who, req, a) FROM alert a
+    WHERE a.owner_id = o.id AND a.deleted_at IS NULL;
+    PERFORM end_schedule(who, req, s) FROM export_schedule s
+    WHERE s.owner_id = o.id AND s.deleted_at IS NULL;
+
     PERFORM write_audit(who, req, 'delete', 'owner', o.id, before, NULL);
 
     status := 204;
@@ -444,7 +454,8 @@ LANGUAGE sql
 SET search_path = apikey, pg_temp
 RETURN check_request(req, 'q', 'plan', 'enabled', 'dry_run')
     || check_flag(req, 'enabled') || check_flag(req, 'dry_run')
-    || CASE WHEN req -> 'query' ?| '{q,plan,enabled}' THEN jsonb '[]'
+    || CASE WHEN req -> 'query' ? 'plan' OR query_value(req, 'q') IS NOT NULL
+            OR query_value(req, 'enabled') IS NOT NULL THEN jsonb '[]'
         ELSE wrong('query:plan', 'required',
             'say which owners: plan, enabled or q') END
     || CASE WHEN req ->> 'if_match' IS NULL THEN jsonb '[]'

@@ -302,6 +302,26 @@ COMMENT ON FUNCTION api_webhook_update(jsonb, jsonb) IS
     'PATCH webhooks/{id}';
 
 
+CREATE OR REPLACE FUNCTION end_webhook(who jsonb, req jsonb, w webhook)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    UPDATE webhook x SET deleted_at = now() WHERE x.id = w.id;
+    UPDATE webhook_delivery d SET state = 'failed', next_at = NULL
+    WHERE d.webhook_id = w.id AND d.state = 'pending';
+    DELETE FROM webhook_secret s WHERE s.webhook_id = w.id;
+
+    PERFORM write_audit(who, req, 'delete', 'webhook', w.id, webhook_json(w),
+        NULL);
+END
+$$;
+
+COMMENT ON FUNCTION end_webhook(jsonb, jsonb, webhook) IS
+    'Deletes this webhook: nothing more is sent to it';
+
+
 CREATE OR REPLACE FUNCTION api_webhook_delete(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
@@ -313,14 +333,7 @@ BEGIN
     PERFORM allow_change();
     w := find_row(req, w, 'webhook', true);
     PERFORM fail_if(check_request(req));
-
-    UPDATE webhook x SET deleted_at = now() WHERE x.id = w.id;
-    UPDATE webhook_delivery d SET state = 'failed', next_at = NULL
-    WHERE d.webhook_id = w.id AND d.state = 'pending';
-    DELETE FROM webhook_secret s WHERE s.webhook_id = w.id;
-
-    PERFORM write_audit(who, req, 'delete', 'webhook', w.id, webhook_json(w),
-        NULL);
+    PERFORM end_webhook(who, req, w);
 
     status := 204;
 END
@@ -508,6 +521,7 @@ GRANT EXECUTE ON FUNCTION webhook_json(webhook, text),
     check_holder_owner(jsonb), read_holder_owner(jsonb),
     api_webhook_create(jsonb, jsonb),
     api_webhook_get(jsonb, jsonb), api_webhook_update(jsonb, jsonb),
+    end_webhook(jsonb, jsonb, webhook),
     api_webhook_delete(jsonb, jsonb), api_webhook_rotate(jsonb, jsonb),
     api_webhook_list(jsonb, jsonb), delivery_json(webhook_delivery),
     api_webhook_deliveries(jsonb, jsonb), api_webhook_test(jsonb, jsonb)

@@ -409,6 +409,24 @@ $$;
 COMMENT ON FUNCTION api_alert_update(jsonb, jsonb) IS 'PATCH alerts/{id}';
 
 
+CREATE OR REPLACE FUNCTION end_alert(who jsonb, req jsonb, a alert)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM write_audit(who, req, 'delete', 'alert', a.id, alert_json(a),
+        NULL);
+
+    UPDATE alert x SET deleted_at = now() WHERE x.id = a.id;
+    DELETE FROM alert_state s WHERE s.alert_id = a.id;
+END
+$$;
+
+COMMENT ON FUNCTION end_alert(jsonb, jsonb, alert) IS
+    'Deletes this rule, with what it has fired';
+
+
 CREATE OR REPLACE FUNCTION api_alert_delete(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
@@ -420,12 +438,7 @@ BEGIN
     PERFORM allow_change();
     a := find_row(req, a, 'alert', true);
     PERFORM fail_if(check_request(req));
-
-    PERFORM write_audit(who, req, 'delete', 'alert', a.id, alert_json(a),
-        NULL);
-
-    UPDATE alert x SET deleted_at = now() WHERE x.id = a.id;
-    DELETE FROM alert_state s WHERE s.alert_id = a.id;
+    PERFORM end_alert(who, req, a);
 
     status := 204;
 END
@@ -448,7 +461,7 @@ GRANT EXECUTE ON FUNCTION alert_json(alert), read_threshold(text, jsonb),
     check_thresholds(text, jsonb), check_alert_match(jsonb, alert),
     check_alert_choice(jsonb, text, text[]),
     check_alert_spend(jsonb, alert), merge_alert(alert, jsonb),
-    check_alert(jsonb, alert),
+    check_alert(jsonb, alert), end_alert(jsonb, jsonb, alert),
     api_alert_create(jsonb, jsonb), api_alert_get(jsonb, jsonb),
     api_alert_update(jsonb, jsonb), api_alert_delete(jsonb, jsonb),
     api_alert_list(jsonb, jsonb) TO apikey_gateway;

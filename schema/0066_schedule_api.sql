@@ -204,6 +204,24 @@ COMMENT ON FUNCTION api_schedule_update(jsonb, jsonb) IS
     'PATCH export/schedules/{id}';
 
 
+CREATE OR REPLACE FUNCTION end_schedule(who jsonb, req jsonb,
+    s export_schedule)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM write_audit(who, req, 'delete', 'schedule', s.id,
+        schedule_json(s), NULL);
+
+    UPDATE export_schedule x SET deleted_at = now() WHERE x.id = s.id;
+END
+$$;
+
+COMMENT ON FUNCTION end_schedule(jsonb, jsonb, export_schedule) IS
+    'Deletes this scheduled export';
+
+
 CREATE OR REPLACE FUNCTION api_schedule_delete(who jsonb, req jsonb,
     OUT status int, OUT headers text, OUT body text, OUT refresh text)
 LANGUAGE plpgsql
@@ -215,11 +233,7 @@ BEGIN
     PERFORM allow_change();
     s := find_row(req, s, 'scheduled export', true);
     PERFORM fail_if(check_request(req));
-
-    PERFORM write_audit(who, req, 'delete', 'schedule', s.id,
-        schedule_json(s), NULL);
-
-    UPDATE export_schedule x SET deleted_at = now() WHERE x.id = s.id;
+    PERFORM end_schedule(who, req, s);
 
     status := 204;
 END
@@ -241,6 +255,7 @@ COMMENT ON FUNCTION api_schedule_list(jsonb, jsonb) IS 'GET export/schedules';
 
 GRANT EXECUTE ON FUNCTION schedule_json(export_schedule),
     check_schedule(jsonb, boolean), merge_schedule(export_schedule, jsonb),
+    end_schedule(jsonb, jsonb, export_schedule),
     api_schedule_create(jsonb, jsonb),
     api_schedule_get(jsonb, jsonb), api_schedule_update(jsonb, jsonb),
     api_schedule_delete(jsonb, jsonb), api_schedule_list(jsonb, jsonb)

@@ -519,6 +519,16 @@ problem($api->call('owner_delete', id => 'nobody'), 404, 'not_found',
         'nobody');
 
 my $gone = uuid_of('gone');
+
+$pg->run(qq{INSERT INTO apikey.webhook (owner_id, url)
+        VALUES ('$gone', 'http://x.example/');
+    SELECT apikey.webhook_secret_new(id) FROM apikey.webhook;
+    INSERT INTO apikey.alert (owner_id, name, kind, thresholds)
+        VALUES ('$gone', 'x', 'limit', '{80}');
+    INSERT INTO apikey.export_schedule (owner_id, name, every, time_zone,
+            format, profile, next_at)
+        VALUES ('$gone', 'x', 'day', 'UTC', 'csv', 'basic', now())});
+
 $r = $api->call('owner_delete', id => 'gone',
                 query => { revoke_keys => 'true' });
 is("$r->{status}|$r->{body}", '204|', 'deleted with its keys')
@@ -529,9 +539,14 @@ is($api->call('key_get', id => $keys[0])->{json}{status}, 'revoked',
    'its keys are revoked');
 is($api->call('key_get', id => $keys[0])->{json}{owner}, 'gone',
    'and still say whose they were');
-is_deeply([ $pg->column("SELECT action || ' ' || object_kind FROM"
-            . " apikey.audit ORDER BY id DESC LIMIT 3") ],
-          [ 'delete owner', 'revoke key', 'revoke key' ], 'in the audit');
+is_deeply([ sort $pg->column("SELECT action || ' ' || object_kind FROM"
+            . " apikey.audit ORDER BY at DESC, id DESC LIMIT 6") ],
+          [ 'delete alert', 'delete owner', 'delete schedule',
+            'delete webhook', 'revoke key', 'revoke key' ], 'in the audit');
+is_deeply([ map { scalar @{$api->call($_, query => { owner => 'gone' })
+                           ->{json}{data}} }
+            qw(webhook_list alert_list schedule_list) ], [ 0, 0, 0 ],
+          'nothing of whoever has the name next goes to the old one');
 is($pg->value(q{SELECT enabled FROM apikey.keyring_owner
                 WHERE name = 'gone'}), 'f', 'a node refuses it');
 problem($api->call($_, id => 'gone', body => {}), 404, 'not_found',
@@ -618,6 +633,9 @@ is_deeply(many({ plan => 'nobody-has-it' }, { plan => 'pro' })->{json},
           { matched => 0, changed => 0, dry_run => $false }, 'nobody');
 wrong(many({}, { plan => 'pro' }), [ 'query:plan required' ],
       'not all of them by mistake');
+wrong(many($_, { plan => 'pro' }), [ 'query:plan required' ],
+      'nor by a filter without a value')
+    for { q => '' }, { enabled => '' }, { q => '', enabled => '' };
 wrong(many({ plan => 'pro', dry_run => 'maybe', limit => 3 },
            { name => 'x', limits => [], plan => 'none',
                                                  id => 'y' },
