@@ -208,6 +208,9 @@ COMMENT ON FUNCTION check_revoked(key) IS
     'Ends the call with 409 when the key is revoked';
 
 
+-- The newest is the current one, also where its transaction is the older one
+-- and has waited.
+
 CREATE OR REPLACE FUNCTION add_secret(k key, made jsonb)
 RETURNS void
 LANGUAGE plpgsql
@@ -217,7 +220,9 @@ BEGIN
     INSERT INTO secret (id, key_id, digest, start, last4, created_at)
     VALUES ((made ->> 'id')::uuid, k.id, decode(made ->> 'digest', 'hex'),
         made ->> 'start', made ->> 'last4',
-        coalesce(read_time(made ->> 'created_at'), now()));
+        coalesce(read_time(made ->> 'created_at'), greatest(now(),
+            (SELECT max(s.created_at) + interval '1 microsecond'
+             FROM secret s WHERE s.key_id = k.id))));
 END
 $$;
 
@@ -465,6 +470,11 @@ BEGIN
     END IF;
 
     k := lock_key(req);
+
+    IF k.revoked_at IS NOT NULL THEN
+        RETURN;                  -- while this waited
+    END IF;
+
     refresh := revoke_keys(who, req, ARRAY[k.id]);
 END
 $$;

@@ -428,6 +428,16 @@ $r = $api->call('key_rotate', id => $id);
 is(join(' ', map { $_->{state} } @{$r->{json}{secrets}}),
    'current ended ended ended', 'without grace all older ones end');
 
+# of two at once the one that waits may have begun first
+
+$pg->run("UPDATE apikey.secret SET created_at = now() + interval '1 min'"
+         . " WHERE key_id = '$id' AND ended_at IS NULL");
+$r = $api->call('key_rotate', id => $id);
+is($r->{json}{secrets}[0]{id}, $api->{last_secret}{id},
+   'what was made last is the current one');
+is(join(' ', map { $_->{state} } @{$r->{json}{secrets}}),
+   'current ended ended ended ended', 'and the other has ended');
+
 $api->call('key_update', id => $id, body => { expires_at => $expiry });
 $pg->run("UPDATE apikey.key SET expires_at = now() + interval '10 min'"
          . " WHERE id = '$id'");
@@ -559,7 +569,7 @@ is_deeply($entry, [ 'ops', 'operator', '192.0.2.1', 'update', 'key',
 is($pg->value(qq{SELECT string_agg(action, ' ' ORDER BY id) FROM apikey.audit
                  WHERE object_id = '$id'}),
    'create update update update update update update update rotate rotate'
-   . ' rotate update'
+   . ' rotate rotate update'
    . ' rotate update revoke', 'an entry for each change');
 is($pg->value(qq{SELECT count(*) FROM apikey.audit
     WHERE concat(before, after) LIKE '%$api->{last_secret}{digest}%'

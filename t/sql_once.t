@@ -146,6 +146,54 @@ is($pg->value("SELECT count(*) FROM apikey.idempotency WHERE body LIKE"
 }
 
 
+# two DELETEs of a key at once: it is revoked once
+
+{
+    my $key = $api->call('key_create', body => { name => 'twice' })->{json};
+
+    open my $psql, '|-', Apikey::Postgres::bindir() . '/psql', '-Xq', '-d',
+        $pg->conninfo(user => 'postgres') or die "psql: $!";
+    $psql->autoflush(1);
+    print $psql "BEGIN; SELECT FROM apikey.key WHERE id = '$key->{id}'"
+        . " FOR UPDATE;\n";
+    Apikey::Test::wait_for('the lock', sub {
+        $pg->value(q{SELECT count(*) FROM pg_locks WHERE granted
+                     AND mode = 'RowShareLock'
+                     AND relation = 'apikey.key'::regclass}) > 0;
+    });
+
+    # however long it takes until both wait
+
+    $pg->run("ALTER FUNCTION apikey.api SET lock_timeout = '60s'");
+
+    my @pids = map {
+        my $pid = fork // die $!;
+
+        if ($pid == 0) {
+            $api->call('key_revoke', id => $key->{id});
+            require POSIX;
+            POSIX::_exit(0);
+        }
+
+        $pid;
+    } 1 .. 2;
+
+    Apikey::Test::wait_for('both', sub {
+        $pg->value(q{SELECT count(*) FROM pg_stat_activity
+                     WHERE wait_event_type = 'Lock'
+                         AND query LIKE '%key_revoke%'}) == 2;
+    });
+    print $psql "COMMIT;\n";
+    close $psql;
+    waitpid $_, 0 for @pids;
+    $pg->run("ALTER FUNCTION apikey.api SET lock_timeout = '3s'");
+
+    is($pg->value("SELECT count(*) FROM apikey.audit WHERE action = 'revoke'
+                   AND object_id = '$key->{id}'"), 1,
+       'a key that two delete at once is revoked once');
+}
+
+
 # a day later
 
 $pg->run(q{UPDATE apikey.idempotency SET at = now() - interval '24 hours 1 s'
