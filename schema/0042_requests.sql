@@ -60,8 +60,8 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN (SELECT CASE of
         WHEN 'owner' THEN format('SELECT q.* FROM key k CROSS JOIN LATERAL'
-            ' (%s) AS q WHERE k.owner_id = $6 ORDER BY %s LIMIT $5',
-            replace(one, 'WHERE', 'WHERE q.key_id = k.id AND'), sorted)
+            ' (%s) AS q WHERE k.owner_id = $6 ORDER BY %s LIMIT $5', one,
+            sorted)
         ELSE one END
     FROM (SELECT CASE of WHEN 'all' THEN 'q.event ' || dir
               ELSE format('q.time %s, q.event %1$s', dir) END AS sorted,
@@ -69,10 +69,13 @@ RETURN (SELECT CASE of
                   WHEN 'all' THEN ' AND q.event %s $4'
                   ELSE ' AND (q.time, q.event) %s ($3, $4)' END,
                   CASE dir WHEN 'DESC' THEN '<' ELSE '>' END)
-              ELSE '' END AS behind) AS x,
+              ELSE '' END AS behind,
+              CASE of WHEN 'owner' THEN 'q.key_id = k.id AND ' ELSE '' END
+              AS mine) AS x,
         LATERAL (SELECT format('SELECT q.* FROM usage_row q'
-            ' LEFT JOIN usage_node n ON n.node = q.node WHERE %s%s'
-            ' ORDER BY %s LIMIT $5', conds, behind, sorted) AS one) AS y);
+            ' LEFT JOIN usage_node n ON n.node = q.node WHERE %s%s%s'
+            ' ORDER BY %s LIMIT $5', mine, conds, behind, sorted) AS one)
+            AS y);
 
 COMMENT ON FUNCTION requests_sql(text, text, text, boolean) IS
     'SQL of a page: $1 and $2 the range, $3 and $4 what it begins behind, $5'

@@ -85,7 +85,7 @@ sub one { return json($n->admin('GET', "requests/$_[0]")) }
 my $before = $pg->value(q{SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC',
     'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')});
 
-$id{ok} = ask(ada => GET => '/v1/7?model=gpt-4o', 'X-Session' => 's1');
+$id{ok} = ask(ada => GET => '/v1/7?model=gpt-4o', 'X-Session' => 'WHERE');
 $id{post} = ask(ada => POST => '/x', 'Content-Length' => 0);
 $id{missing} = ask(ada => GET => '/status/503');
 ask(two => GET => '/') for 1, 2;
@@ -116,7 +116,7 @@ my ($time, $duration) = delete @$e{qw(time duration_ms)};
 is_deeply($e, { request_id => $id{ok}, node => 'node', key => $key{ada}{id},
     secret => $key{ada}{secret}, owner => 'ada', client => '127.0.0.0',
     method => 'GET', service => 'chat', endpoint => '/v1/item',
-    model => 'gpt-4o', session => 's1', status_code => 200, verdict => 'ok',
+    model => 'gpt-4o', session => 'WHERE', status_code => 200, verdict => 'ok',
     limit_name => undef, limit => undef, remaining => undef,
     retry_after => undef, decision_mode => 'none', requests => 1,
     tokens => 0, cost => '0.00', currency => 'USD', usage_source => 'none',
@@ -159,6 +159,8 @@ problem($n->admin('GET', "requests/$id{ok}?x=1"), 400, 'invalid_request',
 is_deeply(listed(''), [ reverse @order ], 'newest first');
 is_deeply(listed('sort=time&limit=3'), \@order, 'oldest first, in pages');
 is_deeply(listed('limit=1'), [ reverse @order ], 'one a page');
+is_deeply(listed('owner=ada&session=WHERE'), [ $id{ok} ],
+          'a word of SQL is a value');
 
 my %of;
 for my $x (map { one($_) } reverse @order) {
