@@ -52,9 +52,10 @@ BEGIN
                 string_agg(CASE WHEN b.budget THEN (SELECT q.used::text
                     FROM quota_used(r.id, r.kind, 'cost', b.f[9], b.f[10],
                         CASE b.t[1] WHEN 'total' THEN b.t[4]::bigint
-                            ELSE (SELECT max(x) FROM unnest(calendar_bounds(
-                                coalesce(o.time_zone, 'UTC'),
-                                coalesce(o.anchor_day, 1), b.t[3], now()))
+                            ELSE (SELECT greatest(max(x), b.t[4]::bigint)
+                                FROM unnest(calendar_bounds(
+                                    coalesce(o.time_zone, 'UTC'),
+                                    coalesce(o.anchor_day, 1), b.t[3], now()))
                                 AS x WHERE x <= micros(now())) END) AS q)
                     ELSE '-' END, ' ' ORDER BY b.n) AS used
             FROM (SELECT l.n, l.f, t.t, l.f[2] = 'cost'

@@ -72,4 +72,14 @@ is($row->[1], '274999999 149999999 -', 'what Postgres knows of each');
 is($pg->value("SELECT count(*) FROM apikey.budgets_used(NULL, 1)",
               user => 'apikey_gateway'), 1, 'of so many holders at most');
 
+# what was used before there was a budget is none of its use
+
+$pg->run("UPDATE apikey.usage_quarter SET cost = cost + 100000001
+          WHERE model = 'gpt-4';
+          UPDATE apikey.limit_rule SET made = now() WHERE name = 'gpt'");
+($row) = grep { $_->[0] eq 'key' } $pg->rows(
+    "SELECT level, used FROM apikey.budgets_used(NULL, 20)",
+    user => 'apikey_gateway');
+is($row->[1], '375000000 0 -', 'a budget made in the middle of its period');
+
 $t->done;
