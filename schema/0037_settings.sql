@@ -77,13 +77,22 @@ COMMENT ON FUNCTION check_setting(text, text) IS
 
 CREATE OR REPLACE FUNCTION money_stored()
 RETURNS boolean
-LANGUAGE sql STABLE
-RETURN EXISTS (SELECT FROM limit_rule WHERE unit = 'cost')
-    OR EXISTS (SELECT FROM plan WHERE monthly_price IS NOT NULL)
-    OR EXISTS (SELECT FROM plan WHERE monthly_price > 0)
-    OR EXISTS (SELECT FROM price)
-    OR EXISTS (SELECT FROM key_usage WHERE cost <> 0)
-    OR EXISTS (SELECT FROM usage_quarter WHERE cost <> 0);
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM limit_rule WHERE unit = 'cost')
+        OR EXISTS (SELECT FROM credit WHERE unit = 'cost')
+        OR EXISTS (SELECT FROM plan WHERE monthly_price IS NOT NULL)
+        OR EXISTS (SELECT FROM price)
+        OR EXISTS (SELECT FROM alert
+                   WHERE kind = 'spend' AND deleted_at IS NULL)
+        OR EXISTS (SELECT FROM key_usage WHERE cost <> 0)
+        OR EXISTS (SELECT FROM usage_quarter WHERE cost <> 0)
+        OR EXISTS (SELECT FROM usage_correction WHERE cost <> 0)
+        OR EXISTS (SELECT FROM billing_period WHERE cost <> 0);
+END
+$$;
 
 COMMENT ON FUNCTION money_stored() IS
     'Whether any amount stands here, which another currency would change';

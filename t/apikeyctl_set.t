@@ -118,6 +118,16 @@ $pg->run("INSERT INTO apikey.plan (external, name, monthly_price)"
 $fixed->('a plan that has a price');
 $pg->run('DELETE FROM apikey.plan');
 
+$pg->run("SELECT apikey.put_credits('$key', NULL,"
+         . q[ '{"unit": "cost", "remaining": "5.00"}')]);
+$fixed->('credits of money');
+$pg->run('DELETE FROM apikey.credit');
+
+$pg->run("INSERT INTO apikey.alert (name, kind, thresholds)"
+         . " VALUES ('x', 'spend', '{5}')");
+$fixed->('an alert at an amount');
+$pg->run("DELETE FROM apikey.alert WHERE name = 'x'");
+
 $pg->run("UPDATE apikey.key_usage SET cost = 1 WHERE key_id = '$key'");
 $fixed->('usage that cost something');
 
