@@ -165,12 +165,9 @@ BEGIN
             THEN 'allowed_models' END,
         CASE WHEN new_.allowed_ips IS DISTINCT FROM k.allowed_ips
             THEN 'allowed_ips' END,
-        CASE WHEN b ? 'limits' AND (jsonb_array_length(limits)
-                <> jsonb_array_length(was -> 'limits')
-            OR EXISTS (SELECT FROM jsonb_array_elements(limits)
-                WITH ORDINALITY AS x (v, n)
-                WHERE NOT was -> 'limits' -> (n - 1)::int
-                    @> jsonb_strip_nulls(v)))
+        CASE WHEN b ? 'limits'
+            AND ARRAY(SELECT l FROM read_limits(limits) AS l)
+                <> ARRAY(SELECT l FROM read_limits(was -> 'limits') AS l)
             THEN 'limits' END,
         CASE WHEN new_.metadata <> k.metadata THEN 'metadata' END,
         CASE WHEN new_.expires_at IS DISTINCT FROM k.expires_at

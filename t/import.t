@@ -158,6 +158,17 @@ subtest 'all members' => sub {
     my $before = count('audit');
 
     results(rows([ $row ]), [ '1 unchanged' ], 'the same again');
+
+    my $paid = { name => 'paid', hash => sha256_hex('paid'), limits => [
+        { name => 'b', unit => 'cost', limit => '50', window => 'month' },
+        { name => 'r', unit => 'requests', limit => 5, window => '60s' } ] };
+
+    $before += 1;
+    results(rows([ $paid ]), [ '1 created' ], 'a budget');
+    results(rows([ $paid ]), [ '1 unchanged' ],
+            'again, as it was written and not as it is shown');
+    $paid->{limits}[0]{limit} = '50.01';
+    results(rows([ $paid ]), [ '1 failed /limits duplicate' ], 'another');
     is(count('audit'), $before, 'changes nothing');
 
     is($n->admin('PATCH', "api-keys/$k->{id}",
