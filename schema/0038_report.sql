@@ -19,7 +19,7 @@ DECLARE
     at timestamptz := read_time(value);
 BEGIN
     RETURN CASE WHEN value ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
-        THEN at AT TIME ZONE 'UTC' AT TIME ZONE zone
+        THEN day_start(at AT TIME ZONE 'UTC', zone)
         ELSE at END;
 END
 $$;
@@ -37,8 +37,8 @@ COMMENT ON FUNCTION read_list(text) IS 'The names between commas';
 
 
 -- Where buckets begin, the first of them at or before "from".  One begins a
--- step earlier and is dropped again: the hour that a clock repeats at
--- midnight belongs to the day before.
+-- step earlier and is dropped again.  Where a clock repeats midnight a day
+-- begins with the first, as billing periods do.
 
 CREATE OR REPLACE FUNCTION usage_buckets(bucket text, zone text,
     from_ timestamptz, to_ timestamptz)
@@ -65,7 +65,7 @@ BEGIN
 
     RETURN ARRAY(SELECT b.at
         FROM (SELECT x.at, lead(x.at) OVER (ORDER BY x.at) AS next
-            FROM (SELECT DISTINCT l AT TIME ZONE zone AS at
+            FROM (SELECT DISTINCT day_start(l, zone) AS at
                 FROM generate_series(date_trunc(bucket,
                         from_ AT TIME ZONE zone) - step,
                     (to_ AT TIME ZONE zone) + step, step) AS l) AS x) AS b

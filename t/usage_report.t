@@ -274,10 +274,12 @@ for my $zone ('UTC', 'Europe/Berlin', 'Asia/Kathmandu', 'America/New_York',
         for qw(hour day week month total);
 }
 
-# a midnight that comes twice: days differ only in whose hour that is, and
-# each is what the range of its own says
+# a midnight that comes twice: a day begins with the first, as calendars do,
+# and is what the range of its own says
 
-for my $zone ('America/Havana', 'Atlantic/Azores') {
+for my $case ([ 'America/Havana', '2026-11-01T04:00:00Z' ],
+              [ 'Atlantic/Azores', '2026-10-25T00:00:00Z' ]) {
+    my ($zone, $first) = @$case;
     my ($r, $days) = report(100, query => { from => '2026-10-20',
         to => '2026-11-10', tz => $zone });
     my $sum = 0;
@@ -295,6 +297,8 @@ for my $zone ('America/Havana', 'Atlantic/Azores') {
     }
 
     is($sum, $r->{total}{requests}, "$zone: days add up");
+    is(scalar(grep { instant($_->{start}) == instant($first) } @$days), 1,
+       "$zone: the longer day begins with its first midnight");
 }
 
 
