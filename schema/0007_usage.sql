@@ -154,8 +154,9 @@ BEGIN
         max(u.last_used_at) AS last_used_at
     INTO total
     FROM key_usage u
-    WHERE u.key_id = k.id OR k.id IS NULL
-        AND u.key_id IN (SELECT x.id FROM key x WHERE x.owner_id = o.id);
+    WHERE u.key_id = k.id
+        OR u.key_id = ANY (ARRAY(SELECT x.id FROM key x
+            WHERE k.id IS NULL AND x.owner_id = o.id));
 
     parts := usage_parts(k.id, o.external, zone, coalesce(o.anchor_day, 1),
         days);

@@ -491,15 +491,12 @@ SELECT 'prices'::text AS kind, l.id, l.version, true AS enabled,
             || E'\n', ''
             ORDER BY p.plan IS NULL, pattern_rank(p.model) DESC,
                 pattern_rank(p.service) DESC, p.valid_from DESC, p.id DESC)
-        FROM price p
-        WHERE p.deleted_at IS NULL
-            AND NOT EXISTS (SELECT FROM price q
-                WHERE q.deleted_at IS NULL
-                    AND q.service IS NOT DISTINCT FROM p.service
-                    AND q.model IS NOT DISTINCT FROM p.model
-                    AND q.plan IS NOT DISTINCT FROM p.plan
-                    AND q.valid_from > p.valid_from
-                    AND q.valid_from < now() - interval '1 day')) AS limits,
+        FROM (SELECT x.*, min(x.valid_from) OVER (
+                  PARTITION BY x.service, x.model, x.plan ORDER BY x.valid_from
+                  GROUPS BETWEEN 1 FOLLOWING AND 1 FOLLOWING) AS until
+              FROM price x WHERE x.deleted_at IS NULL) AS p
+        WHERE p.until IS NULL OR p.until >= now() - interval '1 day')
+        AS limits,
     NULL::text AS models, NULL::text AS terms, NULL::text AS calendar
 FROM price_list l;
 

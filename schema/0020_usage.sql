@@ -633,6 +633,8 @@ DECLARE
     early    record;
     late     record;
     unknown  bigint;
+    keys     uuid[] := CASE a_level WHEN 'key' THEN ARRAY[a_holder]
+        ELSE ARRAY(SELECT k.id FROM key k WHERE k.owner_id = a_holder) END;
 BEGIN
     as_of := extract(epoch FROM usage_as_of()) * 1000000;
 
@@ -673,8 +675,8 @@ BEGIN
             count(*) FILTER (WHERE e.cost IS NULL) AS n
         INTO early
         FROM usage_request e
-        WHERE (a_level = 'key' AND e.key_id = a_holder
-                OR a_level = 'owner' AND e.owner = name)
+        WHERE e.key_id = ANY (keys)          -- there is no index by owner
+            AND (a_level = 'key' OR e.owner = name)
             AND e.time >= quarter AND e.time < since AND e.verdict = 'ok'
             AND e.node <> ALL (imports)
             AND (coalesce(a_service, '') = ''
