@@ -351,7 +351,7 @@ BEGIN
 
     -- one at a time
 
-    PERFORM pg_advisory_xact_lock(hashtextextended(request, 0));
+    PERFORM pg_advisory_xact_lock(hashtextextended(e.event::text, 0));
 
     SELECT coalesce(sum(x.requests), 0) AS requests,
         coalesce(sum(x.tokens_input), 0) AS input,

@@ -51,10 +51,11 @@ SET lock_timeout = '100ms'
 AS $$
 DECLARE
     name  text := 'usage_event_' || to_char(day, 'YYYYMMDD');
-    early int := (SELECT count(*) FROM (SELECT FROM usage_event_default e
-                  WHERE e.time >= day AND e.time < day + 1
-                  LIMIT most + 1) AS x);
+    early int;
 BEGIN
+    early := (SELECT count(*) FROM (SELECT FROM usage_event_default e
+              WHERE e.time >= day AND e.time < day + 1 LIMIT most + 1) AS x);
+
     IF early > most THEN
         RETURN false;
     END IF;
