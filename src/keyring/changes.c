@@ -30,11 +30,13 @@ typedef enum {
 } ngx_http_apikey_change_e;
 
 
+static void ngx_http_apikey_changes_row(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+static ngx_int_t ngx_http_apikey_changes_known(ngx_http_apikey_sync_t *s,
+    PGresult *res);
 static void ngx_http_apikey_changes_answer(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
-static void ngx_http_apikey_changes_collect(ngx_http_apikey_sync_t *s,
-    PGresult *res);
-static int64_t ngx_http_apikey_changes_version(PGresult *res, int n);
+static int64_t ngx_http_apikey_changes_version(PGresult *res);
 static void ngx_http_apikey_changes_add(ngx_http_apikey_sync_t *s,
     const char *uuid, ngx_uint_t owner, int64_t version);
 static void ngx_http_apikey_changes_rows(ngx_http_apikey_pg_op_t *op,
@@ -91,63 +93,103 @@ ngx_http_apikey_changes_ask(ngx_http_apikey_sync_t *s)
     s->values[2] = position->mark[0] ? position->mark : NULL;
 
     s->changes = 0;
+    s->known = NGX_AGAIN;
     s->version = s->kr->conf.sh->version;
     s->asked = apikey_clock_real();
 
-    (void) ngx_http_apikey_sync_ask(s, s->pg, ngx_http_apikey_changes_sql, 3,
-                                    NGX_HTTP_APIKEY_CHANGES_TIMEOUT,
-                                    ngx_http_apikey_changes_answer);
+    (void) ngx_http_apikey_sync_ask_rows(s, s->pg,
+                                         ngx_http_apikey_changes_sql, 3,
+                                         NGX_HTTP_APIKEY_CHANGES_TIMEOUT,
+                                         ngx_http_apikey_changes_row,
+                                         ngx_http_apikey_changes_answer);
+}
+
+
+/*
+ * Row by row: after an outage, or an edit of a plan that many have, they may
+ * be a million, and each turn of the event loop takes what has come by then.
+ */
+
+static void
+ngx_http_apikey_changes_row(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    ngx_http_apikey_sync_t *s = op->data;
+
+    if (s->known == NGX_AGAIN) {
+        s->known = ngx_http_apikey_changes_known(s, res);
+        return;
+    }
+
+    if (s->known != NGX_OK) {
+        return;
+    }
+
+    ngx_http_apikey_changes_add(s,
+                       PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_ID),
+                       *PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_KIND)
+                       != 'k',
+                       ngx_http_apikey_changes_version(res));
+}
+
+
+/* Of the head, which comes first: NGX_DECLINED: all is to be loaded. */
+
+static ngx_int_t
+ngx_http_apikey_changes_known(ngx_http_apikey_sync_t *s, PGresult *res)
+{
+    ngx_int_t                      known;
+    ngx_http_apikey_keyring_sh_t  *sh;
+
+    sh = s->kr->conf.sh;
+
+    known = ngx_http_apikey_changes_head(res, &s->head);
+
+    if (known == NGX_ERROR || s->load != NGX_HTTP_APIKEY_LOAD_NONE) {
+        return known;
+    }
+
+    if (ngx_strcmp(s->head.origin, sh->position.origin) != 0
+        || ngx_http_apikey_changes_version(res) < s->version)
+    {
+        known = NGX_DECLINED;
+    }
+
+    if (known == NGX_DECLINED && sh->position.origin[0]) {
+        ngx_log_error(NGX_LOG_WARN, s->kr->conf.log, 0,
+                      "apikey: Postgres is not the one it was (restored "
+                      "or failed over): loading all keys again");
+    }
+
+    if (!sh->complete && !sh->full) {
+        known = NGX_DECLINED;
+    }
+
+    return known;
 }
 
 
 static void
 ngx_http_apikey_changes_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
 {
-    ngx_int_t                      known;
-    ngx_http_apikey_sync_t        *s = op->data;
-    ngx_http_apikey_position_t     head;
-    ngx_http_apikey_keyring_sh_t  *sh;
+    ngx_http_apikey_sync_t *s = op->data;
 
     if (ngx_http_apikey_sync_ok(s, res, "reading the change log") != NGX_OK) {
         return;
     }
 
     s->trouble = 0;
-    sh = s->kr->conf.sh;
 
-    known = ngx_http_apikey_changes_head(res, &head);
-
-    if (known == NGX_ERROR) {
+    if (s->known != NGX_OK && s->known != NGX_DECLINED) {
         return;
     }
 
-    if (s->load == NGX_HTTP_APIKEY_LOAD_NONE) {
+    s->next = s->head;
 
-        if (ngx_strcmp(head.origin, sh->position.origin) != 0
-            || ngx_http_apikey_changes_version(res, 0) < s->version)
-        {
-            known = NGX_DECLINED;
-        }
-
-        if (known == NGX_DECLINED && sh->position.origin[0]) {
-            ngx_log_error(NGX_LOG_WARN, s->kr->conf.log, 0,
-                          "apikey: Postgres is not the one it was (restored "
-                          "or failed over): loading all keys again");
-        }
-
-        if (!sh->complete && !sh->full) {
-            known = NGX_DECLINED;
-        }
-    }
-
-    s->next = head;
-
-    if (known == NGX_DECLINED) {
+    if (s->known == NGX_DECLINED) {
         ngx_http_apikey_load_begin(s);
 
     } else {
         s->moved = 1;
-        ngx_http_apikey_changes_collect(s, res);
     }
 
     ngx_http_apikey_sync_next(s);
@@ -185,27 +227,12 @@ ngx_http_apikey_changes_head(PGresult *res,
 }
 
 
-static void
-ngx_http_apikey_changes_collect(ngx_http_apikey_sync_t *s, PGresult *res)
-{
-    int  i;
-
-    for (i = 1; i < PQntuples(res); i++) {
-        ngx_http_apikey_changes_add(s,
-                         PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_ID),
-                         *PQgetvalue(res, i, NGX_HTTP_APIKEY_CHANGE_KIND)
-                         != 'k',
-                         ngx_http_apikey_changes_version(res, i));
-    }
-}
-
-
 static int64_t
-ngx_http_apikey_changes_version(PGresult *res, int n)
+ngx_http_apikey_changes_version(PGresult *res)
 {
     return ngx_atoof(
-               (u_char *) PQgetvalue(res, n, NGX_HTTP_APIKEY_CHANGE_VERSION),
-               PQgetlength(res, n, NGX_HTTP_APIKEY_CHANGE_VERSION));
+               (u_char *) PQgetvalue(res, 0, NGX_HTTP_APIKEY_CHANGE_VERSION),
+               PQgetlength(res, 0, NGX_HTTP_APIKEY_CHANGE_VERSION));
 }
 
 

@@ -454,6 +454,16 @@ ngx_http_apikey_sync_ask(ngx_http_apikey_sync_t *s, ngx_http_apikey_pg_t *pg,
     const char *sql, int n, ngx_msec_t timeout,
     ngx_http_apikey_pg_handler_pt handler)
 {
+    return ngx_http_apikey_sync_ask_rows(s, pg, sql, n, timeout, NULL,
+                                         handler);
+}
+
+
+ngx_int_t
+ngx_http_apikey_sync_ask_rows(ngx_http_apikey_sync_t *s,
+    ngx_http_apikey_pg_t *pg, const char *sql, int n, ngx_msec_t timeout,
+    ngx_http_apikey_pg_handler_pt row, ngx_http_apikey_pg_handler_pt handler)
+{
     ngx_memzero(&s->op, sizeof(ngx_http_apikey_pg_op_t));
 
     ngx_http_apikey_store_before(s->kr->conf.sh, s->kr->conf.shpool,
@@ -464,6 +474,7 @@ ngx_http_apikey_sync_ask(ngx_http_apikey_sync_t *s, ngx_http_apikey_pg_t *pg,
     s->op.nparams = n;
     s->op.values = s->values;
     s->op.timeout = timeout;
+    s->op.row = row;
     s->op.handler = handler;
     s->op.data = s;
 

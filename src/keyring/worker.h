@@ -75,6 +75,9 @@ typedef struct {
     ngx_uint_t                    fetching;   /* so many ids are in flight, */
     ngx_uint_t                    fetched;    /* from this one on */
 
+    ngx_int_t                     known;      /* is what the head said;
+                                                 NGX_AGAIN: not yet read */
+    ngx_http_apikey_position_t    head;
     ngx_http_apikey_position_t    next;       /* once all of ids is applied */
     int64_t                       asked;      /* us: when it was read */
     int64_t                       version;    /* the highest held then */
@@ -140,6 +143,12 @@ void ngx_http_apikey_sync_next(ngx_http_apikey_sync_t *s);
 ngx_int_t ngx_http_apikey_sync_ask(ngx_http_apikey_sync_t *s,
     ngx_http_apikey_pg_t *pg, const char *sql, int n, ngx_msec_t timeout,
     ngx_http_apikey_pg_handler_pt handler);
+
+/* row: as ngx_http_apikey_pg_op_t has it */
+ngx_int_t ngx_http_apikey_sync_ask_rows(ngx_http_apikey_sync_t *s,
+    ngx_http_apikey_pg_t *pg, const char *sql, int n, ngx_msec_t timeout,
+    ngx_http_apikey_pg_handler_pt row, ngx_http_apikey_pg_handler_pt handler);
+
 ngx_int_t ngx_http_apikey_sync_ok(ngx_http_apikey_sync_t *s, PGresult *res,
     const char *what);
 void ngx_http_apikey_sync_current(ngx_http_apikey_sync_t *s);
