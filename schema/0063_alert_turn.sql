@@ -113,6 +113,11 @@ EXCEPTION WHEN OTHERS THEN
     -- as where its time zone is gone: all others are looked at
     RAISE WARNING 'apikey.alert_holder %: SQLSTATE %',
         coalesce(alert_holder.key_id, alert_holder.owner_id), SQLSTATE;
+
+    -- nobody knows: what is firing stays so
+    UPDATE alert_state s SET checked_at = now()
+    WHERE s.firing AND NOT s.live
+        AND s.holder = coalesce(alert_holder.key_id, alert_holder.owner_id);
 END
 $$;
 

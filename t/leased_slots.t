@@ -155,7 +155,7 @@ for my $limit (sort keys %jobs) {
     # not killed: it ends in order, its requests do not
 
     kill 'TERM', $worker;
-    wait_for('another worker', sub { ($n->workers)[0] != $worker });
+    wait_for('another worker', sub { grep { $_ != $worker } $n->workers });
     $_->close for @conns;
 
     @conns = all_run($key, $limit, 'nor who ran on a worker that has gone');

@@ -277,8 +277,8 @@ ngx_int_t ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 
 /*
- * The request goes away while it waits: the handler will not run.  What was
- * decided already, but not told, goes back.
+ * The request goes away while it waits: the handler will not run.  Of what was
+ * decided already, but not told, tokens, money and slots go back.
  */
 void ngx_http_apikey_decide_cancel(ngx_http_apikey_decision_t *d);
 

@@ -16,6 +16,11 @@
 #define NGX_HTTP_APIKEY_KNOWN_BLIND  1000000
 
 
+static ngx_uint_t ngx_http_apikey_known_strict(ngx_http_apikey_limiter_t *l,
+    const ngx_http_apikey_account_t *account,
+    const ngx_http_apikey_lease_entry_t *entry);
+
+
 uint64_t
 ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l)
 {
@@ -94,6 +99,12 @@ ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
             continue;
         }
 
+        /* TAKE will refuse, and all of them are asked for together */
+
+        if (ngx_http_apikey_known_strict(l, &d->accounts[i], entry)) {
+            continue;
+        }
+
         limit = ngx_http_apikey_leases_limit(l->conf.sh->leases,
                                              entry->limits);
 
@@ -118,4 +129,32 @@ ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
     d->unknown = d->blind;
 
     return d->blind;
+}
+
+
+/* A quota of which nobody knows the use refuses. */
+
+static ngx_uint_t
+ngx_http_apikey_known_strict(ngx_http_apikey_limiter_t *l,
+    const ngx_http_apikey_account_t *account,
+    const ngx_http_apikey_lease_entry_t *entry)
+{
+    ngx_uint_t                      k;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    limit = ngx_http_apikey_leases_limit(l->conf.sh->leases, entry->limits);
+
+    for (k = 0; limit && k < account->nbuckets; k++) {
+
+        if (account->buckets[k].limit->mode != APIKEY_OBSERVE
+            && limit->terms.quota
+            && limit->seen.used == APIKEY_ACCOUNT_MAX)
+        {
+            return 1;
+        }
+
+        limit = ngx_http_apikey_leases_limit(l->conf.sh->leases, limit->next);
+    }
+
+    return 0;
 }

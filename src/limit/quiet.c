@@ -128,7 +128,7 @@ ngx_http_apikey_quiet_admitted(ngx_http_apikey_lease_entry_t *entry,
             && account->buckets[i].remaining
                < limit->rate.capacity / limit->rate.token / 2)
         {
-            us = ngx_max(us, pace);
+            us = us ? ngx_min(us, pace) : pace;
             left = ngx_min(left, account->buckets[i].remaining);
         }
     }

@@ -24,6 +24,8 @@ static void ngx_http_apikey_batch_release(ngx_http_apikey_batch_t *batch);
 static void ngx_http_apikey_batch_clear(ngx_http_apikey_batch_t *batch);
 static ngx_int_t ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     const u_char *frame, ngx_http_apikey_batch_conf_t *conf);
+static ngx_uint_t ngx_http_apikey_batch_full(
+    const ngx_http_apikey_batch_t *batch);
 static ngx_http_apikey_batch_stream_t *ngx_http_apikey_batch_stream(
     ngx_http_apikey_batch_t *batch, const apikey_frame_t *frame,
     ngx_http_apikey_batch_conf_t *conf);
@@ -242,7 +244,8 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
 
         if (batch->count == conf->max
             || batch->copy.len > NGX_HTTP_APIKEY_COPY_MAX
-            || batch->rows.len > NGX_HTTP_APIKEY_ROWS_MAX)
+            || batch->rows.len > NGX_HTTP_APIKEY_ROWS_MAX
+            || ngx_http_apikey_batch_full(batch))
         {
             return NGX_DONE;
         }
@@ -273,6 +276,20 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     }
 
     return NGX_OK;
+}
+
+
+/* A table that began with few events may be half full before any other end. */
+
+static ngx_uint_t
+ngx_http_apikey_batch_full(const ngx_http_apikey_batch_t *batch)
+{
+    size_t  half;
+
+    half = batch->slots / 2;
+
+    return batch->rows.len > half * sizeof(ngx_http_apikey_row_t)
+           || batch->used.len > half * sizeof(ngx_http_apikey_used_t);
 }
 
 

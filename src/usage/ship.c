@@ -36,6 +36,7 @@ ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
     ship->max = 1 << 24;
     ship->scan_at = ngx_current_msec;
     ship->disk_retry = ngx_current_msec;
+    ship->read_retry = ngx_current_msec;
     ship->retry_at = ngx_current_msec;
     ship->beat_at = ngx_current_msec;
 

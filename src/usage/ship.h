@@ -166,6 +166,7 @@ typedef struct {
     ngx_http_apikey_disk_e           disk_op;
     apikey_spool_e                   disk_rc;
     ngx_msec_t                       disk_retry;
+    ngx_msec_t                       read_retry;
     u_char                          *chunk;      /* being written */
     size_t                           chunk_len;
     int64_t                          chunk_as_of;
@@ -215,6 +216,7 @@ typedef struct {
     unsigned                         sync:1;     /* this call of the disk */
     unsigned                         closing:1;  /* targets are set */
     unsigned                         told:1;     /* trouble was logged */
+    unsigned                         told_unread:1;  /* ... of reading */
     unsigned                         no_raw:1;   /* raw_days is 0 */
 } ngx_http_apikey_ship_t;
 

@@ -25,6 +25,7 @@ static void ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship);
 static ngx_uint_t ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_read(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_ship_unread(ngx_http_apikey_ship_t *ship);
 
 
 /* Starts the next thing the disk has to do, if it is idle. */
@@ -77,6 +78,7 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
     }
 
     if ((ship->frames_len == 0 || ship->held) && ship->known && !ship->seek
+        && (ngx_msec_int_t) (ship->read_retry - ngx_current_msec) <= 0
         && !apikey_spool_at_end(&ship->spool, &ship->cursor))
     {
         ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_READ);
@@ -289,10 +291,13 @@ ngx_http_apikey_ship_thread_done(ngx_event_t *ev)
 
     default:
         if (ship->disk_rc != APIKEY_SPOOL_OK) {
-            ngx_http_apikey_ship_trouble(ship);
-            ship->seek = 1;
+            ngx_http_apikey_ship_unread(ship);
+            break;
+        }
 
-        } else if (!ship->seek) {        /* else the marks changed meanwhile */
+        ship->told_unread = 0;
+
+        if (!ship->seek) {               /* else the marks changed meanwhile */
             ngx_http_apikey_ship_read(ship);
         }
     }
@@ -324,6 +329,14 @@ ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship)
             ngx_log_error(NGX_LOG_WARN, ship->log, 0,
                           "apikey: passed over %uL unreadable bytes of "
                           "\"%V/spool.%016xL\"", ship->spool.segment[i].bad,
+                          &ship->usage->conf.directory,
+                          ship->spool.segment[i].seq);
+        }
+
+        if (ship->spool.segment[i].unread) {
+            ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
+                          "apikey: \"%V/spool.%016xL\" cannot be read to its "
+                          "end: it is kept, and tried again at the next start",
                           &ship->usage->conf.directory,
                           ship->spool.segment[i].seq);
         }
@@ -485,5 +498,26 @@ ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship)
     ngx_log_error(NGX_LOG_ALERT, ship->log, ship->spool.err,
                   "apikey: %s in the journal \"%V\" failed, usage is shipped "
                   "from memory", ship->spool.what,
+                  &ship->usage->conf.directory);
+}
+
+
+/* What cannot be read now is tried again; writing goes on meanwhile. */
+
+static void
+ngx_http_apikey_ship_unread(ngx_http_apikey_ship_t *ship)
+{
+    ship->read_retry = ngx_current_msec + 1000;
+    ship->seek = 1;
+
+    if (ship->told_unread) {
+        return;
+    }
+
+    ship->told_unread = 1;
+
+    ngx_log_error(NGX_LOG_ALERT, ship->log, ship->spool.err,
+                  "apikey: %s in the journal \"%V\" failed, what is in it "
+                  "cannot be shipped", ship->spool.what,
                   &ship->usage->conf.directory);
 }

@@ -196,8 +196,13 @@ apikey_spool_fetch(apikey_spool_t *spool, const apikey_segment_t *segment,
     *len = 0;
 
     fd = apikey_spool_file(spool, segment->seq, O_RDONLY);
+
     if (fd == -1) {
-        return apikey_spool_fail(spool, "open()");
+
+        /* somebody has deleted it: the gap in the numbers tells */
+
+        return errno == ENOENT ? APIKEY_SPOOL_OK
+                               : apikey_spool_fail(spool, "open()");
     }
 
     rc = apikey_spool_follow(spool, fd, cursor);

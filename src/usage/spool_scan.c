@@ -81,7 +81,8 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment)
 
     /* room that was only set aside */
 
-    if (segment->bad == 0 && segment->marks.n && segment->end < size
+    if (segment->bad == 0 && !segment->unread && segment->marks.n
+        && segment->end < size
         && ftruncate(fd, (off_t) segment->end) == 0)
     {
         segment->bytes = segment->end;
@@ -159,12 +160,17 @@ apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
             break;
         }
 
-        if (got == -1
-            || !apikey_spool_walk_chunk(spool, segment, (size_t) got, offset,
-                                        size, &len))
+        if (got == -1) {
+            segment->unread = true;
+            break;
+        }
+
+        if (!apikey_spool_walk_chunk(spool, segment, (size_t) got, offset,
+                                     size, &len))
         {
             segment->unread = true;
-            return apikey_spool_fail(spool, "pread()");
+            errno = ENOMEM;
+            return apikey_spool_fail(spool, "malloc()");
         }
 
         offset += len;
@@ -177,7 +183,7 @@ apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
 
         if (!apikey_spool_zeros(spool, (size_t) got, fd, &next)) {
             segment->unread = true;
-            return apikey_spool_fail(spool, "pread()");
+            break;
         }
 
         if (next == offset) {
@@ -186,8 +192,7 @@ apikey_spool_walk(apikey_spool_t *spool, apikey_segment_t *segment, int fd,
 
             if (offset + (uint64_t) got < size) {
                 segment->unread = true;
-                errno = EIO;
-                return apikey_spool_fail(spool, "pread()");
+                break;
             }
 
             segment->bad += size - offset;
@@ -219,7 +224,6 @@ apikey_spool_walk_chunk(apikey_spool_t *spool, apikey_segment_t *segment,
                              len, &frame))
     {
         if (!apikey_spool_reach(spool, segment, spool->buf + *len, &frame)) {
-            errno = ENOMEM;
             return false;
         }
 

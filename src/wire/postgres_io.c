@@ -176,6 +176,7 @@ ngx_http_apikey_pg_flush(ngx_http_apikey_pg_t *pg)
 void
 ngx_http_apikey_pg_write_handler(ngx_event_t *wev)
 {
+    ngx_int_t              rc;
     ngx_uint_t             epoch;
     ngx_connection_t      *c = wev->data;
     ngx_http_apikey_pg_t  *pg = c->data;
@@ -185,14 +186,22 @@ ngx_http_apikey_pg_write_handler(ngx_event_t *wev)
         return;
     }
 
-    if (ngx_http_apikey_pg_flush(pg) != NGX_OK || !pg->copying) {
-        return;
+    epoch = pg->epoch;
+    rc = ngx_http_apikey_pg_flush(pg);
+
+    if (rc == NGX_OK && pg->copying
+        && ngx_http_apikey_pg_copy_in(pg) != NGX_OK && pg->epoch == epoch)
+    {
+        ngx_http_apikey_pg_fail(pg, "cannot send");
     }
 
-    epoch = pg->epoch;
+    /*
+     * A refusal in mid-COPY has been read already, or libpq has read while it
+     * could not write: no event will tell of it.
+     */
 
-    if (ngx_http_apikey_pg_copy_in(pg) != NGX_OK && pg->epoch == epoch) {
-        ngx_http_apikey_pg_fail(pg, "cannot send");
+    if (rc != NGX_ERROR && pg->epoch == epoch) {
+        (void) ngx_http_apikey_pg_results(pg);
     }
 }
 

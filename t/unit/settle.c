@@ -245,19 +245,19 @@ test_alone(void)
             "in a period that is over");
 
     call.sums.number = 4;
+    call.sums.part = 2;
     call.sums.sum = -55;
     call.sums.part_acked = -1;
-    v.lost = NOW + 1;
-    take(&v, 0, NOW);
-    is_uint(v.levels[1].used / limit.rate.token, 35,
-            "before the value was lost: Postgres has it");
-
-    v.lost = 0;
-    call.sums.number = 5;
-    call.sums.part = 2;
-    call.sums.sum = -65;
     take(&v, 0, NOW);
     is_uint(v.levels[1].used / limit.rate.token, 35, "of no limit there is");
+
+    call.sums.number = 5;
+    call.sums.part = 1;
+    call.sums.sum = -65;
+    v.lost = NOW + 1;
+    take(&v, 0, NOW);
+    ok(v.levels[1].used == APIKEY_ACCOUNT_MAX,
+       "before the value was lost: Postgres is asked again");
 }
 
 
