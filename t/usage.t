@@ -158,6 +158,26 @@ subtest 'a record that Postgres refuses' => sub {
     like($pg->value('SELECT DISTINCT reason FROM apikey.usage_quarantine'),
          qr/^new row for relation "usage_event_\w+" violates check constraint "it's \?\?dd"$/,
          'and the reason, in ASCII');
+
+    # a refusal of the first row, while the last ones are not sent yet
+
+    my $long = $t->key;
+    my $in_key = "key_id = '$long->{id}'";
+
+    $t->sync;
+    $pg->stop;
+
+    for my $round (1 .. 3) {
+        my $conn = $n->conn;
+
+        $conn->request($round * 1000 + $_ > 1000 ? 'GET' : 'DELETE', '/',
+                       key => $long->{key}) for 0 .. 800;
+    }
+
+    $pg->start;
+    $t->wait_events(3 * 801 - 1, $in_key);
+    is($pg->value('SELECT count(*) FROM apikey.usage_quarantine'), 5,
+       'one of a long batch');
 };
 
 
