@@ -195,6 +195,44 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
 } }
 
 
+# Postgres answers, but has not got all that was used: a node that knows of it
+# waits until it has.
+
+for my $mode (qw(direct leased)) {
+subtest "$mode: lost before it is shipped" => sub {
+    my ($n, $other) = nodes($mode, '%%REDIS%%');
+    my $key = $t->key(limits => [ limit('all', 'requests', 12, 'total') ]);
+    my $all = sub { map { $_->{status} } $n->parallel(map { {
+        uri => '/?cost=0', key => $key->{key} } } 1 .. $_[0]) };
+
+    $t->sync($n);
+
+    my $hits = $t->upstream->hits;
+
+    open my $psql, '|-', Apikey::Postgres::bindir() . '/psql', '-Xqo',
+        '/dev/null', $pg->conninfo(user => 'postgres') or die "psql: $!\n";
+    $psql->autoflush;
+    print $psql "BEGIN; LOCK TABLE apikey.usage_stream IN EXCLUSIVE MODE;\n";
+    wait_for('the lock', sub {
+        $pg->value("SELECT count(*) FROM pg_locks WHERE granted
+            AND mode = 'ExclusiveLock'
+            AND relation = 'apikey.usage_stream'::regclass") });
+
+    is(join(' ', $all->(12)), join(' ', (200) x 12), 'it has as many');
+    $t->redis->command('FLUSHALL');
+    is(join(' ', $all->(4)), join(' ', (503) x 4), 'nobody knows');
+
+    print $psql "COMMIT;\n";
+    close $psql;
+
+    wait_for('an answer', sub { ($all->(1))[0] != 503 }, 30);
+    is(join(' ', $all->(2)), '402 402', 'nothing is granted anew');
+    is($t->upstream->hits, $hits + 12, 'to nobody');
+
+    $_->stop for $n, $other;
+} }
+
+
 subtest 'a Cluster' => sub {
     my $cluster = $t->cluster(name => 'c', n => 3);
     my ($a, $b) = nodes('direct', 'redis://127.0.0.1:'

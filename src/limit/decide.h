@@ -59,7 +59,8 @@ typedef struct {
     unsigned               refused:1;
     unsigned               unknown:1;    /* its use is nowhere but in Postgres:
                                             ngx_http_apikey_limiter_known() */
-
+    unsigned               touched:1;    /* private: of a quota this node has
+                                            seen some use */
     apikey_gauge_t        *gauge;        /* private, under the mutex */
 } ngx_http_apikey_bucket_t;
 

@@ -19,6 +19,9 @@
 
 static ngx_uint_t ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_take_touched(ngx_http_apikey_leases_t *leases,
+    const ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_account_t *account, int64_t now);
 static u_char *ngx_http_apikey_take_block(u_char *p,
     ngx_http_apikey_decision_t *d, ngx_uint_t i);
 static void ngx_http_apikey_take_handler(ngx_http_apikey_redis_call_t *call,
@@ -129,12 +132,38 @@ ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
                           NGX_HTTP_APIKEY_LEASES_HORIZON, now, &part->sums);
         ngx_http_apikey_rolls_take(l->conf.sh->leases, entry,
                                    &d->accounts[i]);
+        ngx_http_apikey_take_touched(l->conf.sh->leases, entry,
+                                     &d->accounts[i], now);
         n++;
     }
 
     ngx_shmtx_unlock(&l->conf.shpool->mutex);
 
     return n;
+}
+
+
+/* Of which quotas this node has seen any use: Postgres may not have it yet. */
+
+static void
+ngx_http_apikey_take_touched(ngx_http_apikey_leases_t *leases,
+    const ngx_http_apikey_lease_entry_t *entry,
+    ngx_http_apikey_account_t *account, int64_t now)
+{
+    int64_t                         redis;
+    ngx_uint_t                      k;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    redis = ngx_http_apikey_leases_time(leases, now);
+    limit = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+    for (k = 0; limit && k < account->nbuckets; k++) {
+        account->buckets[k].touched
+                           = limit->terms.id == account->buckets[k].limit->id
+                             && ngx_http_apikey_leases_touched(limit, redis);
+
+        limit = ngx_http_apikey_leases_limit(leases, limit->next);
+    }
 }
 
 
@@ -163,6 +192,7 @@ ngx_http_apikey_take_block(u_char *p, ngx_http_apikey_decision_t *d,
 
     for (k = 0; k < account->nbuckets; k++) {
         ngx_http_apikey_leases_terms(&limit, &account->buckets[k]);
+        limit.touched |= account->buckets[k].touched;
         p = ngx_http_apikey_script_limit(p, &limit);
     }
 
