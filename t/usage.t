@@ -159,7 +159,7 @@ subtest 'a record that Postgres refuses' => sub {
          qr/^new row for relation "usage_event_\w+" violates check constraint "it's \?\?dd"$/,
          'and the reason, in ASCII');
 
-    # a refusal of the first row, while the last ones are not sent yet
+    # the first row of a long batch: all behind it pass
 
     my $long = $t->key;
     my $in_key = "key_id = '$long->{id}'";
