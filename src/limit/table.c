@@ -31,6 +31,7 @@ typedef struct {
     apikey_gauge_t    gauge;
     uint32_t          next;              /* index + 1; 0: none */
     uint32_t          turn;              /* of its last get() */
+    uint32_t          age;               /* of the table, when it was seen */
     uint8_t           level;
     uint8_t           unit;
     uint8_t           linked;
@@ -39,6 +40,7 @@ typedef struct {
 
 struct ngx_http_apikey_table_s {
     uint64_t                        born;        /* us since the epoch */
+    uint32_t                        age;         /* it was born so often */
     uint32_t                        n;
     uint32_t                        fresh;       /* entries never used begin
                                                     here */
@@ -59,6 +61,8 @@ struct ngx_http_apikey_table_s {
     ((limit)->kind == APIKEY_KIND_CONCURRENT ? 0 : (limit)->id)
 
 
+static void ngx_http_apikey_table_grow(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry);
 static ngx_http_apikey_table_entry_t *ngx_http_apikey_table_lookup(
     ngx_http_apikey_table_t *table, ngx_http_apikey_account_t *account,
     const apikey_limit_t *limit);
@@ -107,6 +111,7 @@ ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
     }
 
     table->born = apikey_clock_real();
+    table->age = 0;
     table->n = n;
     table->fresh = 0;
     table->hand = 0;
@@ -140,6 +145,8 @@ ngx_http_apikey_table_used(ngx_http_apikey_table_t *table,
     for (i = 0; i < n && *pos < end; (*pos)++) {
         entry = &table->entries[*pos];
 
+        ngx_http_apikey_table_grow(table, entry);
+
         if (!entry->linked
             || !apikey_gauge_over(&entry->gauge, (unsigned) percent))
         {
@@ -172,18 +179,30 @@ ngx_http_apikey_table_born(ngx_http_apikey_table_t *table)
 void
 ngx_http_apikey_table_forget(ngx_http_apikey_table_t *table)
 {
-    uint32_t         i;
+    table->born = apikey_clock_real();
+    table->age++;
+}
+
+
+/* What it said of a quota before the table forgot all is not known. */
+
+static void
+ngx_http_apikey_table_grow(ngx_http_apikey_table_t *table,
+    ngx_http_apikey_table_entry_t *entry)
+{
     apikey_gauge_t  *g;
 
-    table->born = apikey_clock_real();
-
-    for (i = 0; i < table->fresh; i++) {
-        g = &table->entries[i].gauge;
-
-        if (g->tick == 0 && g->refill != APIKEY_KIND_CONCURRENT) {
-            g->bucket.used = APIKEY_GAUGE_UNKNOWN;
-        }
+    if (entry->age == table->age) {
+        return;
     }
+
+    g = &entry->gauge;
+
+    if (g->tick == 0 && g->refill != APIKEY_KIND_CONCURRENT) {
+        g->bucket.used = APIKEY_GAUGE_UNKNOWN;
+    }
+
+    entry->age = table->age;
 }
 
 
@@ -230,6 +249,7 @@ ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
     entry->level = account->level;
     entry->unit = account->unit;
     entry->turn = table->turn;
+    entry->age = table->age;
 
     if (ngx_http_apikey_table_log(table, entry, limit, now) != NGX_OK) {
         return NULL;
@@ -366,6 +386,7 @@ ngx_http_apikey_table_lookup(ngx_http_apikey_table_t *table,
             && entry->level == account->level && entry->unit == account->unit
             && ngx_memcmp(entry->holder, account->holder, 16) == 0)
         {
+            ngx_http_apikey_table_grow(table, entry);
             return entry;
         }
     }
