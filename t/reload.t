@@ -201,6 +201,40 @@ my $id = $single->get('/', key => $free->{key})->{headers}{'x-request-id'};
 wait_for('its record', sub { grep { $_ eq $id } $t->events });
 pass('and records');
 
-$t->allow(qr/"apikey_zone": invalid size/,
+$single->stop;
+
+
+# a reload that is refused leaves nothing open, nor does a zone that was
+
+$t->redis;
+
+sub tallies {
+    grep { (readlink($_) // '') =~ m{/tally\.} }
+        glob '/proc/' . $_[0]->pid . '/fd/*';
+}
+
+my $plain = '';
+my $m = $t->nginx(name => 'more', base => { redis => $plain })->start;
+
+is(scalar(tallies($m)), 0, 'without Redis nothing is owed to it');
+
+$m->set(base => {}, http => 'server { listen unix:%%DIR%%/none/socket; }');
+kill 'HUP', $m->{process}->pid;
+$m->wait_log(qr{\[emerg\].*bind\(\) to unix:.*/none/socket failed});
+wait_for('nothing open after a reload to Redis that is refused',
+         sub { !tallies($m) });
+pass('a reload to Redis that is refused leaves no file open');
+
+$m->set(http => '');
+$m->reload;
+is(scalar(tallies($m)), 1, 'one that is not has its file');
+
+$m->set(base => { zone => 'apikey_zone zone=apikey:16m;' });
+$m->reload;
+$m->wait_old;
+is(scalar(tallies($m)), 1, 'and so has another zone, which gives up the old');
+
+
+$t->allow(qr/"apikey_zone": invalid size/, qr{/none/socket failed},
           qr/"apikey_admin_token": open/, qr{/none" failed});
 $t->done;

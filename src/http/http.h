@@ -145,6 +145,7 @@ typedef struct {
     ngx_uint_t                      down_nodes;
     ngx_uint_t                      limit_mode;  /* ..._limit_mode_e */
     apikey_tallies_t                tallies;     /* file NULL: without Redis */
+    ngx_uint_t                     *tallies_holders;     /* configurations */
 
     ngx_http_apikey_usage_conf_t    usage;       /* apikey_journal */
 

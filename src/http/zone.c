@@ -14,7 +14,7 @@
 
 
 #define NGX_HTTP_APIKEY_MAGIC     0x3179656b69706100ULL
-#define NGX_HTTP_APIKEY_LAYOUT    4
+#define NGX_HTTP_APIKEY_LAYOUT    5
 #define NGX_HTTP_APIKEY_ZONE_MIN  (1024 * 1024)
 
 
@@ -29,6 +29,9 @@ static ngx_int_t ngx_http_apikey_journal_prepare(
     ngx_http_apikey_main_conf_t *amcf);
 static ngx_int_t ngx_http_apikey_tallies_prepare(
     ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_main_conf_t *old);
+static ngx_int_t ngx_http_apikey_tallies_hold(
+    ngx_http_apikey_main_conf_t *amcf, ngx_uint_t *holders);
+static void ngx_http_apikey_tallies_drop(void *data);
 
 
 char *
@@ -232,13 +235,14 @@ static ngx_int_t
 ngx_http_apikey_tallies_prepare(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_main_conf_t *old)
 {
-    u_char           *dir;
-    uint64_t          name;
-    ngx_core_conf_t  *ccf;
+    u_char                   *dir;
+    uint64_t                  name;
+    ngx_core_conf_t          *ccf;
+    apikey_tallies_orphan_t   orphan;
 
     if (old && old->tallies.file) {
         amcf->tallies = old->tallies;
-        return NGX_OK;
+        return ngx_http_apikey_tallies_hold(amcf, old->tallies_holders);
     }
 
     if (amcf->redis == NULL || ngx_test_config) {
@@ -266,7 +270,55 @@ ngx_http_apikey_tallies_prepare(ngx_http_apikey_main_conf_t *amcf,
 
     /* its workers look for others now and then */
 
-    (void) apikey_tallies_adopt(&amcf->tallies);
+    ngx_memzero(&orphan, sizeof(apikey_tallies_orphan_t));
+
+    while (apikey_tallies_orphan(&amcf->tallies, &orphan)) {
+        (void) apikey_tallies_adopt(&amcf->tallies, &orphan);
+    }
+
+    return ngx_http_apikey_tallies_hold(amcf, NULL);
+}
+
+
+/*
+ * Configurations one after another have it; the last one gives it up, be it
+ * one that was refused or one after which the zone is another one.
+ */
+
+static ngx_int_t
+ngx_http_apikey_tallies_hold(ngx_http_apikey_main_conf_t *amcf,
+    ngx_uint_t *holders)
+{
+    ngx_pool_cleanup_t  *cln;
+
+    cln = ngx_pool_cleanup_add(amcf->cycle->pool, 0);
+
+    if (cln && holders == NULL) {
+        holders = ngx_calloc(sizeof(ngx_uint_t), amcf->cycle->log);
+    }
+
+    if (cln == NULL || holders == NULL) {
+        return NGX_ERROR;
+    }
+
+    ++*holders;
+
+    amcf->tallies_holders = holders;
+
+    cln->handler = ngx_http_apikey_tallies_drop;
+    cln->data = amcf;
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_apikey_tallies_drop(void *data)
+{
+    ngx_http_apikey_main_conf_t *amcf = data;
+
+    if (--*amcf->tallies_holders == 0) {
+        apikey_tallies_close(&amcf->tallies);
+        ngx_free(amcf->tallies_holders);
+    }
 }

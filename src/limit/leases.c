@@ -84,26 +84,6 @@ ngx_http_apikey_leases_init(ngx_slab_pool_t *shpool, size_t size)
 
 
 void
-ngx_http_apikey_leases_owe(ngx_http_apikey_leases_t *leases, int64_t now)
-{
-    uint32_t                        i;
-    ngx_http_apikey_lease_entry_t  *entry;
-
-    for (i = 0; i < leases->fresh; i++) {
-        entry = &leases->entries[i];
-
-        if (entry->linked) {
-            entry->owes = 1;
-            ngx_http_apikey_leases_queue(leases, entry, now,
-                                         now + NGX_HTTP_APIKEY_LEASES_OWES
-                                         + ngx_random()
-                                           % NGX_HTTP_APIKEY_LEASES_OWES);
-        }
-    }
-}
-
-
-void
 ngx_http_apikey_leases_begin(ngx_http_apikey_leases_t *leases)
 {
     leases->turn++;

@@ -71,7 +71,7 @@ typedef struct {
     uint8_t                 level;
     uint8_t                 unit;
     uint8_t                 linked;
-    uint8_t                 queued;      /* in the wheel */
+    uint8_t                 queued;      /* in the wheel: of this number */
     uint8_t                 owes;        /* perhaps: limit/alone.h */
 } ngx_http_apikey_lease_entry_t;
 
@@ -96,6 +96,14 @@ typedef struct {
                                                     most */
     int64_t                         offset_at;   /* 0: not known */
 
+    int64_t                         adopted;     /* what others have left was
+                                                    looked for */
+
+    uint32_t                        wheels;      /* there have been */
+    uint32_t                        walk;        /* entries from here on are
+                                                    still to be looked at */
+    ngx_uint_t                      walking;
+    ngx_uint_t                      owe;         /* ... and may owe */
     int64_t                         wheel_at;
     uint32_t                        wheel[NGX_HTTP_APIKEY_LEASES_WHEEL];
 
@@ -180,12 +188,17 @@ void ngx_http_apikey_leases_queue(ngx_http_apikey_leases_t *leases,
 ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_due(
     ngx_http_apikey_leases_t *leases, int64_t now);
 
-/* Any of them may owe something now. */
-void ngx_http_apikey_leases_owe(ngx_http_apikey_leases_t *leases,
-    int64_t now);
+/* Any of them may owe something now: as soon as walk() comes by. */
+void ngx_http_apikey_leases_owe(ngx_http_apikey_leases_t *leases);
 
-/* After a worker died, who may have held the wheel: makes it anew. */
-void ngx_http_apikey_leases_rebuild(ngx_http_apikey_leases_t *leases,
+/*
+ * After a worker died, who may have held the wheel: a new one, into which
+ * walk() puts what the old one had.
+ */
+void ngx_http_apikey_leases_rebuild(ngx_http_apikey_leases_t *leases);
+
+/* Some entries, after one of these; 1: there are more. */
+ngx_uint_t ngx_http_apikey_leases_walk(ngx_http_apikey_leases_t *leases,
     int64_t now);
 
 

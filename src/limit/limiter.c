@@ -137,7 +137,6 @@ static ngx_int_t
 ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l)
 {
     int                         fd;
-    int64_t                     now;
     ngx_slab_pool_t            *shpool;
     ngx_http_apikey_leases_t   *leases;
     ngx_http_apikey_account_t   none;
@@ -145,7 +144,6 @@ ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l)
     shpool = l->conf.shpool;
     leases = l->conf.sh->leases;
     fd = l->conf.tallies->fd;
-    now = apikey_clock_boot();
 
     ngx_memzero(&none, sizeof(ngx_http_apikey_account_t));
     ngx_http_apikey_leases_conf(&l->none.conf, &none);
@@ -169,7 +167,7 @@ ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l)
     if (l->seat != NGX_ERROR
         && ngx_http_apikey_holds_enter(l->conf.sh->holds, leases, l->seat))
     {
-        ngx_http_apikey_leases_rebuild(leases, now);
+        ngx_http_apikey_leases_rebuild(leases);
     }
 
     ngx_shmtx_unlock(&shpool->mutex);

@@ -89,7 +89,6 @@ struct ngx_http_apikey_limiter_s {
     ngx_event_t                    poll;         /* of those */
     ngx_event_t                    tick;         /* of the wheel */
     ngx_msec_t                     ordered;      /* seats were looked at */
-    ngx_uint_t                     looks;        /* ... so often */
 
     time_t                         complained;
     uint64_t                       missed;       /* owed, and complained of */

@@ -18,19 +18,24 @@
 
 #define NGX_HTTP_APIKEY_RENEW_TICK   50      /* ms */
 #define NGX_HTTP_APIKEY_RENEW_IDLE   500     /* ms, where nothing waits */
+#define NGX_HTTP_APIKEY_RENEW_MORE   1       /* ms, where more is due */
 #define NGX_HTTP_APIKEY_RENEW_BATCH  32      /* in one hold of the mutex */
+#define NGX_HTTP_APIKEY_RENEW_LOOKS  256     /* ... for those */
+#define NGX_HTTP_APIKEY_RENEW_HOLDS  8       /* in one turn */
 #define NGX_HTTP_APIKEY_RENEW_SEATS  1000    /* ms between two looks */
-#define NGX_HTTP_APIKEY_RENEW_ADOPT  60      /* such looks */
+#define NGX_HTTP_APIKEY_RENEW_ADOPT  INT64_C(60000000)      /* us */
 
 
 static void ngx_http_apikey_renew_handler(ngx_event_t *ev);
+static ngx_uint_t ngx_http_apikey_renew_piece(ngx_http_apikey_limiter_t *l);
 static ngx_uint_t ngx_http_apikey_renew_due(ngx_http_apikey_limiter_t *l,
-    uint32_t *due);
+    uint32_t *due, ngx_uint_t *more);
 static ngx_uint_t ngx_http_apikey_renew_one(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_lease_entry_t *entry, int64_t now);
 static void ngx_http_apikey_renew_later(ngx_http_apikey_limiter_t *l,
     uint32_t index);
 static void ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l);
+static void ngx_http_apikey_renew_adopt(ngx_http_apikey_limiter_t *l);
 
 
 void
@@ -81,13 +86,10 @@ ngx_http_apikey_renew_arm(ngx_http_apikey_limiter_t *l)
 static void
 ngx_http_apikey_renew_handler(ngx_event_t *ev)
 {
-    uint32_t                    due[NGX_HTTP_APIKEY_RENEW_BATCH];
-    ngx_uint_t                  i, n;
-    ngx_slab_pool_t            *shpool;
+    ngx_uint_t                  i, more;
     ngx_http_apikey_limiter_t  *l;
 
     l = ev->data;
-    shpool = l->conf.shpool;
 
     if (ngx_exiting) {
         return;
@@ -98,28 +100,56 @@ ngx_http_apikey_renew_handler(ngx_event_t *ev)
         ngx_http_apikey_renew_seats(l);
     }
 
-    do {
-        ngx_shmtx_lock(&shpool->mutex);
-        n = ngx_http_apikey_renew_due(l, due);
-        ngx_shmtx_unlock(&shpool->mutex);
+    more = 1;
 
-        for (i = 0; i < n; i++) {
-            if (ngx_http_apikey_ask(l, due[i], 1) != NGX_OK) {
-                ngx_http_apikey_renew_later(l, due[i]);
-            }
-        }
+    for (i = 0; more && i < NGX_HTTP_APIKEY_RENEW_HOLDS; i++) {
+        more = ngx_http_apikey_renew_piece(l);
+    }
 
-    } while (n == NGX_HTTP_APIKEY_RENEW_BATCH);
+    if (more) {
+
+        /* they may be a million: requests come in between */
+
+        l->ticks = 1;
+        ngx_add_timer(&l->tick, NGX_HTTP_APIKEY_RENEW_MORE);
+        return;
+    }
 
     ngx_http_apikey_renew_arm(l);
 }
 
 
+/* 1: more may be due. */
+
 static ngx_uint_t
-ngx_http_apikey_renew_due(ngx_http_apikey_limiter_t *l, uint32_t *due)
+ngx_http_apikey_renew_piece(ngx_http_apikey_limiter_t *l)
+{
+    uint32_t          due[NGX_HTTP_APIKEY_RENEW_BATCH];
+    ngx_uint_t        i, n, more;
+    ngx_slab_pool_t  *shpool;
+
+    shpool = l->conf.shpool;
+
+    ngx_shmtx_lock(&shpool->mutex);
+    n = ngx_http_apikey_renew_due(l, due, &more);
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    for (i = 0; i < n; i++) {
+        if (ngx_http_apikey_ask(l, due[i], 1) != NGX_OK) {
+            ngx_http_apikey_renew_later(l, due[i]);
+        }
+    }
+
+    return more;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_renew_due(ngx_http_apikey_limiter_t *l, uint32_t *due,
+    ngx_uint_t *more)
 {
     int64_t                         now;
-    ngx_uint_t                      n;
+    ngx_uint_t                      i, n;
     ngx_http_apikey_leases_t       *leases;
     ngx_http_apikey_lease_entry_t  *entry;
 
@@ -127,17 +157,25 @@ ngx_http_apikey_renew_due(ngx_http_apikey_limiter_t *l, uint32_t *due)
     now = apikey_clock_boot();
     n = 0;
 
-    while (n < NGX_HTTP_APIKEY_RENEW_BATCH) {
+    *more = ngx_http_apikey_leases_walk(leases, now);
+
+    for (i = 0; i < NGX_HTTP_APIKEY_RENEW_LOOKS; i++) {
 
         entry = ngx_http_apikey_leases_due(leases, now);
         if (entry == NULL) {
-            break;
+            return n;
         }
 
         if (ngx_http_apikey_renew_one(l, entry, now)) {
             due[n++] = ngx_http_apikey_leases_index(leases, entry);
         }
+
+        if (n == NGX_HTTP_APIKEY_RENEW_BATCH) {
+            break;
+        }
     }
+
+    *more = 1;
 
     return n;
 }
@@ -235,13 +273,13 @@ ngx_http_apikey_renew_later(ngx_http_apikey_limiter_t *l, uint32_t index)
 }
 
 
-/* What dead workers held. */
+/* What dead workers held, and what an nginx that has ended has left. */
 
 static void
 ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l)
 {
     int64_t                      now;
-    ngx_uint_t                   adopt, adopted;
+    ngx_uint_t                   adopt;
     ngx_slab_pool_t             *shpool;
     ngx_http_apikey_limit_sh_t  *sh;
 
@@ -252,32 +290,60 @@ ngx_http_apikey_renew_seats(ngx_http_apikey_limiter_t *l)
     sh = l->conf.sh;
     shpool = l->conf.shpool;
 
-    adopt = (++l->looks % NGX_HTTP_APIKEY_RENEW_ADOPT == 0);
-    adopted = 0;
-
     ngx_shmtx_lock(&shpool->mutex);
 
     now = apikey_clock_boot();
 
-    if (adopt) {
-        adopted = apikey_tallies_adopt(l->conf.tallies);
-    }
-
     if (ngx_http_apikey_holds_order(sh->holds, sh->leases, l->conf.tallies->fd,
                                     l->seat))
     {
-        ngx_http_apikey_leases_rebuild(sh->leases, now);
+        ngx_http_apikey_leases_rebuild(sh->leases);
     }
 
-    if (adopted) {
-        ngx_http_apikey_leases_owe(sh->leases, now);
+    /* one worker for all */
+
+    adopt = (now - sh->leases->adopted >= NGX_HTTP_APIKEY_RENEW_ADOPT);
+
+    if (adopt) {
+        sh->leases->adopted = now;
     }
 
     ngx_shmtx_unlock(&shpool->mutex);
 
-    if (adopted) {
+    if (adopt) {
+        ngx_http_apikey_renew_adopt(l);
+    }
+}
+
+
+/* Nobody has these files: they are read without the mutex. */
+
+static void
+ngx_http_apikey_renew_adopt(ngx_http_apikey_limiter_t *l)
+{
+    ngx_uint_t                n;
+    ngx_slab_pool_t          *shpool;
+    apikey_tallies_orphan_t   orphan;
+
+    shpool = l->conf.shpool;
+    n = 0;
+
+    ngx_memzero(&orphan, sizeof(apikey_tallies_orphan_t));
+
+    while (apikey_tallies_orphan(l->conf.tallies, &orphan)) {
+        ngx_shmtx_lock(&shpool->mutex);
+
+        if (apikey_tallies_adopt(l->conf.tallies, &orphan)) {
+            ngx_http_apikey_leases_owe(l->conf.sh->leases);
+            n++;
+        }
+
+        ngx_shmtx_unlock(&shpool->mutex);
+    }
+
+    if (n) {
         ngx_log_error(NGX_LOG_NOTICE, l->conf.log, 0,
                       "apikey: %ui accounts or limits of an nginx that has "
-                      "ended are told by this one", adopted);
+                      "ended are told by this one", n);
     }
 }

@@ -173,6 +173,17 @@ apikey_tallies_map(apikey_tallies_t *tallies, uint64_t node)
 }
 
 
+void
+apikey_tallies_close(apikey_tallies_t *tallies)
+{
+    (void) munmap(tallies->file, APIKEY_TALLIES_BYTES);
+    (void) close(tallies->fd);
+
+    tallies->file = NULL;
+    tallies->fd = -1;
+}
+
+
 apikey_tallies_entry_t *
 apikey_tallies_get(apikey_tallies_t *tallies, const uint8_t root[16],
     const uint8_t holder[16], unsigned level, unsigned unit, uint64_t scope,

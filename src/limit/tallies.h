@@ -69,6 +69,18 @@ typedef struct {
 } apikey_tallies_t;
 
 
+/* A file that nobody has. */
+
+typedef struct {
+    apikey_tallies_file_t  *file;            /* NULL: none is open */
+    size_t                  size;
+    int                     fd;
+    unsigned                files;           /* have been looked at */
+    unsigned                places;          /* ... in this one */
+    unsigned                left;            /* ... that stay there */
+} apikey_tallies_orphan_t;
+
+
 /*
  * The first file of the directory that nobody has, made if need be.  name:
  * what a new one is called, any number that was never used.  uid, gid: -1 as
@@ -77,12 +89,21 @@ typedef struct {
 bool apikey_tallies_claim(apikey_tallies_t *tallies, const char *dir,
     uint64_t name, int uid, int gid);
 
+/* It is nobody's then; what stands in it is for the next one. */
+void apikey_tallies_close(apikey_tallies_t *tallies);
+
 /*
- * What stands in other files of its directory that nobody has any more: goes
- * on here, under the names it has.  A file of which nothing is left is empty
- * then.  How much there was.
+ * The next account, or limit, that stands in another file of its directory
+ * that nobody has any more; all zeros: the first one.  False: there is none,
+ * and nothing is open; a file of which nothing is left is empty then.  Wants
+ * no mutex: nothing of ours is read.
  */
-unsigned apikey_tallies_adopt(apikey_tallies_t *tallies);
+bool apikey_tallies_orphan(apikey_tallies_t *tallies,
+    apikey_tallies_orphan_t *orphan);
+
+/* It goes on here, under the name it has; false: later. */
+bool apikey_tallies_adopt(apikey_tallies_t *tallies,
+    apikey_tallies_orphan_t *orphan);
 
 /* Any answer to a call about it that took these sums along, however late. */
 void apikey_tallies_acked(apikey_tallies_t *tallies, const uint8_t holder[16],

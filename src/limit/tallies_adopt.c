@@ -21,47 +21,70 @@
 #include "limit/tallies.h"
 
 
-static bool apikey_tallies_adopt_ours(apikey_tallies_t *tallies,
+static bool apikey_tallies_orphan_open(apikey_tallies_t *tallies,
+    apikey_tallies_orphan_t *orphan);
+static bool apikey_tallies_orphan_ours(apikey_tallies_t *tallies,
     const char *name);
-static unsigned apikey_tallies_adopt_file(apikey_tallies_t *tallies, int fd);
-static unsigned apikey_tallies_adopt_all(apikey_tallies_t *tallies,
-    apikey_tallies_file_t *file, size_t size, bool *left);
+static bool apikey_tallies_orphan_map(apikey_tallies_orphan_t *orphan);
+static bool apikey_tallies_orphan_next(apikey_tallies_orphan_t *orphan);
+static void apikey_tallies_orphan_close(apikey_tallies_orphan_t *orphan);
 static bool apikey_tallies_adopt_tally(apikey_tallies_t *tallies,
     const apikey_tallies_entry_t *from);
 static bool apikey_tallies_adopt_owed(apikey_tallies_t *tallies,
     const apikey_owed_t *from);
 
 
-unsigned
-apikey_tallies_adopt(apikey_tallies_t *tallies)
+bool
+apikey_tallies_orphan(apikey_tallies_t *tallies,
+    apikey_tallies_orphan_t *orphan)
 {
-    int       fd;
-    char      name[1024];
-    unsigned  i, n;
+    for ( ;; ) {
 
-    n = 0;
+        if (orphan->file == NULL
+            && !apikey_tallies_orphan_open(tallies, orphan))
+        {
+            return false;
+        }
 
-    for (i = 0; i < APIKEY_TALLIES_FILES; i++) {
-        (void) snprintf(name, sizeof(name), "%s/tally.%u", tallies->dir, i);
+        if (apikey_tallies_orphan_next(orphan)) {
+            return true;
+        }
 
-        if (apikey_tallies_adopt_ours(tallies, name)) {
+        apikey_tallies_orphan_close(orphan);
+    }
+}
+
+
+static bool
+apikey_tallies_orphan_open(apikey_tallies_t *tallies,
+    apikey_tallies_orphan_t *orphan)
+{
+    char  name[1024];
+
+    while (orphan->files < APIKEY_TALLIES_FILES) {
+        (void) snprintf(name, sizeof(name), "%s/tally.%u", tallies->dir,
+                        orphan->files++);
+
+        if (apikey_tallies_orphan_ours(tallies, name)) {
             continue;
         }
 
-        fd = open(name, O_RDWR|O_CLOEXEC|O_NOFOLLOW);
+        orphan->fd = open(name, O_RDWR|O_CLOEXEC|O_NOFOLLOW);
 
-        if (fd == -1) {
+        if (orphan->fd == -1) {
             continue;
         }
 
-        if (flock(fd, LOCK_EX|LOCK_NB) == 0) {
-            n += apikey_tallies_adopt_file(tallies, fd);
+        if (flock(orphan->fd, LOCK_EX|LOCK_NB) == 0
+            && apikey_tallies_orphan_map(orphan))
+        {
+            return true;
         }
 
-        (void) close(fd);
+        (void) close(orphan->fd);
     }
 
-    return n;
+    return false;
 }
 
 
@@ -72,7 +95,7 @@ apikey_tallies_adopt(apikey_tallies_t *tallies)
  */
 
 static bool
-apikey_tallies_adopt_ours(apikey_tallies_t *tallies, const char *name)
+apikey_tallies_orphan_ours(apikey_tallies_t *tallies, const char *name)
 {
     struct stat  st, ours;
 
@@ -83,104 +106,138 @@ apikey_tallies_adopt_ours(apikey_tallies_t *tallies, const char *name)
 }
 
 
-static unsigned
-apikey_tallies_adopt_file(apikey_tallies_t *tallies, int fd)
+static bool
+apikey_tallies_orphan_map(apikey_tallies_orphan_t *orphan)
 {
-    bool                    left;
     void                   *p;
     size_t                  size;
-    unsigned                n;
     struct stat             st;
     apikey_tallies_file_t  *file;
 
-    if (fstat(fd, &st) == -1
+    if (fstat(orphan->fd, &st) == -1
         || st.st_size < (off_t) offsetof(apikey_tallies_file_t, owed)
         || st.st_size > (off_t) sizeof(apikey_tallies_file_t))
     {
-        return 0;
+        return false;
     }
 
     size = (size_t) st.st_size;
 
-    p = mmap(NULL, size, PROT_READ|PROT_WRITE, MAP_SHARED, fd, 0);
+    p = mmap(NULL, size, PROT_READ|PROT_WRITE, MAP_SHARED, orphan->fd, 0);
 
     if (p == MAP_FAILED) {
-        return 0;
+        return false;
     }
 
     file = p;
-    left = true;
-    n = 0;
 
-    if (file->magic == APIKEY_TALLIES_MAGIC
-        && file->layout <= APIKEY_TALLIES_LAYOUT
-        && file->size == APIKEY_TALLIES_SIZE)
+    if (file->magic != APIKEY_TALLIES_MAGIC
+        || file->layout > APIKEY_TALLIES_LAYOUT
+        || file->size != APIKEY_TALLIES_SIZE)
     {
-        n = apikey_tallies_adopt_all(tallies, file, size, &left);
+        (void) munmap(p, size);
+        return false;
     }
 
-    (void) munmap(p, size);
+    orphan->file = file;
+    orphan->size = size;
+    orphan->places = 0;
+    orphan->left = 0;
 
-    /* who opens it next makes it anew */
-
-    if (!left) {
-        (void) !ftruncate(fd, 0);
-    }
-
-    return n;
+    return true;
 }
 
 
-/* left: somebody has a place of ours for it, and it is not told yet. */
+/* Tallies first, then what is owed, which the first layout had not. */
 
-static unsigned
-apikey_tallies_adopt_all(apikey_tallies_t *tallies,
-    apikey_tallies_file_t *file, size_t size, bool *left)
+static bool
+apikey_tallies_orphan_next(apikey_tallies_orphan_t *orphan)
 {
     unsigned                 i, n;
     apikey_owed_t           *owed;
+    apikey_tallies_file_t   *file;
     apikey_tallies_entry_t  *e;
 
-    *left = false;
-    n = 0;
+    file = orphan->file;
+    n = APIKEY_TALLIES_SIZE;
 
-    for (i = 0; i < APIKEY_TALLIES_SIZE; i++) {
-        e = &file->entries[i];
+    if (file->layout > 1 && orphan->size == sizeof(apikey_tallies_file_t)) {
+        n += APIKEY_OWED_SIZE;
+    }
 
-        if (!e->used || apikey_tally_clean(&e->tally)) {
+    while (orphan->places < n) {
+        i = orphan->places++;
+
+        if (i < APIKEY_TALLIES_SIZE) {
+            e = &file->entries[i];
+
+            if (e->used && !apikey_tally_clean(&e->tally)) {
+                return true;
+            }
+
             continue;
         }
+
+        owed = &file->owed.places[i - APIKEY_TALLIES_SIZE];
+
+        if (owed->used && !apikey_owed_clean(owed, 0)) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
+static void
+apikey_tallies_orphan_close(apikey_tallies_orphan_t *orphan)
+{
+    (void) munmap(orphan->file, orphan->size);
+
+    orphan->file = NULL;
+
+    /* who opens it next makes it anew */
+
+    if (orphan->left == 0) {
+        (void) !ftruncate(orphan->fd, 0);
+    }
+
+    (void) close(orphan->fd);
+}
+
+
+bool
+apikey_tallies_adopt(apikey_tallies_t *tallies,
+    apikey_tallies_orphan_t *orphan)
+{
+    unsigned                 i;
+    apikey_owed_t           *owed;
+    apikey_tallies_entry_t  *e;
+
+    i = orphan->places - 1;
+
+    if (i < APIKEY_TALLIES_SIZE) {
+        e = &orphan->file->entries[i];
 
         if (apikey_tallies_adopt_tally(tallies, e)) {
             e->used = 0;
-            n++;
-
-        } else {
-            *left = true;
+            return true;
         }
-    }
 
-    if (file->layout < 2 || size < sizeof(apikey_tallies_file_t)) {
-        return n;
-    }
-
-    for (i = 0; i < APIKEY_OWED_SIZE; i++) {
-        owed = &file->owed.places[i];
-
-        if (!owed->used || apikey_owed_clean(owed, 0)) {
-            continue;
-        }
+    } else {
+        owed = &orphan->file->owed.places[i - APIKEY_TALLIES_SIZE];
 
         if (apikey_tallies_adopt_owed(tallies, owed)) {
             owed->used = 0;
-            n++;
-
-        } else {
-            *left = true;
+            return true;
         }
     }
 
-    return n;
+    /* a place of ours that is not told yet has its name */
+
+    orphan->left++;
+
+    return false;
 }
 
 

@@ -18,6 +18,13 @@
 #define NGX_HTTP_APIKEY_LEASES_DRIFT  1000       /* one in so many */
 #define NGX_HTTP_APIKEY_LEASES_STEP   10000000   /* us */
 #define NGX_HTTP_APIKEY_LEASES_LOOK   1000000    /* us */
+#define NGX_HTTP_APIKEY_LEASES_PIECE  1024       /* entries */
+
+
+/* An entry says which wheel it is in; those before this one are no more. */
+
+#define ngx_http_apikey_leases_wheel(leases)                                  \
+    ((uint8_t) ((leases)->wheels % 255 + 1))
 
 
 void
@@ -27,7 +34,7 @@ ngx_http_apikey_leases_queue(ngx_http_apikey_leases_t *leases,
     int64_t    ticks, most;
     uint32_t  *place;
 
-    if (entry->queued) {
+    if (entry->queued == ngx_http_apikey_leases_wheel(leases)) {
         return;
     }
 
@@ -46,7 +53,7 @@ ngx_http_apikey_leases_queue(ngx_http_apikey_leases_t *leases,
 
     place = &leases->wheel[ticks % NGX_HTTP_APIKEY_LEASES_WHEEL];
 
-    entry->queued = 1;
+    entry->queued = ngx_http_apikey_leases_wheel(leases);
     entry->wheel = *place;
 
     ngx_memory_barrier();
@@ -103,25 +110,70 @@ ngx_http_apikey_leases_due(ngx_http_apikey_leases_t *leases, int64_t now)
 
 
 void
-ngx_http_apikey_leases_rebuild(ngx_http_apikey_leases_t *leases, int64_t now)
+ngx_http_apikey_leases_owe(ngx_http_apikey_leases_t *leases)
 {
-    uint32_t                        i;
-    ngx_http_apikey_lease_entry_t  *entry;
+    leases->owe = 1;
+    leases->walk = 0;
+    leases->walking = 1;
+}
 
+
+void
+ngx_http_apikey_leases_rebuild(ngx_http_apikey_leases_t *leases)
+{
     ngx_memzero(leases->wheel, sizeof(leases->wheel));
 
+    leases->wheels++;
     leases->queued = 0;
+    leases->walk = 0;
+    leases->walking = 1;
+}
 
-    for (i = 0; i < leases->fresh; i++) {
+
+/* They may be a million, and are not all looked at in the same moment. */
+
+ngx_uint_t
+ngx_http_apikey_leases_walk(ngx_http_apikey_leases_t *leases, int64_t now)
+{
+    int64_t                         span;
+    uint32_t                        i, end;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    if (!leases->walking) {
+        return 0;
+    }
+
+    end = ngx_min((uint64_t) leases->walk + NGX_HTTP_APIKEY_LEASES_PIECE,
+                  leases->fresh);
+
+    for (i = leases->walk; i < end; i++) {
         entry = &leases->entries[i];
 
-        entry->queued = 0;
-
-        if (entry->linked) {
-            ngx_http_apikey_leases_queue(leases, entry, now,
-                          now + (int64_t) (entry->conf.time / 2));
+        if (!entry->linked) {
+            entry->queued = 0;
+            continue;
         }
+
+        entry->owes |= leases->owe;
+
+        span = ngx_min((int64_t) (entry->conf.time / 2),
+                       NGX_HTTP_APIKEY_LEASES_LOOK);
+        span = ngx_max(span, NGX_HTTP_APIKEY_LEASES_TICK);
+
+        ngx_http_apikey_leases_queue(leases, entry, now,
+                                     now + ngx_random() % span);
     }
+
+    leases->walk = end;
+
+    if (end < leases->fresh) {
+        return 1;
+    }
+
+    leases->walking = 0;
+    leases->owe = 0;
+
+    return 0;
 }
 
 

@@ -14,12 +14,14 @@
 
 
 #define ENTRIES  400
+#define MANY     5000
 #define SECOND   INT64_C(1000000)
 #define TICK     NGX_HTTP_APIKEY_LEASES_TICK
 
 
 static ngx_http_apikey_leases_t       leases;
 static ngx_http_apikey_lease_entry_t  entries[ENTRIES];
+static ngx_http_apikey_lease_entry_t  many[MANY];
 static int64_t                        want[ENTRIES];     /* 0: not queued */
 static unsigned                       seen[ENTRIES];
 static int64_t                        now;
@@ -164,7 +166,7 @@ test_count(void)
 static void
 test_torn(void)
 {
-    unsigned  i, wrong;
+    unsigned  i, n, at, most, total[ENTRIES], wrong;
 
     clean();
     now = SECOND;
@@ -182,19 +184,90 @@ test_torn(void)
     entries[3].wheel = 4;
     entries[9].linked = 0;
 
-    ngx_http_apikey_leases_rebuild(&leases, now);
-    is_uint(leases.queued, ENTRIES - 1, "torn: all that are in use are in");
+    ngx_http_apikey_leases_rebuild(&leases);
+    is_uint(due(), 0, "torn: a wheel with nothing in it");
 
-    now += 4 * SECOND;
-    is_uint(due(), ENTRIES - 1, "and due");
+    queue(7, now + SECOND / 5);
+    queue(7, now);
+    is_uint(leases.queued, 1, "into which one goes once");
+
+    ok(!ngx_http_apikey_leases_walk(&leases, now), "and then all others");
+    is_uint(leases.queued, ENTRIES - 1, "but what is free");
+
+    memset(total, 0, sizeof(total));
+    most = 0;
+
+    for (n = 0; n < 100; n++) {
+        now += TICK;
+        at = due();
+        most = ngx_max(most, at);
+
+        for (i = 0; i < ENTRIES; i++) {
+            total[i] += seen[i];
+        }
+    }
+
+    ok(most < ENTRIES / 4, "they are not all due in one moment");
 
     wrong = 0;
 
     for (i = 0; i < ENTRIES; i++) {
-        wrong += seen[i] != (i != 9);
+        wrong += total[i] != (i != 9);
     }
 
     is_uint(wrong, 0, "each once, and not the one that is free");
+}
+
+
+/* Of very many some at a time, whatever comes in between. */
+
+static void
+test_walk(void)
+{
+    unsigned  i, n, owes;
+
+    clean();
+    now = SECOND;
+
+    leases.entries = many;
+    leases.n = MANY;
+    leases.fresh = MANY;
+
+    for (i = 0; i < MANY; i++) {
+        many[i].linked = 1;
+        many[i].conf.time = 3 * SECOND;
+        many[i].owes = 0;
+        many[i].queued = 0;
+    }
+
+    ok(!ngx_http_apikey_leases_walk(&leases, now), "nothing is to be done");
+    is_uint(leases.queued, 0, "and nothing was");
+
+    ngx_http_apikey_leases_owe(&leases);
+    ok(ngx_http_apikey_leases_walk(&leases, now), "some of many");
+    ok(leases.queued > 0 && leases.queued < MANY / 3, "not all of them");
+
+    ngx_http_apikey_leases_rebuild(&leases);
+    ngx_http_apikey_leases_queue(&leases, &many[MANY - 1], now, now);
+
+    for (n = 1; ngx_http_apikey_leases_walk(&leases, now); n++) { /* void */ }
+
+    ok(n > 3, "many times some");
+    is_uint(leases.queued, MANY, "all are in the new wheel");
+
+    for (i = 0, owes = 0; i < MANY; i++) {
+        owes += many[i].owes;
+    }
+
+    is_uint(owes, MANY, "and nothing asked for before was forgotten");
+
+    now += 2 * SECOND;
+
+    for (n = 0; n <= MANY && ngx_http_apikey_leases_due(&leases, now); n++) {
+        /* void */
+    }
+
+    is_uint(n, MANY, "each is due once");
 }
 
 
@@ -247,6 +320,7 @@ main(void)
     test_times();
     test_count();
     test_torn();
+    test_walk();
     test_clock();
 
     return unit_done();
