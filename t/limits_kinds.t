@@ -203,10 +203,20 @@ subtest 'a total' => sub {
     my $key = $t->key(limits => [ { name => 'all', limit => 7,
                                     window => 'total' } ]);
 
+    my $none = $t->key(limits => [ { name => 'none', limit => 0,
+                                     window => 'total' } ]);
+
     $t->sync;
+
+    my $r = $n->get('/?weight=0', key => $key->{key});
+    is($r->{headers}{ratelimit}, '"all";r=7', 'nothing used: no reset');
+    $r = $n->get('/', key => $none->{key});
+    is($r->{headers}{ratelimit}, '"none";r=0', 'nor of one without any');
+    is(json($r)->{reset}, undef, 'where it says null');
+
     passes(7, 20, '/', $key, 'credits_exhausted', 'seven in all');
 
-    my $r = $n->get('/', key => $key->{key});
+    $r = $n->get('/', key => $key->{key});
 
     is($r->{status}, 402, 'payment required');
     is($r->{headers}{'retry-after'}, undef, 'it never opens');

@@ -95,6 +95,11 @@ ngx_http_apikey_decide_period(ngx_http_apikey_bucket_t *out,
     const ngx_http_apikey_account_t *account, uint64_t now)
 {
     if (out->period.end == 0) {
+
+        if (apikey_limit_quota(out->limit)) {
+            out->reset = APIKEY_BUCKET_NEVER;
+        }
+
         return;
     }
 

@@ -387,7 +387,7 @@ apikey_gauge_reset(const apikey_gauge_t *g, const apikey_limit_t *limit,
     }
 
     if (period->end == 0) {
-        return g->bucket.used > limit->base ? APIKEY_BUCKET_NEVER : 0;
+        return APIKEY_BUCKET_NEVER;
     }
 
     return period->end > real ? period->end - real : 0;

@@ -365,6 +365,8 @@ test_rolling(void)
     other = test_limit(APIKEY_KIND_TOTAL, 10);
     apikey_gauge_open(&g, &other, &none, BOOT + 3000000);
     is_uint(apikey_gauge_remaining(&g, &other), 10, "a total, of nothing");
+    is_uint(apikey_gauge_reset(&g, &other, &none, BOOT + 3000000, T0),
+            APIKEY_BUCKET_NEVER, "which has nothing to wait for");
 }
 
 
