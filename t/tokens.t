@@ -259,6 +259,8 @@ subtest 'JSON' => sub {
            int(length($body) / 4) . ' 2 0 0 estimate', 'no input is not 0');
     like($n->log_text, qr/apikey_usage: the usage in an answer of the /,
          'what makes no sense is logged');
+    passes('/say/0/0', $_, '', int(length($body) / 4) . ' 0 0 0 estimate',
+           "nothing at all as $_") for 'application/json', 'text/event-stream';
     passes('/disk/say/0/0', 'application/json',
            '{"x":"' . 'y' x 300_000 . "\",\"usage\":{\"prompt_tokens\":5}}",
            '5 0 0 0 provider', 'by way of the disk');
@@ -273,7 +275,11 @@ subtest 'JSON' => sub {
            . '"cache_read_input_tokens":7,"output_tokens":9}}',
            '30 9 7 0 provider', 'Anthropic');
 
-    my $r = ask('/status/400/say/0/0', $body, 'application/json',
+    my $r = ask('/status/204', $body, 'text/plain', '');
+    is(record($r->{headers}{'x-request-id'}),
+       int(length($body) / 4) . ' 0 0 0 estimate', 'no content');
+
+    $r = ask('/status/400/say/0/0', $body, 'application/json',
                 '{"error":{"message":"no"}}');
     is(record($r->{headers}{'x-request-id'}), '0 0 0 0 none', 'an error');
 };

@@ -94,8 +94,13 @@ ngx_http_apikey_extract_begin(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    if (ngx_http_apikey_extract_type(&r->headers_out.content_type, &stream)
-        != NGX_OK)
+    stream = 0;
+
+    /* without a body its type says nothing */
+
+    if (r->headers_out.status != NGX_HTTP_NO_CONTENT
+        && ngx_http_apikey_extract_type(&r->headers_out.content_type, &stream)
+           != NGX_OK)
     {
         return NGX_OK;
     }
@@ -204,7 +209,7 @@ ngx_http_apikey_extract_end(ngx_http_request_t *r,
     uint64_t          output;
     apikey_extract_e  is;
 
-    if (ctx->extract == NULL || ctx->extract->bytes == 0) {
+    if (ctx->extract == NULL) {
         return NGX_HTTP_APIKEY_USAGE_NONE;
     }
 
