@@ -210,6 +210,17 @@ subtest 'a database in use' => sub {
     print $gap "\nDROP FUNCTION api_request_list(jsonb, jsonb);\n";
     close $gap;
 
+    # and one from which on no usage can be counted until the last has run
+
+    open $gap, '>>', "$dir/$before" or die "$before: $!\n";
+    print $gap "\nALTER TABLE usage_quarter ADD CONSTRAINT gap"
+        . " CHECK (requests < 0) NOT VALID;\n";
+    close $gap;
+
+    open $gap, '>>', "$dir/$files[-1]" or die "$files[-1]: $!\n";
+    print $gap "\nALTER TABLE apikey.usage_quarter DROP CONSTRAINT gap;\n";
+    close $gap;
+
     my @read = map { "$_?limit=1" } qw(requests requests audit analytics usage);
     my @pids;
     my $flag = "$t->{dir}/stop";
@@ -273,6 +284,8 @@ subtest 'a database in use' => sub {
     is($pg->value(q{SELECT sum(requests) FROM apikey.usage_quarter}),
        Apikey::Ctl::slurp("$t->{dir}/seen.$pids[2]") =~ s/^200=//r,
        'and every request is counted');
+    is($pg->value('SELECT count(*) FROM apikey.usage_quarantine'), 0,
+       'none of them was held to be wrong');
 };
 
 

@@ -10,12 +10,23 @@
 #include <ngx_core.h>
 
 #include "base/verdict.h"
+#include "base/version.h"
 #include "usage/ship.h"
 
 
 #define NGX_HTTP_APIKEY_ROW_COLUMNS  24
 #define NGX_HTTP_APIKEY_ROW_COST     18
 #define NGX_HTTP_APIKEY_ROW_UNITS    24      /* behind all others */
+
+/*
+ * Between two files of a schema that is applied any event may be refused: who
+ * is refused alone has held the lock of "apikeyctl schema apply".  Where that
+ * is taken, this fails with 55P03, which is nobody's fault.
+ */
+#define NGX_HTTP_APIKEY_SQL_ALONE                                             \
+    "SELECT set_config('lock_timeout', '20ms', true);"                        \
+    "SELECT pg_advisory_xact_lock_shared(" APIKEY_SCHEMA_LOCK ");"            \
+    "SELECT set_config('lock_timeout', '0', true);"
 
 
 static void ngx_http_apikey_sql_streams(ngx_http_apikey_batch_t *batch);
@@ -57,7 +68,13 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_text_put(t, "SELECT set_config('apikey.caller', 'node',"
         " true), set_config('synchronous_commit',"
         " replace(current_setting('synchronous_commit'), 'off', 'local'),"
-        " true); SELECT apikey.usage_apply('");
+        " true);");
+
+    if (conf->max == 1) {
+        ngx_http_apikey_text_put(t, NGX_HTTP_APIKEY_SQL_ALONE);
+    }
+
+    ngx_http_apikey_text_put(t, "SELECT apikey.usage_apply('");
     ngx_http_apikey_text_uuid(t, conf->node);
     ngx_http_apikey_text_put(t, "',");
     ngx_http_apikey_text_quoted(t, (char *) conf->name->data,

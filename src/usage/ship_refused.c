@@ -45,17 +45,17 @@ ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, PGresult *res)
         return;
     }
 
-    /* an event is at fault: halve until it stands alone */
+    /* an event is at fault: halve until it stands alone, in a batch of one,
+       which no schema is applied beside */
 
-    if (ship->batch->count > 1) {
-        ship->max = ship->batch->count / 2;
+    if (ship->max > 1) {
+        ship->max = ngx_max(ship->batch->count / 2, 1);
 
     } else {
         ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
                       "apikey: Postgres refused a usage record (%s: %s), it "
                       "is put into apikey.usage_quarantine", state,
                       ship->reason);
-        ship->max = 1;
         ngx_cpystrn((u_char *) ship->poison, (u_char *) state,
                     sizeof(ship->poison));
     }
