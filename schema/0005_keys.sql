@@ -181,6 +181,7 @@ AS $$
 DECLARE
     k key := find_key(req);
 BEGIN
+    PERFORM share_plans(req -> 'body');
     SELECT * INTO k FROM key WHERE id = k.id FOR UPDATE;
     PERFORM check_match(req, k.version);
 

@@ -245,6 +245,7 @@ DECLARE
 BEGIN
     PERFORM allow('operator');
     o := find_owner(req);
+    PERFORM share_plans(req -> 'body');
     SELECT * INTO o FROM owner WHERE id = o.id FOR UPDATE;
     PERFORM check_match(req, o.version);
     PERFORM check_body(req);
@@ -269,6 +270,7 @@ DECLARE
     mine  record;
 BEGIN
     PERFORM allow('operator');
+    PERFORM share_plans(req -> 'body');
 
     SELECT * INTO o FROM owner
     WHERE external = req #>> '{path,id}' AND deleted_at IS NULL

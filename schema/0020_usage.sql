@@ -452,7 +452,8 @@ COMMENT ON FUNCTION usage_book(usage_quarter[]) IS
 -- AK409: a mark is not where the caller believes; nothing was applied.  A
 -- node of an older version says no units: each of its requests is one.  What
 -- comes late is a correction, and stands in the sums as such; keys and credits
--- do not tell it from the rest.
+-- do not tell it from the rest.  Without as_of it is no sign of life of the
+-- node.
 
 DROP FUNCTION IF EXISTS usage_apply(uuid, text, bigint, int[], bigint[],
     bigint[], bigint[], bigint[], bigint[], uuid[], text[], text[], text[],
@@ -589,7 +590,10 @@ BEGIN
 
     PERFORM credits_used(r_key, r_owner, r_verdict, coalesce(r_units,
         r_requests::numeric[]), r_input, r_output, r_cost);
-    PERFORM usage_heartbeat(a_node, a_name, a_as_of);
+
+    IF a_as_of IS NOT NULL THEN
+        PERFORM usage_heartbeat(a_node, a_name, a_as_of);
+    END IF;
 END
 $$;
 

@@ -23,7 +23,7 @@ COMMENT ON FUNCTION client_network(inet) IS
 
 -- As the node would have sent it: usage_apply() knows the rules, and a batch
 -- without streams moves no mark.  To replay is no sign of life of a node that
--- may be gone, so what is known of it stays.
+-- may be gone, so it has no heartbeat.
 
 CREATE OR REPLACE FUNCTION usage_replay(a_id bigint, e jsonb)
 RETURNS void
@@ -34,7 +34,6 @@ AS $$
 DECLARE
     none     uuid := '00000000-0000-0000-0000-000000000000';
     q        usage_quarantine;
-    n        usage_node;
     us       bigint := (e ->> 'time_us')::bigint;
     used     boolean := e ->> 'kind' = 'event';
     counted  boolean := e ->> 'kind' <> 'detail';
@@ -46,13 +45,8 @@ BEGIN
         RAISE EXCEPTION 'no such event' USING ERRCODE = 'no_data_found';
     END IF;
 
-    -- in the order of usage_apply()
-
-    PERFORM pg_advisory_xact_lock_shared(billing_lock());
-    SELECT * INTO n FROM usage_node u WHERE u.node = q.node FOR UPDATE;
-
     PERFORM set_config('apikey.caller', 'node', true);
-    PERFORM usage_apply(q.node, coalesce(n.name, q.node::text), 0,
+    PERFORM usage_apply(q.node, NULL, NULL,
         '{}', '{}', '{}', '{}', '{}',
         ARRAY[us - us % 900000000], ARRAY[coalesce(e ->> 'key', none::text)
         ::uuid], ARRAY[coalesce(e ->> 'owner', '')], ARRAY[coalesce(
@@ -77,10 +71,6 @@ BEGIN
             THEN ARRAY[us] ELSE '{}' END,
         ARRAY[CASE WHEN used THEN (e ->> 'weight')::numeric ELSE 0 END])
     WHERE counted;
-
-    DELETE FROM usage_node u WHERE u.node = q.node AND n.node IS NULL;
-    UPDATE usage_node u SET seen_at = n.seen_at, as_of = n.as_of
-    WHERE u.node = n.node;
 
     INSERT INTO usage_event (time, event, node, key_id, secret_id, owner,
         customer, client, session, service, endpoint, method, status_code,

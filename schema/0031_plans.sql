@@ -8,6 +8,9 @@
 -- commits (check_plan), and whoever changes or deletes the plan locks it: so
 -- that no holder is overlooked, and none is left with a plan that is gone.
 --
+-- All lock in one order: plans by name (share_plans), owners by id, keys by id,
+-- then what belongs to those.
+--
 
 SET LOCAL client_min_messages = warning;
 SET LOCAL ROLE apikey_owner;
@@ -95,11 +98,17 @@ BEGIN
     UPDATE plan SET version = version WHERE id = changed
     RETURNING external INTO wanted;
 
-    UPDATE owner SET version = version
-    WHERE plan = wanted AND deleted_at IS NULL;
+    WITH holder AS MATERIALIZED (
+        SELECT o.id FROM owner o
+        WHERE o.plan = wanted AND o.deleted_at IS NULL
+        ORDER BY o.id FOR NO KEY UPDATE)
+    UPDATE owner o SET version = o.version FROM holder h WHERE o.id = h.id;
 
-    UPDATE key SET version = version
-    WHERE plan = wanted AND revoked_at IS NULL;
+    WITH holder AS MATERIALIZED (
+        SELECT k.id FROM key k
+        WHERE k.plan = wanted AND k.revoked_at IS NULL
+        ORDER BY k.id FOR NO KEY UPDATE)
+    UPDATE key k SET version = k.version FROM holder h WHERE k.id = h.id;
 
     RETURN NULL;
 END
@@ -122,6 +131,25 @@ COMMENT ON TRIGGER plan_holders ON limit_rule IS
     'Who has the plan changes with its limits';
 COMMENT ON TRIGGER plan_holders_left ON limit_rule IS
     'Who has the plan changes with its limits';
+
+
+-- Before the row of who gets them is locked.
+
+CREATE OR REPLACE FUNCTION share_plans(body jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM 1 FROM plan
+    WHERE external IN (body ->> 'plan', body ->> 'plan_next')
+    ORDER BY external FOR SHARE;
+END
+$$;
+
+COMMENT ON FUNCTION share_plans(jsonb) IS
+    'Keeps the plans that a body names from being changed or deleted until the'
+    ' transaction ends';
 
 
 CREATE OR REPLACE FUNCTION check_plan(value jsonb, at text)
@@ -580,7 +608,8 @@ $$;
 
 COMMENT ON FUNCTION api_plan_list(jsonb, jsonb) IS 'GET plans';
 
-GRANT EXECUTE ON FUNCTION plan_limits_changed(), check_plan(jsonb, text),
+GRANT EXECUTE ON FUNCTION plan_limits_changed(), share_plans(jsonb),
+    check_plan(jsonb, text),
     plan_defaults(jsonb), plans_due(), plan_json(plan), check_plan_body(jsonb), find_plan(jsonb),
     merge_plan(plan, jsonb), write_plan(jsonb, jsonb, plan, boolean),
     plan_refresh(text), lock_plan(jsonb), api_plan_get(jsonb, jsonb),

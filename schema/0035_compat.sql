@@ -182,6 +182,7 @@ BEGIN
 
     IF fn = 'key_update' THEN
         k := find_key(req);
+        PERFORM share_plans(c.body);
         SELECT * INTO k FROM key WHERE id = k.id FOR UPDATE;
         had := limits_json(k.id, NULL);
     END IF;

@@ -221,6 +221,10 @@ subtest 'quarantine' => sub {
     is($rc, 0, 'one is replayed') or diag($err);
     is((ctl('quarantine', 'replay', $numbers[0], @postgres))[0], 3,
        'and not again');
+    ok($pg->while_locked('SELECT 1 FROM apikey.key_usage FOR UPDATE',
+        sub { (ctl('quarantine', 'replay', $numbers[1], @postgres))[0] == 0 },
+        sub { $pg->run('SELECT 1 FROM apikey.usage_node FOR UPDATE NOWAIT') }),
+       'one that waits for a key stops no node');
     is((ctl('quarantine', 'replay', 'all', @postgres))[0], 0, 'and all');
     is($pg->value($seen), 't', 'the node is no older for it');
 

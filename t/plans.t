@@ -356,6 +356,44 @@ is(meanwhile('deleted', 'plan_delete'), 409,
    'a plan is not deleted under a key that is being made');
 
 
+# All lock plans, then owners, then keys, each by their ids.  Whoever waits for
+# one of them holds none that comes behind it.
+
+template('order', limits => [ hour('hourly', 1) ]);
+owner('order');
+
+my @held = sort map { $api->call('key_create', body => {
+    name => "order $_", plan => 'order' })->{json}{id} } 1, 2;
+my $holder = $pg->value(q{SELECT id FROM apikey.owner
+                          WHERE external = 'order'});
+
+# the first of them stands behind the other
+
+$pg->run("UPDATE apikey.key SET plan = NULL WHERE id = '$held[0]';"
+         . " UPDATE apikey.key SET plan = 'order' WHERE id = '$held[0]'");
+
+sub waits_without {
+    my ($row, $other, $fn, %call) = @_;
+
+    ok($pg->while_locked("SELECT 1 FROM apikey.$row FOR UPDATE",
+        sub { $api->call($fn, %call)->{status} == 200 },
+        sub { $pg->run("SELECT 1 FROM apikey.$other FOR UPDATE NOWAIT") }),
+       "$fn: while it waits for $row, $other is free");
+}
+
+my %plan = (body => { plan => 'order' });
+my $plan = "plan WHERE external = 'order'";
+
+waits_without($plan, "key WHERE id = '$held[1]'", 'key_update',
+              id => $held[1], %plan);
+waits_without($plan, "key WHERE id = '$held[1]'", 'key_update',
+              id => $held[1], req => { compat => $true }, %plan);
+waits_without($plan, "owner WHERE id = '$holder'", $_, id => 'order', %plan)
+    for qw(owner_update owner_put);
+waits_without("key WHERE id = '$held[0]'", "key WHERE id = '$held[1]'",
+              'plan_update', id => 'order', body => { limits => [] });
+
+
 # what a new key gets of a plan
 
 template('wide', scopes => [ 'orders:*', 'items:read' ],

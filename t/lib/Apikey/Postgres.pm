@@ -295,6 +295,46 @@ sub column {
 sub run { my ($self, $sql, %opt) = @_; $self->rows($sql, %opt); return }
 
 
+# Holds what the SQL locks; runs work() in a child until that waits for it, then
+# check(), and lets it go on.  True: check() did not die, and the child is well.
+
+sub while_locked {
+    my ($self, $sql, $work, $check) = @_;
+
+    open my $one, '|-', bindir() . '/psql', '-Xqo', '/dev/null', '-v',
+        'ON_ERROR_STOP=1', '-d', $self->conninfo(user => 'postgres')
+        or die "psql: $!\n";
+    print $one "BEGIN; $sql;\n";
+    $one->flush;
+
+    wait_for('a lock', sub { $self->value(
+        q{SELECT count(*) FROM pg_stat_activity
+          WHERE state = 'idle in transaction'}) });
+
+    my $pid = fork // die "fork: $!\n";
+
+    if ($pid == 0) {
+        my $well = eval { $work->() };
+        POSIX::_exit($well ? 0 : 1);
+    }
+
+    my $well = eval {
+        wait_for('who waits for it', sub { $self->value(
+            q{SELECT count(*) FROM pg_stat_activity
+              WHERE wait_event_type = 'Lock'}) });
+        $check->();
+        1;
+    };
+
+    warn $@ unless $well;
+    print $one "COMMIT;\n";
+    close $one or die "psql: $?\n";
+    waitpid $pid, 0;
+
+    return $well && $? == 0;
+}
+
+
 # A Perl value as SQL text: undef is NULL, an array is a text[].
 
 sub quote {
