@@ -11,6 +11,7 @@
 #include <ngx_http.h>
 
 #include "http/http.h"
+#include "wire/slow.h"
 
 
 static ngx_int_t ngx_http_apikey_preconfiguration(ngx_conf_t *cf);
@@ -307,7 +308,9 @@ ngx_http_apikey_postconfiguration(ngx_conf_t *cf)
 
     /* the journal is synced in nginx's own threads */
 
-    if (ngx_thread_pool_add(cf, NULL) == NULL) {
+    if (ngx_thread_pool_add(cf, NULL) == NULL
+        || ngx_http_apikey_slow_add(cf) != NGX_CONF_OK)
+    {
         return NGX_ERROR;
     }
 

@@ -468,4 +468,25 @@ subtest 'a worker that quits' => sub {
        'waits for what it is sending');
 };
 
+
+subtest 'receivers that hang hold up nothing but themselves' => sub {
+    $n = $t->nginx(name => 'c', main => 'thread_pool default threads=4;
+                                       thread_pool apikey threads=10;')
+         ->start;
+
+    hook('/hang') for 1 .. 8;
+
+    my $e = emit('alert.firing', { all => 1 });
+    wait_for('all to be sent', sub { got($e) >= 8 });
+
+    my $id = $n->get('/', key => $owner->{key})->{headers}{'x-request-id'};
+
+    wait_for('its record', sub { grep { $_ eq $id } $t->events });
+    cmp_ok($pg->value("SELECT count(*) FROM apikey.webhook_delivery
+                       WHERE event_id = '$e' AND state = 'pending'"),
+           '>=', 8, 'usage does not wait for them');
+
+    $n->stop('TERM');
+};
+
 $t->done;

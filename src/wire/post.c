@@ -16,6 +16,7 @@
 
 #include "base/address.h"
 #include "wire/post.h"
+#include "wire/slow.h"
 
 
 static void ngx_http_apikey_post_thread(void *data, ngx_log_t *log);
@@ -34,7 +35,6 @@ static int ngx_http_apikey_post_progress(void *data, curl_off_t to_get,
 static void ngx_http_apikey_post_done(ngx_event_t *ev);
 
 
-static ngx_str_t   ngx_http_apikey_post_pool = ngx_string("default");
 static ngx_uint_t  ngx_http_apikey_post_ready;
 
 
@@ -53,8 +53,7 @@ ngx_http_apikey_post_send(ngx_http_apikey_post_t *post, ngx_pool_t *pool)
         ngx_http_apikey_post_ready = 1;
     }
 
-    tp = ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle,
-                             &ngx_http_apikey_post_pool);
+    tp = ngx_http_apikey_slow_get();
     task = ngx_thread_task_alloc(pool, sizeof(ngx_http_apikey_post_t *));
 
     if (tp == NULL || task == NULL) {

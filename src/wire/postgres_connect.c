@@ -2,7 +2,7 @@
 /*
  * Getting and losing a libpq connection without blocking the event loop.
  *
- * Names are resolved in nginx's thread pool and handed to libpq as numbers;
+ * Names are resolved in a thread and handed to libpq as numbers;
  * libpq opens and replaces the socket itself, nginx only watches it, level
  * triggered: libpq may leave bytes unread, which an edge would never tell.
  * Called by postgres.c only; memory is the connection's.
@@ -10,12 +10,10 @@
 
 
 #include "wire/postgres_conn.h"
+#include "wire/slow.h"
 
 
 #define NGX_HTTP_APIKEY_PG_PARAMS  64     /* libpq has some 40 */
-
-
-static ngx_str_t  ngx_http_apikey_pg_pool_name = ngx_string("default");
 
 
 static void ngx_http_apikey_pg_resolved(ngx_event_t *ev);
@@ -49,10 +47,7 @@ ngx_http_apikey_pg_connect(ngx_http_apikey_pg_t *pg)
         return;
     }
 
-    tp = (rc == NGX_AGAIN && pg->task)
-         ? ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle,
-                               &ngx_http_apikey_pg_pool_name)
-         : NULL;
+    tp = (rc == NGX_AGAIN && pg->task) ? ngx_http_apikey_slow_get() : NULL;
 
     if (tp == NULL) {
         ngx_http_apikey_pg_resolve(&pg->addrs, pg->log);

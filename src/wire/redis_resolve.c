@@ -15,6 +15,7 @@
 #include <netdb.h>
 
 #include "wire/redis_private.h"
+#include "wire/slow.h"
 
 
 #define NGX_HTTP_APIKEY_RESOLVE_PAUSE  1000      /* ms */
@@ -24,9 +25,6 @@ static void ngx_http_apikey_redis_resolved(void *data);
 static void ngx_http_apikey_resolve_thread(void *data, ngx_log_t *log);
 static void ngx_http_apikey_resolve_name(ngx_http_apikey_name_t *name);
 static void ngx_http_apikey_resolve_event_handler(ngx_event_t *ev);
-
-
-static ngx_str_t  ngx_http_apikey_resolve_pool = ngx_string("default");
 
 
 /* At first as the master resolved them. */
@@ -154,8 +152,7 @@ ngx_http_apikey_resolve_start(ngx_http_apikey_resolve_t *resolve)
         return NGX_ERROR;
     }
 
-    tp = ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle,
-                             &ngx_http_apikey_resolve_pool);
+    tp = ngx_http_apikey_slow_get();
     if (tp == NULL) {
         return NGX_ERROR;
     }

@@ -12,6 +12,7 @@
 #include <ngx_thread_pool.h>
 
 #include "wire/save.h"
+#include "wire/slow.h"
 
 
 static void ngx_http_apikey_save_thread(void *data, ngx_log_t *log);
@@ -21,9 +22,6 @@ static void ngx_http_apikey_save_close(ngx_http_apikey_save_t *save);
 static void ngx_http_apikey_save_failed(ngx_http_apikey_save_t *save,
     const char *what, ngx_err_t err);
 static void ngx_http_apikey_save_done(ngx_event_t *ev);
-
-
-static ngx_str_t  ngx_http_apikey_save_pool = ngx_string("default");
 
 
 ngx_int_t
@@ -53,8 +51,7 @@ ngx_http_apikey_save_step(ngx_http_apikey_save_t *save, ngx_uint_t step)
 {
     ngx_thread_pool_t  *tp;
 
-    tp = ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle,
-                             &ngx_http_apikey_save_pool);
+    tp = ngx_http_apikey_slow_get();
     if (tp == NULL) {
         return NGX_ERROR;
     }
