@@ -288,8 +288,12 @@ BEGIN
 
     PERFORM plans_due();
 
-    req := raw::jsonb
-        || jsonb_build_object('fn', fn, 'body', read_body(raw ->> 'body'));
+    -- rows of an import, which nginx has put together, are read one by one
+
+    req := raw::jsonb || jsonb_build_object('fn', fn, 'body',
+        CASE WHEN fn IN ('key_import', 'usage_import')
+            THEN (raw ->> 'body')::jsonb
+            ELSE read_body(raw ->> 'body') END);
 
     -- these two keep what is decided between them
 

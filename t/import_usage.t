@@ -137,11 +137,15 @@ for my $format (sort keys %type) {
 # what this gateway has counted itself is not counted again, whether its events
 # are still kept or not
 
-$pg->run("UPDATE apikey.usage_event SET node = md5('n')::uuid;
-          UPDATE apikey.usage_quarter SET node = md5('n')::uuid;
-          UPDATE apikey.usage_node SET node = md5('n')::uuid
-          WHERE name = 'edge-1';
-          TRUNCATE apikey.usage_import");
+sub counted_here {
+    $pg->run("UPDATE apikey.usage_event SET node = md5('n')::uuid;
+              UPDATE apikey.usage_quarter SET node = md5('n')::uuid;
+              UPDATE apikey.usage_node SET node = md5('n')::uuid
+              WHERE name = 'edge-1';
+              TRUNCATE apikey.usage_import, apikey.usage_import_part");
+}
+
+counted_here();
 counts(import_usage('csv', $file{csv}), '200 6 0 6 0', 'requests known here');
 my $n_sums = () = $sums{'15m'} =~ /,edge-1$/mg;
 counts(import_usage('csv', $sums{'15m'}), "200 $n_sums 0 $n_sums 0",
@@ -254,6 +258,135 @@ counts(import_usage('json', [ map { { date => "${old}T12:00:00Z", %$_ } }
 counts(import_usage('json', [ ({ date => "${old}T13:00:00Z",
     request_id => "${one}5" }) x 3, ({ date => "${old}T13:00:00Z" }) x 3 ]),
     '200 6 4 2 0', 'a request is one, others are as many as there are');
+
+
+# a sum is the same in every format
+
+forget();
+
+my %sum = (date => "${old}T14:00:00Z", endpoint => '/s', requests => 3,
+           tokens => 30, cost => '0.30', status => 'success');
+
+counts(import_usage('json', [ \%sum ]), '200 1 1 0 0', 'a sum');
+counts(import_usage('csv', join(',', sort keys %sum) . "\n"
+                    . join(',', map { $sum{$_} } sort keys %sum) . "\n"),
+       '200 1 0 1 0', 'as CSV');
+counts(import_usage('json', [ { %sum, cost => '0.3', model => undef } ]),
+       '200 1 0 1 0', 'written otherwise');
+
+
+# corrections, of requests and of none, more and less
+
+sub correct {
+    my ($sql) = @_;
+
+    $pg->run("SET search_path = apikey, pg_temp; SELECT $sql");
+}
+
+sub corrected {
+    return $pg->value("SELECT count(*) || ' ' || sum(requests) || ' '
+        || sum(tokens_input + tokens_output) || ' ' || sum(cost)
+        FROM apikey.usage_correction");
+}
+
+sub sums {
+    return $pg->value("SELECT sum(requests) || ' ' || sum(errors) || ' '
+        || sum(tokens_input) || ' ' || sum(tokens_output) || ' '
+        || sum(tokens_cached) || ' ' || sum(cost)
+        FROM apikey.usage_quarter") . ' ' . $pg->value("SELECT requests
+        || ' ' || errors || ' ' || tokens || ' ' || cost
+        FROM apikey.key_usage WHERE key_id = '$key->{id}'");
+}
+
+forget();
+import_usage('json', \@rows);
+counted_here();
+
+my $id = '018c0000-0000-7000-8000-00000000000';
+
+correct("usage_correct('${id}1', '{\"cost\": \"0.0005\", \"tokens_output\":
+         \"1\", \"tokens_reasoning\": \"0\"}', 'wrong')");
+correct("usage_correct('${id}1', '{\"cost\": \"2\"}', 'wrong again')");
+correct("usage_correct('${id}3', '{\"void\": \"true\"}', 'failed')");
+correct("usage_adjust('{\"key\": \"$key->{id}\", \"date\": \"$today\",
+         \"cost\": \"-0.25\", \"tokens_input\": \"-7\"}', 'goodwill')")
+    for 1 .. 2;
+correct("usage_adjust('{\"owner\": \"ada\", \"date\": \"${today}T09:00:00Z\",
+         \"requests\": \"2\", \"customer\": \"=c\"}', 'forgotten')");
+
+%file = map { $_ => export("$range&format=$_&profile=full") } keys %type;
+%sums = map { $_ => export("$range&granularity=$_&profile=full&format=csv") }
+    'day', '15m';
+
+my $few = export("$range&format=csv");
+my ($sums, $said) = (sums(), corrected());
+
+for my $format (sort keys %type) {
+    counts(import_usage($format, $file{$format}), '200 12 0 12 0',
+           "corrections are known where they were made: $format");
+}
+
+counts(import_usage('csv', $sums{'15m'}),
+       sprintf('200 %d 0 %1$d 0', $sums{'15m'} =~ tr/\n// - 1),
+       'so are their sums');
+is(corrected(), $said, 'nothing changes');
+
+for my $format (sort keys %type) {
+    forget();
+    $pg->run('TRUNCATE apikey.usage_correction');
+
+    counts(import_usage($format, $file{$format}), '200 12 12 0 0',
+           "corrections in $format");
+    is(sums(), $sums, 'they count as they did');
+    is(corrected(), $said, 'and stand where they did');
+    is(export("$range&format=$format&profile=full"), $file{$format},
+       'exported again they are the same');
+    counts(import_usage($_, $file{$_}), '200 12 0 12 0', "$_ again")
+        for sort keys %type;
+    is(sums(), $sums, 'once');
+}
+
+is($pg->value("SELECT string_agg(DISTINCT kind || ' ' || reason || ' ' || node,
+               ',') FROM apikey.usage_corrections", user => 'apikey_reader'),
+   'correction imported correction', 'they say where they come from');
+
+for my $by (sort keys %sums) {
+    forget();
+    $pg->run('TRUNCATE apikey.usage_correction');
+
+    my $n = $sums{$by} =~ tr/\n// - 1;
+    my $n_refused = () = $sums{$by} =~ /,rate_limited,/g;
+
+    counts(import_usage('csv', $sums{$by}),
+           "200 $n @{[ $n - $n_refused ]} $n_refused 0", "sums by $by");
+    is(sums(), $sums, 'all of them');
+    counts(import_usage('csv', $sums{$by}), "200 $n 0 $n 0", 'again');
+}
+
+forget();
+$pg->run('TRUNCATE apikey.usage_correction');
+counts(import_usage('csv', $few), '200 11 11 0 0', 'of seven columns');
+is($pg->value('SELECT sum(requests) || \' \' || sum(tokens_input
+               + tokens_output) || \' \' || sum(cost)
+               FROM apikey.usage_quarter'),
+   do { my ($r, undef, $in, $out, undef, $cost) = (split ' ', $sums);
+        join ' ', $r, $in + $out, $cost }, 'all of it');
+
+# what is below nothing and no correction
+
+$answer = counts(import_usage('json', [ map { { date => "${old}T12:00:00Z",
+    %$_ } }
+    { requests => -1, request_id => "${one}6" },
+    { cost => '-1', node => 'edge-1' },
+    { tokens_input => -1, node => 'correction', method => 'GET' },
+    { bytes_in => -1, node => 'correction' }, { cost => '--1' },
+    { tokens => -10, tokens_input => -4 }, { requests => 0 },
+    ]), '200 7 1 0 6', 'what is no correction');
+is_deeply([ map { my $f = $_; map { "$f->{row} $_->{location} $_->{code}" }
+            @{$f->{errors}} } @{$answer->{results}} ],
+          [ '1 /requests bad_value', '2 /cost bad_value',
+            '3 /tokens_input bad_value', '4 /bytes_in bad_value',
+            '5 /cost bad_value', '7 /verdict bad_value' ], 'is refused');
 
 
 for my $body ('{"data":[]}', '{"success":true,"a":{"data":[1]},"data":[ ]} ',
