@@ -334,6 +334,29 @@ GRANT EXECUTE ON FUNCTION check_limits_query(jsonb), limits_subject(jsonb),
 -- For dashboards: what usage tells, by quarters of an hour.  What refills all
 -- the time, and slots, only who counts knows: GET limits.
 
+CREATE OR REPLACE VIEW usage_paid AS
+SELECT start AS at, key_id, owner, service, model, verdict, units,
+    tokens_input, tokens_output, cost, unpriced
+FROM usage_quarter
+WHERE node <> '00000000-0000-8000-8000-636f72726563'
+    AND node <> ALL ((SELECT usage_imported())::uuid[])
+UNION ALL
+SELECT service_at, key_id, owner, service, model, verdict, units,
+    tokens_input, tokens_output, cost, unpriced
+FROM usage_correction
+WHERE kind = 'late'
+    AND (node = ANY ((SELECT usage_imported())::uuid[])) IS NOT TRUE;
+
+COMMENT ON VIEW usage_paid IS
+    'Roll-ups that limits were paid for, when the service was used: without'
+    ' corrections and imports';
+
+REVOKE ALL ON usage_paid FROM PUBLIC, apikey_gateway, apikey_reader;
+
+
+-- A key's limits look at rows of that key only: "or its owner's" would read
+-- those for each of its keys.
+
 CREATE OR REPLACE VIEW limit_status AS
 WITH held AS (
     SELECT 'key'::text AS level, k.id AS key, k.owner_id AS whose, l.*
@@ -383,19 +406,11 @@ counted AS (
             SELECT coalesce(sum(CASE l.unit WHEN 'requests' THEN q.units
                 WHEN 'tokens' THEN q.tokens_input + q.tokens_output
                 ELSE q.cost END), 0) AS known, sum(q.unpriced) AS unpriced
-            FROM (SELECT start AS at, key_id, owner, service, model, verdict,
-                    units, tokens_input, tokens_output, cost, unpriced
-                FROM usage_quarter
-                WHERE node <> '00000000-0000-8000-8000-636f72726563'
-                    AND node <> ALL ((SELECT usage_imported())::uuid[])
+            FROM (SELECT * FROM usage_paid WHERE key_id = l.key
                 UNION ALL
-                SELECT service_at, key_id, owner, service, model, verdict,
-                    units, tokens_input, tokens_output, cost, unpriced
-                FROM usage_correction WHERE kind = 'late' AND (node = ANY
-                    ((SELECT usage_imported())::uuid[])) IS NOT TRUE) AS q
-            WHERE (l.level = 'key' AND q.key_id = l.key
-                    OR l.level = 'owner' AND q.owner = l.owner)
-                AND q.verdict = 'ok'
+                SELECT * FROM usage_paid
+                WHERE owner = CASE l.level WHEN 'owner' THEN l.owner END) AS q
+            WHERE q.verdict = 'ok'
                 AND q.at >= greatest(l.start, date_bin('15 minutes',
                     l.made, '2000-01-01 00:00:00+00'), '-infinity')
                 AND (l.service IS NULL OR pattern_covers(l.service, q.service))
