@@ -365,10 +365,11 @@ EXCEPTION
             code = PG_EXCEPTION_HINT, place = PG_EXCEPTION_CONTEXT;
 
         -- the lock of "apikeyctl schema apply", between whose files functions
-        -- may not fit together: nginx calls again when it is free
+        -- may not fit together: nginx calls again when it is free; of a replica
+        -- only the primary knows it
 
-        IF state ~ '^(42|0A|XX)'
-            AND NOT pg_try_advisory_xact_lock_shared(107135432877433)
+        IF state ~ '^(42|0A|XX)' AND (pg_is_in_recovery()
+            OR NOT pg_try_advisory_xact_lock_shared(107135432877433))
         THEN
             RAISE;
         END IF;

@@ -208,6 +208,7 @@ struct ngx_http_apikey_admin_s {
     unsigned                              within:1;     /* a transaction: a
                                                            call that failed is
                                                            not tried again */
+    unsigned                              again:1;      /* but as a whole */
 };
 
 
@@ -285,6 +286,8 @@ void ngx_http_apikey_admin_call_done(ngx_http_apikey_admin_t *a);
    NGX_DECLINED: the error stands */
 ngx_int_t ngx_http_apikey_admin_schema(ngx_http_apikey_admin_t *a,
     const char *state);
+/* Within a transaction a->again is set, and whoever began that waits. */
+ngx_int_t ngx_http_apikey_admin_schema_wait(ngx_http_apikey_admin_t *a);
 
 /* admin_answer.c: problem(), wrong() and send() return NGX_ABORT or a status;
    wrong() is a 400 with one member of errors[] */

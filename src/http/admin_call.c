@@ -104,7 +104,11 @@ ngx_http_apikey_admin_call_try(ngx_http_apikey_admin_t *a)
     a->called = 0;
     a->failed = 0;
     a->tries = 0;
-    a->until = 0;
+    a->again = 0;
+
+    if (!a->within) {
+        a->until = 0;
+    }
 
     stats = &a->amcf->sh->stats;
 
@@ -347,7 +351,7 @@ ngx_http_apikey_admin_query_failed(ngx_http_apikey_admin_t *a, PGresult *res)
         return;
     }
 
-    if (!a->within && ngx_http_apikey_admin_schema(a, state) == NGX_OK) {
+    if (ngx_http_apikey_admin_schema(a, state) == NGX_OK) {
         a->failed = 0;
         return;
     }

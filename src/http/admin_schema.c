@@ -3,7 +3,8 @@
  * Calls that meet a schema which is being applied: between two of its files
  * functions may not fit together.  The call had no effect; it is made again
  * when the lock of "apikeyctl schema apply" is free.  Nobody waits for that
- * lock: others use the same connection.
+ * lock: others use the same connection.  A replica does not know of it, and
+ * the primary is called then.
  *
  * Everything belongs to the request, whose cleanup ends what is under way.
  */
@@ -15,6 +16,7 @@
 
 #include "base/version.h"
 #include "http/admin.h"
+#include "http/reports.h"
 
 
 #define NGX_HTTP_APIKEY_ADMIN_PAUSE    200      /* ms */
@@ -44,6 +46,26 @@ ngx_http_apikey_admin_schema(ngx_http_apikey_admin_t *a, const char *state)
         return NGX_DECLINED;
     }
 
+    if (a->within) {
+        a->again = 1;
+        return NGX_OK;
+    }
+
+    if (a->route->report
+        && ngx_http_apikey_reports_lost(a->amcf->reports, a->pg))
+    {
+        a->pg = NULL;
+
+        return ngx_http_apikey_admin_call_send(a);
+    }
+
+    return ngx_http_apikey_admin_schema_wait(a);
+}
+
+
+ngx_int_t
+ngx_http_apikey_admin_schema_wait(ngx_http_apikey_admin_t *a)
+{
     ngx_memzero(&a->op, sizeof(ngx_http_apikey_pg_op_t));
 
     a->op.sql = "SELECT pg_try_advisory_xact_lock_shared("
@@ -90,6 +112,12 @@ static void
 ngx_http_apikey_admin_schema_again(ngx_event_t *ev)
 {
     ngx_http_apikey_admin_t *a = ev->data;
+
+    if (a->within) {
+        a->again = 1;
+        ngx_http_apikey_admin_call_done(a);
+        return;
+    }
 
     if (ngx_http_apikey_admin_call_send(a) != NGX_OK) {
         a->failed = 1;

@@ -48,6 +48,8 @@ typedef struct {
 
     unsigned                       beginning:1;  /* begin is in use */
     unsigned                       failed:1;
+    unsigned                       waiting:1;    /* for a schema, on another
+                                                    connection */
 } ngx_http_apikey_export_t;
 
 
@@ -56,6 +58,7 @@ static ngx_int_t ngx_http_apikey_export_open(ngx_http_apikey_export_t *ex);
 static void ngx_http_apikey_export_begun(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static ngx_int_t ngx_http_apikey_export_opened(ngx_http_apikey_export_t *ex);
+static ngx_int_t ngx_http_apikey_export_again(ngx_http_apikey_export_t *ex);
 static ngx_int_t ngx_http_apikey_export_next(ngx_http_apikey_export_t *ex);
 static ngx_int_t ngx_http_apikey_export_fetch(ngx_http_apikey_export_t *ex);
 static void ngx_http_apikey_export_fetched(ngx_http_apikey_pg_op_t *op,
@@ -171,6 +174,10 @@ ngx_http_apikey_export_opened(ngx_http_apikey_export_t *ex)
 
     a = ex->admin;
 
+    if (a->again) {
+        return ngx_http_apikey_export_again(ex);
+    }
+
     if (a->failed || a->status != NGX_HTTP_OK) {
         pg = a->pg;
         ngx_http_apikey_export_release(a);
@@ -201,6 +208,46 @@ ngx_http_apikey_export_opened(ngx_http_apikey_export_t *ex)
     ngx_str_null(&a->refresh);
 
     return ngx_http_apikey_export_send(ex);
+}
+
+
+/* A schema is being applied: the primary is asked when it is done. */
+
+static ngx_int_t
+ngx_http_apikey_export_again(ngx_http_apikey_export_t *ex)
+{
+    ngx_http_apikey_pg_t     *pg;
+    ngx_http_apikey_admin_t  *a;
+
+    a = ex->admin;
+    a->again = 0;
+
+    if (ex->waiting) {
+        ex->waiting = 0;
+        a->pg = NULL;
+
+        return ngx_http_apikey_export_open(ex);
+    }
+
+    pg = a->pg;
+    ngx_http_apikey_export_release(a);
+
+    if (ngx_http_apikey_reports_lost(a->amcf->reports, pg)) {
+        return ngx_http_apikey_export_open(ex);
+    }
+
+    a->pg = ngx_http_apikey_keyring_pg(a->amcf->keyring);
+
+    if (ngx_http_apikey_admin_schema_wait(a) != NGX_OK) {
+        a->pg = NULL;
+
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ex->waiting = 1;
+    ngx_http_apikey_admin_wait(a);
+
+    return NGX_AGAIN;
 }
 
 
@@ -422,7 +469,7 @@ ngx_http_apikey_export_release(ngx_http_apikey_admin_t *a)
 
     ex = a->job;
 
-    if (a->pg == NULL) {
+    if (a->pg == NULL || ex->waiting) {
         return;
     }
 

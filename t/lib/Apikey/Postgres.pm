@@ -91,6 +91,29 @@ sub initdb {
 }
 
 
+# Another one, which follows this one.
+
+sub standby {
+    my ($self) = @_;
+
+    my $copy = bless { %$self, dir => "$self->{dir}-standby",
+                       log => "$self->{log}-standby", port => free_port() },
+               ref $self;
+
+    make_path($copy->{dir});
+    $copy->own($copy->{dir});
+
+    spawn(cmd => [ bindir() . '/pg_basebackup', '-D', "$copy->{dir}/data",
+                   '-h', $self->{dir}, '-p', $self->{port}, '-U', 'postgres',
+                   '-R', '--checkpoint=fast', '--no-sync' ],
+          user => $self->{user}, log => $copy->{log}, dir => $copy->{dir},
+          name => 'pg_basebackup')
+        ->stop(0, 60) and die "pg_basebackup failed, see $copy->{log}\n";
+
+    return $copy->start;
+}
+
+
 # The directory to copy, named after what it was made from and the day, from
 # which on it has partitions and calendars, and a lock that keeps it from being
 # replaced meanwhile.

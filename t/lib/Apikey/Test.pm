@@ -256,6 +256,9 @@ sub server {
 
 sub postgres { my ($self, %opt) = @_;
                return $self->server('pg', 'Apikey::Postgres', %opt) }
+sub standby  { my ($self) = @_;
+               push @{$self->{servers}}, my $copy = $self->{pg}->standby;
+               return $copy }
 sub redis    { my ($self, %opt) = @_;
                return $self->server('redis', 'Apikey::Redis', %opt) }
 sub sentinels { my ($self, %opt) = @_;
