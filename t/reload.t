@@ -204,6 +204,27 @@ pass('and records');
 $single->stop;
 
 
+# a service by its name
+
+$ENV{PGSERVICEFILE} = $t->dir . '/services';
+
+open my $services, '>', $ENV{PGSERVICEFILE} or die "services: $!\n";
+print $services "[here]\n", $t->postgres->conninfo =~ s/ /\n/gr, "\n";
+close $services;
+
+my $served = $t->nginx(name => 'served', main => 'env PGSERVICEFILE;',
+    base => { postgres => 'apikey_postgres "service=here sslmode=disable"'
+                          . ' poll=200ms;' })->start;
+
+is($served->get('/', key => $free->{key})->{status}, 200,
+   'Postgres as a service');
+$served->reload;
+$id = $served->get('/', key => $free->{key})->{headers}{'x-request-id'};
+wait_for('its record', sub { grep { $_ eq $id } $t->events });
+pass('and after a reload');
+$served->stop;
+
+
 # a reload that is refused leaves nothing open, nor does a zone that was
 
 $t->redis;

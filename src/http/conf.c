@@ -218,6 +218,10 @@ ngx_http_apikey_conf_postgres(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     amcf->conninfo = value[1];
 
+    if (ngx_http_apikey_pg_service(&amcf->conninfo, cf->pool) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     for (i = 2; i < cf->args->nelts; i++) {
 
         if (ngx_http_apikey_conf_param(&value[i], "read", &rest)) {
@@ -228,6 +232,13 @@ ngx_http_apikey_conf_postgres(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
             amcf->read_conninfo = rest;
             rv = ngx_http_apikey_conf_conninfo(cf, cmd, &rest);
+
+            if (rv == NGX_CONF_OK
+                && ngx_http_apikey_pg_service(&amcf->read_conninfo, cf->pool)
+                   != NGX_OK)
+            {
+                rv = NGX_CONF_ERROR;
+            }
 
         } else if (ngx_http_apikey_conf_param(&value[i], "poll", &rest)) {
             rv = ngx_http_apikey_conf_msec(cf, cmd, &rest, &amcf->poll);

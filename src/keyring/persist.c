@@ -74,7 +74,7 @@ ngx_int_t
 ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
     ngx_slab_pool_t *shpool, const char *directory, ngx_log_t *log)
 {
-    int                     fd, lock;
+    int                     fd, lock, err;
     char                    name[NGX_MAX_PATH], temp[NGX_MAX_PATH];
     uint32_t                save;
     ngx_int_t               rc;
@@ -101,6 +101,7 @@ ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
 
     rc = (fd == -1) ? NGX_ERROR
                     : ngx_http_apikey_save_blocks(sh, shpool, save, &copy, fd);
+    err = ngx_errno;
 
     ngx_shmtx_lock(&shpool->mutex);
 
@@ -114,11 +115,12 @@ ngx_http_apikey_keyring_save(ngx_http_apikey_keyring_sh_t *sh,
     ngx_shmtx_unlock(&shpool->mutex);
 
     if (rc == NGX_OK && rename(temp, name) == -1) {
+        err = ngx_errno;
         rc = NGX_ERROR;
     }
 
     if (rc == NGX_ERROR) {
-        ngx_log_error(NGX_LOG_ERR, log, ngx_errno,
+        ngx_log_error(NGX_LOG_ERR, log, err,
                       "apikey: cannot save the keyring to \"%s\"", temp);
     }
 

@@ -96,6 +96,13 @@ typedef struct {
 } ngx_http_apikey_pg_conf_t;
 
 
+/*
+ * While a configuration is read, when no thread may read the environment: puts
+ * where a "service" is into the string.  libpq reads its file only while
+ * connecting, when it is too late to resolve names.
+ */
+ngx_int_t ngx_http_apikey_pg_service(ngx_str_t *conninfo, ngx_pool_t *pool);
+
 ngx_http_apikey_pg_t *ngx_http_apikey_pg_create(ngx_pool_t *pool,
     ngx_http_apikey_pg_conf_t *conf, apikey_stats_t *stats, ngx_log_t *log);
 

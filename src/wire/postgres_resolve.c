@@ -13,6 +13,10 @@
 
 
 static PQconninfoOption *ngx_http_apikey_pg_defaults(const char *service);
+static ngx_int_t ngx_http_apikey_pg_rewrite(ngx_str_t *conninfo,
+    PQconninfoOption *options, PQconninfoOption *defaults, ngx_pool_t *pool);
+static const char *ngx_http_apikey_pg_place(PQconninfoOption *o,
+    PQconninfoOption *defaults);
 static void ngx_http_apikey_pg_resolve_name(ngx_http_apikey_pg_addrs_t *a,
     const char *name, const char *port);
 static void ngx_http_apikey_pg_add(ngx_http_apikey_pg_addrs_t *a,
@@ -63,8 +67,7 @@ ngx_http_apikey_pg_endpoints(ngx_http_apikey_pg_t *pg)
     port = ngx_http_apikey_pg_option(pg->options, "port");
 
     if (host == NULL && hostaddr == NULL) {
-        defaults = ngx_http_apikey_pg_defaults(
-                       ngx_http_apikey_pg_option(pg->options, "service"));
+        defaults = PQconndefaults();
 
         host = ngx_http_apikey_pg_option(defaults, "host");
         hostaddr = ngx_http_apikey_pg_option(defaults, "hostaddr");
@@ -131,29 +134,136 @@ ngx_http_apikey_pg_option(PQconninfoOption *options, const char *name)
 }
 
 
-/*
- * What the environment and a service file say: libpq reads the file of a
- * "service" only while connecting, when it is too late to resolve names.
- */
+ngx_int_t
+ngx_http_apikey_pg_service(ngx_str_t *conninfo, ngx_pool_t *pool)
+{
+    ngx_int_t          rc;
+    const char        *service;
+    PQconninfoOption  *options, *defaults;
+
+    options = PQconninfoParse((char *) conninfo->data, NULL);
+    service = ngx_http_apikey_pg_option(options, "service");
+
+    if (service == NULL || ngx_http_apikey_pg_option(options, "host")
+        || ngx_http_apikey_pg_option(options, "hostaddr"))
+    {
+        PQconninfoFree(options);
+        return NGX_OK;
+    }
+
+    defaults = ngx_http_apikey_pg_defaults(service);
+
+    rc = defaults ? ngx_http_apikey_pg_rewrite(conninfo, options, defaults,
+                                               pool)
+                  : NGX_ERROR;
+
+    PQconninfoFree(defaults);
+    PQconninfoFree(options);
+
+    return rc;
+}
+
+
+/* libpq reads the service that the environment names. */
 
 static PQconninfoOption *
 ngx_http_apikey_pg_defaults(const char *service)
 {
-    PQconninfoOption  *options;
+    char              *was;
+    PQconninfoOption  *defaults;
 
-    if (service == NULL || getenv("PGSERVICE")) {
-        return PQconndefaults();
+    was = getenv("PGSERVICE");
+
+    if (was) {
+        was = strdup(was);
+
+        if (was == NULL) {
+            return NULL;
+        }
     }
 
-    if (setenv("PGSERVICE", service, 1) != 0) {
-        return NULL;
+    defaults = NULL;
+
+    if (setenv("PGSERVICE", service, 1) == 0) {
+        defaults = PQconndefaults();
     }
 
-    options = PQconndefaults();
+    if (was == NULL) {
+        (void) unsetenv("PGSERVICE");
 
-    (void) unsetenv("PGSERVICE");
+    } else {
+        (void) setenv("PGSERVICE", was, 1);
+        free(was);
+    }
 
-    return options;
+    return defaults;
+}
+
+
+/* The same options, and where they lead. */
+
+static ngx_int_t
+ngx_http_apikey_pg_rewrite(ngx_str_t *conninfo, PQconninfoOption *options,
+    PQconninfoOption *defaults, ngx_pool_t *pool)
+{
+    size_t             len;
+    u_char            *p;
+    const char        *c, *val;
+    PQconninfoOption  *o;
+
+    len = 1;
+
+    for (o = options; o->keyword; o++) {
+        val = ngx_http_apikey_pg_place(o, defaults);
+        len += val ? strlen(o->keyword) + 2 * strlen(val) + 4 : 0;
+    }
+
+    conninfo->data = ngx_pnalloc(pool, len);
+    if (conninfo->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    p = conninfo->data;
+
+    for (o = options; o->keyword; o++) {
+        val = ngx_http_apikey_pg_place(o, defaults);
+
+        if (val == NULL) {
+            continue;
+        }
+
+        p = ngx_sprintf(p, "%s='", o->keyword);
+
+        for (c = val; *c; c++) {
+
+            if (*c == '\'' || *c == '\\') {
+                *p++ = '\\';
+            }
+
+            *p++ = (u_char) *c;
+        }
+
+        p = ngx_cpymem(p, "' ", 2);
+    }
+
+    *p = '\0';
+    conninfo->len = p - conninfo->data;
+
+    return NGX_OK;
+}
+
+
+static const char *
+ngx_http_apikey_pg_place(PQconninfoOption *o, PQconninfoOption *defaults)
+{
+    if (o->val || (strcmp(o->keyword, "host") != 0
+                   && strcmp(o->keyword, "hostaddr") != 0
+                   && strcmp(o->keyword, "port") != 0))
+    {
+        return o->val;
+    }
+
+    return ngx_http_apikey_pg_option(defaults, o->keyword);
 }
 
 
