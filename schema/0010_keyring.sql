@@ -730,8 +730,9 @@ BEGIN
     seen := (SELECT count(*) FROM node n
              WHERE n.seen_at > now() - interval '1 hour');
 
-    -- last: its locks are held until the end
+    -- last: their locks are held until the end
 
+    PERFORM periods_due();
     PERFORM usage_keep();
 
     RETURN seen;

@@ -1,6 +1,7 @@
 --
 -- Closing billing periods and correcting usage (tables: 0019_periods.sql).
 -- Both are an operator's, with apikeyctl; both run as who owns the tables.
+-- With the setting close_days periods are closed by themselves, too.
 --
 -- A correction is a row, and its difference is in the sums at once, under a
 -- node of its own: at the time of the request where its period is open, else
@@ -201,6 +202,107 @@ $$;
 COMMENT ON FUNCTION periods_close(text, text, text, int) IS
     'Closes the billing periods that have ended before a time (null: now), of'
     ' one owner or of some behind "after"';
+
+
+-- Each day all owners once, some of them a call: a call looks for as long as
+-- "most" and holds up who ships from the first period that it closes on.
+
+CREATE TABLE IF NOT EXISTS billing_turn (
+    one    boolean      PRIMARY KEY DEFAULT true CHECK (one),
+    until  timestamptz  NOT NULL,
+    after  text,
+    done   boolean      NOT NULL
+);
+
+COMMENT ON TABLE billing_turn IS
+    'How far the closing of billing periods by close_days has come';
+COMMENT ON COLUMN billing_turn.until IS 'What has ended by then is closed';
+COMMENT ON COLUMN billing_turn.after IS
+    'Of owners up to this one; null: of none yet';
+COMMENT ON COLUMN billing_turn.done IS 'Of all owners';
+
+
+CREATE OR REPLACE FUNCTION billing_due(a_owner text, until timestamptz)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+AS $$
+    SELECT NOT EXISTS (SELECT FROM billing_period b
+        WHERE b.owner = a_owner AND b."end" >= (SELECT
+            (period(coalesce(min(o.time_zone), 'UTC'),
+                coalesce(min(o.anchor_day), 1), until)).start
+            FROM owner o WHERE o.external = a_owner))
+$$;
+
+COMMENT ON FUNCTION billing_due(text, timestamptz) IS
+    'Whether a period of an owner that has ended by then is still open';
+
+
+-- As usage_keep(): a part of every heartbeat, one node at a time, as who owns
+-- the tables.  What cannot be closed now is closed a minute later, an owner
+-- whose time zone is gone not at all.
+
+CREATE OR REPLACE FUNCTION periods_due(most interval DEFAULT '500 ms')
+RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = apikey, pg_temp
+SET TimeZone = 'UTC'
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+    days   int := (SELECT nullif(s.value, '')::int FROM setting s
+                   WHERE s.name = 'close_days');
+    day    timestamptz := date_trunc('day', now()) - days * interval '1 day';
+    turn   billing_turn;
+    next   text;
+    made   int := 0;
+BEGIN
+    IF days IS NULL OR usage_as_of() < day
+        OR NOT pg_try_advisory_xact_lock(hashtext('apikey.periods_due'))
+    THEN
+        RETURN 0;
+    END IF;
+
+    SELECT * INTO turn FROM billing_turn x WHERE x.until = day;
+
+    IF turn.done THEN
+        RETURN 0;
+    END IF;
+
+    next := billing_next(turn.after);
+
+    WHILE next IS NOT NULL AND clock_timestamp() < now() + most
+    LOOP
+        BEGIN
+            IF billing_due(next, day) THEN
+                PERFORM pg_advisory_xact_lock(billing_lock());
+                made := made + billing_close(next, day);
+            END IF;
+
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected THEN
+                EXIT;
+            WHEN data_exception THEN
+                NULL;
+        END;
+
+        turn.after := next;
+        next := billing_next(next);
+    END LOOP;
+
+    INSERT INTO billing_turn (until, after, done)
+    VALUES (day, turn.after, next IS NULL)
+    ON CONFLICT (one) DO UPDATE
+    SET until = excluded.until, after = excluded.after, done = excluded.done;
+
+    RETURN made;
+END
+$$;
+
+COMMENT ON FUNCTION periods_due(interval) IS
+    'Closes billing periods that are over for close_days; how many';
+
+GRANT EXECUTE ON FUNCTION periods_due(interval) TO apikey_gateway;
 
 
 -- What a correction may say, and of what kind it is.

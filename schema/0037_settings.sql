@@ -28,7 +28,10 @@ BEGIN ATOMIC
             'networks that webhooks may reach although they are private'),
         (8, 'export_dir', '', 'directory of scheduled exports'),
         (9, 'leak_expire', '24h',
-            'how long a leaked key still works under leak_action expire'))
+            'how long a leaked key still works under leak_action expire'),
+        (10, 'close_days', '',
+            'days after its end that a billing period is closed; empty: not'
+            ' by itself'))
         AS k (position, name, standard, meaning)
         LEFT JOIN setting s ON s.name = k.name
     ORDER BY k.position;
@@ -54,6 +57,8 @@ RETURN CASE a_name
         END
     WHEN 'audit_days' THEN CASE WHEN a_value !~ '^(0|[1-9][0-9]{0,4})$'
         THEN 'a number of days, 0 (for ever) to 99999' END
+    WHEN 'close_days' THEN CASE WHEN a_value !~ '^(0|[1-9][0-9]{0,2})?$'
+        THEN 'a number of days, 0 to 999, or empty' END
     WHEN 'leak_action' THEN CASE WHEN a_value NOT IN
             ('notify', 'disable', 'expire')
         THEN 'notify, disable or expire' END

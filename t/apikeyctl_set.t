@@ -22,7 +22,7 @@ sub value { ($ctl->run(['set', $_[0], @pg]))[1] }
 # Names are those of the contract's section 6.
 
 my @names = qw(currency raw_days client_prefix audit_days leak_keys
-               leak_action webhook_allow export_dir leak_expire);
+               leak_action webhook_allow export_dir leak_expire close_days);
 
 ($rc, $out, $err) = $ctl->run(['set', @pg]);
 is($rc, 0, 'all settings') or diag $err;
@@ -48,6 +48,7 @@ my %good = (
     leak_action   => [ 'disable', 'expire', 'notify' ],
     webhook_allow => [ '10.0.0.0/8', '10.1.0.0/16 fd00::/8,192.168.1.7', '' ],
     export_dir    => [ '/var/lib/apikey/export', '' ],
+    close_days    => [ '0', '5', '999', '' ],
 );
 
 my %bad = (
@@ -59,6 +60,7 @@ my %bad = (
     leak_action   => [ 'delete', '' ],
     webhook_allow => [ 'example.com', '10.0.0.0/33', '10.0.0.0/8;::/0' ],
     export_dir    => [ 'export' ],
+    close_days    => [ '-1', '1000', 'soon' ],
     no_such       => [ '1' ],
 );
 

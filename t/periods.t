@@ -417,5 +417,57 @@ subtest 'between two clocks' => sub {
        'and its record');
 };
 
+# the heartbeat does it: a node has one when it starts
+
+subtest 'by itself' => sub {
+    my $heart = sub {
+        my $was = $pg->value('SELECT max(seen_at) FROM apikey.node');
+
+        $n->stop;
+        $n->start;
+        wait_for('a heartbeat', sub { $pg->value("SELECT max(seen_at) > '$was'
+            FROM apikey.node") eq 't' });
+    };
+    my $closed = sub { return $pg->value("SELECT count(*) FILTER (WHERE
+        b.end <= now() - interval '40 days') || ' ' || count(*) FILTER (WHERE
+        b.end > now() - interval '40 days') FROM apikey.billing_period b
+        WHERE b.owner IN ('idle', 'gone')") };
+
+    $t->key(owner => 'idle');
+    $pg->run("UPDATE apikey.usage_node SET seen_at = 'epoch';
+        INSERT INTO apikey.usage_quarter SELECT p.start, '$edge', '$edge',
+            'gone', '', '', '', '', 'success', 200, 'ok', '', 1, 0, 0, 0, 0, 0,
+            0, 7, 0, 0, 0, 0, 1
+        FROM apikey.period('UTC', 1, now() - interval '100 days') AS p");
+
+    $heart->();
+    is($closed->(), '0 0', 'not without the setting');
+
+    my ($rc, $out, $err) = ctl('set', 'close_days', 40);
+    is($rc, 0, 'set') or diag($err);
+    $heart->();
+    like($closed->(), qr/^[23] 0$/, 'with it what has ended by then');
+    is($pg->value("SELECT sum(requests) || ' ' || sum(cost)
+        FROM apikey.billing_period WHERE owner = 'gone'"), '1 7',
+       'of owners that never were, too');
+
+    my $were = $closed->();
+    $pg->run("DELETE FROM apikey.billing_turn");
+    is($pg->value("SELECT apikey.periods_due()", user => 'apikey_gateway'), 0,
+       'once');
+
+    $pg->run("UPDATE apikey.billing_turn SET until = until - interval '1 day'");
+    is($pg->value("SELECT apikey.periods_due('0 s')",
+                  user => 'apikey_gateway'), 0, 'a call has its time');
+    is($pg->value('SELECT after IS NULL AND NOT done FROM apikey.billing_turn'),
+       't', 'the next one goes on');
+    is($pg->value("SELECT apikey.periods_due('1 h')",
+                  user => 'apikey_gateway'), 0, 'through all owners');
+    is($pg->value('SELECT done FROM apikey.billing_turn'), 't',
+       'and is through');
+    is($closed->(), $were, 'nothing is closed twice');
+    ctl('set', 'close_days', '');
+};
+
 $t->allow(qr/Postgres refused a batch of usage \(40001\)/);
 $t->done;

@@ -90,9 +90,9 @@ is_deeply([ sort $pg->column(q{
     SELECT p.proname FROM pg_proc p
     WHERE p.pronamespace = 'apikey'::regnamespace AND p.prosecdef}) ],
     [ qw(audit_drop conversations_open export_open key_item key_page key_unused keyring_find keyring_rows
-         limit_again limit_left requests_page secret_item usage_keep) ],
+         limit_again limit_left periods_due requests_page secret_item usage_keep) ],
     'only what reads digests, lists, how old limits are, and what drops old'
-    . ' rows run as the owner');
+    . ' rows and closes periods run as the owner');
 
 is_deeply([ $pg->column(q{
     SELECT p.oid::regprocedure::text FROM pg_proc p
