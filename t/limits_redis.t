@@ -66,6 +66,9 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
     my $debt = $t->key(owner => "bob $mode", limits => [
         limit('seen', 'cost', '1.00', 'month', mode => 'observe') ]);
     my $idle = $t->key(limits => [ limit('month', 'requests', 9, 'month') ]);
+    my $three = $t->key(limits => [ limit('hr', 'requests', 1000, '1h'),
+        limit('jobs', 'concurrent', 8),
+        limit('tpm', 'tokens', 200000, '1m') ]);
 
     $t->sync($a, $b);
 
@@ -74,6 +77,10 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
     is_deeply([ map { $_->{status} } @r ], [ 200, 200 ], 'ten requests');
     is($_->get('/set/X-Usage-Cost/0.80?cost=0.80', key => $debt->{key})
        ->{status}, 200, 'and money') for $a, $b;
+
+    like($_->get('/', key => $three->{key})->{headers}{ratelimit} // '',
+         qr/^"hr";r=99[89];t=\d+$/, 'a request that costs no tokens')
+        for $a, $b;
 
     # one of the nodes has settled later than the other answers
 

@@ -189,6 +189,7 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
     size_t                      size;
     ngx_str_t                   policy, limit;
     ngx_uint_t                  i, k;
+    ngx_http_apikey_bucket_t   *b;
     ngx_http_apikey_account_t  *account;
 
     if (ctx->shown == NULL) {
@@ -217,16 +218,18 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
         }
 
         for (k = 0; k < account[i].nbuckets; k++) {
+            b = &account[i].buckets[k];
 
-            if (p > policy.data) {
-                *p++ = ',';
-                *p++ = ' ';
-                *last++ = ',';
-                *last++ = ' ';
+            if (b->unknown) {
+                continue;
             }
 
-            ngx_http_apikey_headers_bucket(&account[i].buckets[k],
-                                           account[i].level, &p, &last);
+            if (p > policy.data) {
+                p = ngx_cpymem(p, ", ", 2);
+                last = ngx_cpymem(last, ", ", 2);
+            }
+
+            ngx_http_apikey_headers_bucket(b, account[i].level, &p, &last);
         }
     }
 

@@ -270,13 +270,13 @@ ngx_http_apikey_verify_answer_key(apikey_json_t *j,
 }
 
 
-/* What nobody knows, Redis being down, is null. */
+/* What nobody knows, as while Redis is down, is null. */
 
 static void
 ngx_http_apikey_verify_answer_limits(apikey_json_t *j,
     ngx_http_apikey_ctx_t *ctx)
 {
-    ngx_uint_t                  i, k;
+    ngx_uint_t                  i, k, known;
     const apikey_limit_t       *limit;
     ngx_http_apikey_bucket_t   *b;
     ngx_http_apikey_account_t  *account;
@@ -305,7 +305,9 @@ ngx_http_apikey_verify_answer_limits(apikey_json_t *j,
                                         limit->unit);
             apikey_json_name(j, "remaining");
 
-            if (ctx->decision.known) {
+            known = ctx->decision.known && !account[i].unseen && !b->unknown;
+
+            if (known) {
                 ngx_http_apikey_json_amount(j, b->remaining, limit->unit);
 
             } else {
@@ -314,7 +316,7 @@ ngx_http_apikey_verify_answer_limits(apikey_json_t *j,
 
             apikey_json_name(j, "reset");
 
-            if (ctx->decision.known && b->reset != UINT64_MAX) {
+            if (known && b->reset != UINT64_MAX) {
                 apikey_json_uint(j, ngx_http_apikey_seconds(b->reset));
 
             } else {

@@ -410,15 +410,30 @@ ngx_http_apikey_claims_outs(ngx_http_apikey_limiter_t *l,
     for (i = 0; i < d->naccounts; i++) {
         entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
 
-        d->accounts[i].unseen = (entry->seen == 0);
-        d->known &= !d->accounts[i].unseen;
-
+        ngx_http_apikey_claims_seen(d, i, entry);
         ngx_http_apikey_claims_out(l, &d->accounts[i], entry, now);
 
         if (refused) {
             ngx_http_apikey_claims_refuse(&d->accounts[i], &d->claims[i],
                                           entry, now);
         }
+    }
+}
+
+
+/* What a request costs nothing of may be unknown, but not who looks. */
+
+void
+ngx_http_apikey_claims_seen(ngx_http_apikey_decision_t *d, ngx_uint_t i,
+    const ngx_http_apikey_lease_entry_t *entry)
+{
+    ngx_http_apikey_account_t  *account;
+
+    account = &d->accounts[i];
+    account->unseen = (entry->seen == 0);
+
+    if (account->unseen && (account->cost || d->look)) {
+        d->known = 0;
     }
 }
 

@@ -119,7 +119,9 @@ struct ngx_http_apikey_decision_s {
                                                 then has to be in the answer;
                                                 if it is to come, Redis may
                                                 have lost nothing */
-    unsigned                    known:1;     /* buckets' out members hold;
+    unsigned                    known:1;     /* buckets' out members hold but
+                                                of accounts that are unseen,
+                                                of which nothing is wanted;
                                                 else, where a limit refused
                                                 and Redis is up, those of
                                                 accounts that are not

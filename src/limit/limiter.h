@@ -176,6 +176,8 @@ void ngx_http_apikey_claims_settled(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t admitted);
 
 /* Of one account: buckets' out members, from what is known here. */
+void ngx_http_apikey_claims_seen(ngx_http_apikey_decision_t *d, ngx_uint_t i,
+    const ngx_http_apikey_lease_entry_t *entry);
 void ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_account_t *account, ngx_http_apikey_lease_entry_t *entry,
     int64_t now);

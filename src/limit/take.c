@@ -408,9 +408,7 @@ ngx_http_apikey_take_others(ngx_http_apikey_decision_t *d, int64_t now)
 
         entry = ngx_http_apikey_claims_entry(d->limiter, &d->parts[i]);
 
-        d->accounts[i].unseen = (entry->seen == 0);
-        d->known &= !d->accounts[i].unseen;
-
+        ngx_http_apikey_claims_seen(d, i, entry);
         ngx_http_apikey_claims_out(d->limiter, &d->accounts[i], entry, now);
     }
 }
