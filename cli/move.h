@@ -89,11 +89,16 @@ void apikey_move_metadata(apikey_move_t *m, json_t *row, const char *what,
 /* The text before the last '_', where it can be a prefix of ours. */
 void apikey_move_prefix(json_t *row, const char *start);
 
-/* limits: of a row, or of an owner.  burst 0: the limit. */
+/* limits: of a row, or of an owner.  burst 0: the limit, of requests. */
 json_t *apikey_move_limits(json_t *row);
 json_t *apikey_move_owner(apikey_move_t *m, const char *owner);
 void apikey_move_limit(apikey_move_t *m, json_t *limits, const char *what,
     const char *name, json_int_t limit, json_int_t window, json_int_t burst);
+
+/* Any other one; takes limit over.  window: as the limit has it, or NULL.
+   The limit, or NULL: it is left out. */
+json_t *apikey_move_quota(apikey_move_t *m, json_t *limits, const char *what,
+    const char *name, const char *unit, json_t *limit, const char *window);
 
 
 /* the readers */

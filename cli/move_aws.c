@@ -29,6 +29,8 @@ static void apikey_move_aws_plans(apikey_move_t *m,
 static json_t *apikey_move_aws_split(const char *ids);
 static void apikey_move_aws_plan(apikey_move_t *m, json_t *row,
     const json_t *plan, const char *what);
+static void apikey_move_aws_quota(apikey_move_t *m, json_t *row,
+    const json_t *quota, const char *what);
 static void apikey_move_aws_throttle(apikey_move_t *m, json_t *row,
     const json_t *throttle, const char *what);
 static const char *apikey_move_aws_text(const json_t *item, const char *json,
@@ -235,19 +237,10 @@ apikey_move_aws_plan(apikey_move_t *m, json_t *row, const json_t *plan,
 {
     size_t         i;
     json_t        *stage;
-    const json_t  *quota, *stages;
+    const json_t  *stages;
 
     apikey_move_aws_throttle(m, row, json_object_get(plan, "throttle"), what);
-
-    quota = json_object_get(plan, "quota");
-
-    if (json_is_number(json_object_get(quota, "limit"))) {
-        apikey_move_warn(m, what, "its quota of %.15g a %s is left out: "
-                         "calendar windows cannot be set yet",
-                         json_number_value(json_object_get(quota, "limit")),
-                         apikey_move_text(quota, "period")
-                         ? apikey_move_text(quota, "period") : "?");
-    }
+    apikey_move_aws_quota(m, row, json_object_get(plan, "quota"), what);
 
     stages = json_object_get(plan, "apiStages");
 
@@ -258,6 +251,43 @@ apikey_move_aws_plan(apikey_move_t *m, json_t *row, const json_t *plan,
             break;
         }
     }
+}
+
+
+static void
+apikey_move_aws_quota(apikey_move_t *m, json_t *row, const json_t *quota,
+    const char *what)
+{
+    size_t         i;
+    const char    *period;
+    const json_t  *limit;
+
+    static const char *const  periods[][2] = {
+        { "DAY", "day" }, { "WEEK", "week" }, { "MONTH", "month" }
+    };
+
+    limit = json_object_get(quota, "limit");
+    period = apikey_move_text(quota, "period");
+
+    if (!json_is_integer(limit)) {
+        return;
+    }
+
+    for (i = 0; i < sizeof(periods) / sizeof(periods[0]); i++) {
+
+        if (period && strcmp(period, periods[i][0]) == 0) {
+            (void) apikey_move_quota(m, apikey_move_limits(row), what, "quota",
+                                     "requests",
+                                     json_integer(json_integer_value(limit)),
+                                     periods[i][1]);
+            return;
+        }
+    }
+
+    apikey_move_warn(m, what, "its quota of %lld a %s is left out: a quota is "
+                     "of a DAY, WEEK or MONTH",
+                     (long long) json_integer_value(limit),
+                     period ? period : "?");
 }
 
 

@@ -369,7 +369,10 @@ apikey_move_kong_limits(apikey_move_t *m, const json_t *consumer,
 }
 
 
-/* A calendar second, minute or hour becomes a bucket of that length. */
+/*
+ * A calendar second, minute or hour becomes a bucket of that length, a day and
+ * a month stay what they are.
+ */
 
 static void
 apikey_move_kong_limit(apikey_move_t *m, const json_t *config,
@@ -380,14 +383,14 @@ apikey_move_kong_limit(apikey_move_t *m, const json_t *config,
 
     static const struct {
         const char  *name;
-        json_int_t   window;     /* 0: of the calendar */
+        json_int_t   window;     /* 0: of the calendar; < 0: there is none */
     } windows[] = {
         { "second", APIKEY_MOVE_SECOND },
         { "minute", APIKEY_MOVE_MINUTE },
         { "hour", APIKEY_MOVE_HOUR },
         { "day", 0 },
         { "month", 0 },
-        { "year", 0 }
+        { "year", -1 }
     };
 
     for (i = 0; i < sizeof(windows) / sizeof(windows[0]); i++) {
@@ -397,13 +400,19 @@ apikey_move_kong_limit(apikey_move_t *m, const json_t *config,
             continue;
         }
 
-        if (windows[i].window) {
+        if (windows[i].window > 0) {
             apikey_move_limit(m, limits, what, windows[i].name,
                               json_integer_value(n), windows[i].window, 0);
 
+        } else if (windows[i].window == 0) {
+            (void) apikey_move_quota(m, limits, what, windows[i].name,
+                                     "requests",
+                                     json_integer(json_integer_value(n)),
+                                     windows[i].name);
+
         } else {
             apikey_move_warn(m, what, "its limit of %lld a %s is left out: "
-                             "calendar windows cannot be set yet",
+                             "there is no such window",
                              (long long) json_integer_value(n),
                              windows[i].name);
         }

@@ -20,6 +20,8 @@ static void apikey_move_litellm_models(apikey_move_t *m, json_t *row,
     const json_t *item, const char *what);
 static void apikey_move_litellm_limits(apikey_move_t *m, json_t *row,
     const json_t *item, const char *what);
+static void apikey_move_litellm_budget(apikey_move_t *m, json_t *row,
+    const json_t *item, const char *what);
 static void apikey_move_litellm_left(apikey_move_t *m, const json_t *item,
     const char *what);
 
@@ -189,29 +191,77 @@ apikey_move_litellm_limits(apikey_move_t *m, json_t *row, const json_t *item,
 
     static const struct {
         const char  *name;
-        const char  *why;
-    } later[] = {
-        { "tpm_limit", "limits of tokens cannot be set yet" },
-        { "max_parallel_requests", "limits of concurrency cannot be set yet" },
-        { "max_budget", "limits of cost cannot be set yet" }
+        const char  *is;
+        const char  *unit;
+        const char  *window;
+    } limits[] = {
+        { "rpm_limit", "rpm", "requests", "1m" },
+        { "tpm_limit", "tpm", "tokens", "1m" },
+        { "max_parallel_requests", "parallel", "concurrent", NULL }
     };
 
-    n = json_object_get(item, "rpm_limit");
+    for (i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        n = json_object_get(item, limits[i].name);
 
-    if (json_is_integer(n)) {
-        apikey_move_limit(m, apikey_move_limits(row), what, "rpm",
-                          json_integer_value(n), APIKEY_MOVE_MINUTE, 0);
-    }
-
-    for (i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
-        n = json_object_get(item, later[i].name);
-
-        if (json_is_number(n)) {
-            apikey_move_warn(m, what, "its %s of %.15g is left out: %s",
-                             later[i].name, json_number_value(n),
-                             later[i].why);
+        if (json_is_integer(n)) {
+            (void) apikey_move_quota(m, apikey_move_limits(row), what,
+                                     limits[i].is, limits[i].unit,
+                                     json_integer(json_integer_value(n)),
+                                     limits[i].window);
         }
     }
+
+    apikey_move_litellm_budget(m, row, item, what);
+}
+
+
+/* LiteLLM begins anew at midnight, on Mondays and on the first, in UTC. */
+
+static void
+apikey_move_litellm_budget(apikey_move_t *m, json_t *row, const json_t *item,
+    const char *what)
+{
+    char           money[32];
+    size_t         i, len;
+    double         most;
+    const char    *lasts, *window;
+    const json_t  *n;
+
+    static const char *const  windows[][2] = {
+        { "1d", "day" }, { "24h", "day" }, { "7d", "week" },
+        { "30d", "month" }, { "1mo", "month" }
+    };
+
+    n = json_object_get(item, "max_budget");
+    lasts = apikey_move_text(item, "budget_duration");
+
+    if (!json_is_number(n)) {
+        return;
+    }
+
+    most = json_number_value(n);
+    window = lasts ? NULL : "total";
+
+    for (i = 0; lasts && i < sizeof(windows) / sizeof(windows[0]); i++) {
+        if (strcmp(lasts, windows[i][0]) == 0) {
+            window = windows[i][1];
+        }
+    }
+
+    if (window == NULL || !(most >= 0 && most <= 9000000)) {
+        apikey_move_warn(m, what, "its max_budget of %.15g is left out: it is "
+                         "of %s", most, lasts ? lasts : "more than 9,000,000");
+        return;
+    }
+
+    len = (size_t) snprintf(money, sizeof(money), "%.9f", most);
+
+    while (len > 3 && money[len - 1] == '0' && money[len - 3] != '.') {
+        money[--len] = '\0';
+    }
+
+    (void) apikey_move_quota(m, apikey_move_limits(row), what, "budget",
+                             "cost", json_string(money), window);
 }
 
 
@@ -245,6 +295,6 @@ apikey_move_litellm_left(apikey_move_t *m, const json_t *item,
         || json_object_get(value, "model_tpm_limit"))
     {
         apikey_move_warn(m, what, "its limits by model stay in its metadata "
-                         "alone: limits of a model cannot be set yet");
+                         "alone: give it limits with that model");
     }
 }

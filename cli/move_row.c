@@ -467,7 +467,6 @@ apikey_move_limit(apikey_move_t *m, json_t *limits, const char *what,
     const char *name, json_int_t limit, json_int_t window, json_int_t burst)
 {
     char     text[32];
-    size_t   i;
     json_t  *item;
 
     if (limit < 0 || limit > APIKEY_MOVE_LIMIT_MAX || burst < 0
@@ -480,24 +479,54 @@ apikey_move_limit(apikey_move_t *m, json_t *limits, const char *what,
         return;
     }
 
+    apikey_move_window(text, sizeof(text), window);
+
+    item = apikey_move_quota(m, limits, what, name, "requests",
+                             json_integer(limit), text);
+
+    if (item && burst && burst != limit) {
+        (void) json_object_set_new(item, "burst", json_integer(burst));
+    }
+}
+
+
+json_t *
+apikey_move_quota(apikey_move_t *m, json_t *limits, const char *what,
+    const char *name, const char *unit, json_t *limit, const char *window)
+{
+    size_t   i;
+    json_t  *item;
+
+    if (json_is_integer(limit) && (json_integer_value(limit) < 0
+        || json_integer_value(limit) > APIKEY_MOVE_LIMIT_MAX))
+    {
+        apikey_move_warn(m, what, "limit \"%s\" of %lld is left out: limits "
+                         "are 0 to %lld", name,
+                         (long long) json_integer_value(limit),
+                         (long long) APIKEY_MOVE_LIMIT_MAX);
+        json_decref(limit);
+        return NULL;
+    }
+
     json_array_foreach(limits, i, item) {
         if (strcmp(apikey_move_text(item, "name"), name) == 0) {
             apikey_move_warn(m, what, "a second limit \"%s\" is left out",
                              name);
-            return;
+            json_decref(limit);
+            return NULL;
         }
     }
 
-    apikey_move_window(text, sizeof(text), window);
+    item = json_pack("{s:s, s:s, s:o}", "name", name, "unit", unit, "limit",
+                     limit);
 
-    item = json_pack("{s:s, s:s, s:I, s:s}", "name", name, "unit", "requests",
-                     "limit", limit, "window", text);
-
-    if (burst && burst != limit) {
-        (void) json_object_set_new(item, "burst", json_integer(burst));
+    if (window) {
+        apikey_move_set(item, "window", window);
     }
 
     (void) json_array_append_new(limits, item);
+
+    return item;
 }
 
 

@@ -17,6 +17,8 @@ static void apikey_move_unkey_key(apikey_move_t *m, const json_t *key);
 static const char *apikey_move_unkey_alg(const json_t *key);
 static void apikey_move_unkey_rest(apikey_move_t *m, json_t *row,
     const json_t *key, const char *what);
+static void apikey_move_unkey_credits(apikey_move_t *m, json_t *row,
+    const json_t *key, const char *what);
 static void apikey_move_unkey_owner(apikey_move_t *m, json_t *row,
     const json_t *key, const char *what);
 static void apikey_move_unkey_limits(apikey_move_t *m, json_t *limits,
@@ -175,17 +177,7 @@ apikey_move_unkey_rest(apikey_move_t *m, json_t *row, const json_t *key,
                          "permissions as scopes");
     }
 
-    n = json_object_get(json_object_get(key, "credits"), "remaining");
-
-    if (n == NULL) {
-        n = apikey_move_unkey_get(key, "remaining", "remaining_requests");
-    }
-
-    if (json_is_integer(n)) {
-        apikey_move_warn(m, what, "its %lld credits are left out: credits "
-                         "cannot be set yet",
-                         (long long) json_integer_value(n));
-    }
+    apikey_move_unkey_credits(m, row, key, what);
 
     apikey_move_unkey_limits(m, apikey_move_limits(row),
                              json_object_get(key, "ratelimits"), what);
@@ -204,6 +196,62 @@ apikey_move_unkey_rest(apikey_move_t *m, json_t *row, const json_t *key,
     }
 
     apikey_move_unkey_owner(m, row, key, what);
+}
+
+
+/* The table has a day of the month where the refill is monthly. */
+
+static void
+apikey_move_unkey_credits(apikey_move_t *m, json_t *row, const json_t *key,
+    const char *what)
+{
+    json_t        *credits;
+    const char    *every;
+    const json_t  *n, *refill, *amount, *day;
+
+    n = json_object_get(json_object_get(key, "credits"), "remaining");
+    refill = json_object_get(json_object_get(key, "credits"), "refill");
+
+    if (n == NULL) {
+        n = apikey_move_unkey_get(key, "remaining", "remaining_requests");
+    }
+
+    if (!json_is_integer(n)) {
+        return;
+    }
+
+    if (refill == NULL) {
+        refill = json_object_get(key, "refill");
+    }
+
+    amount = refill ? json_object_get(refill, "amount")
+                    : json_object_get(key, "refill_amount");
+    day = refill ? json_object_get(refill, "refillDay")
+                 : json_object_get(key, "refill_day");
+    every = apikey_move_text(refill, "interval");
+
+    if (every == NULL) {
+        every = json_is_integer(day) ? "monthly" : "daily";
+    }
+
+    credits = json_pack("{s:s, s:I}", "unit", "requests", "remaining",
+                        json_integer_value(n) < 0 ? (json_int_t) 0
+                                                  : json_integer_value(n));
+
+    if (json_is_integer(amount) && json_integer_value(amount) > 0) {
+        (void) json_object_set_new(credits, "refill",
+                   json_pack("{s:I, s:s}", "amount",
+                             json_integer_value(amount), "every",
+                             strcmp(every, "daily") == 0 ? "day" : "month"));
+
+        if (json_is_integer(day) && json_integer_value(day) > 1) {
+            apikey_move_warn(m, what, "its credits are refilled on day %lld: "
+                             "here it is the anchor_day of its owner",
+                             (long long) json_integer_value(day));
+        }
+    }
+
+    (void) json_object_set_new(row, "credits", credits);
 }
 
 

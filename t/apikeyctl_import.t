@@ -56,10 +56,9 @@ subtest 'kong: a dump of decK' => sub {
         hash => sha256_hex('acmeacmeacmeacmeacmeacmeacme0001'),
         start => 'acme', last4 => '0001', scopes => [ qw(orders invoices) ],
         metadata => { tags => [ 'prod' ] },
-        limits => [ limit('second', 5, '1s'), limit('minute', 100, '1m') ],
-    }, 'a consumer with one key');
-    said($said, qr/^"acme": its limit of 5000 a day is left out: calendar/,
-         'a day is one of the calendar');
+        limits => [ limit('second', 5, '1s'), limit('minute', 100, '1m'),
+                    limit('day', 5000, 'day') ],
+    }, 'a consumer with one key, a day is one of the calendar');
     said($said, qr/^"acme": its plugin request-size-limiting is not moved/,
          'another plugin');
 
@@ -76,7 +75,7 @@ subtest 'kong: a dump of decK' => sub {
          'no key of ours');
     said($said, qr/^"rate-limiting": a plugin of no consumer/,
          'a limit of everybody');
-    said($said, qr/^5 keys, 1 left out, 4 warnings$/, 'summed up');
+    said($said, qr/^5 keys, 1 left out, 3 warnings$/, 'summed up');
 };
 
 
@@ -127,12 +126,17 @@ subtest 'unkey' => sub {
     is($row->{expires_at}, '2099-01-01T00:00:00.000Z', 'expiry');
     is_deeply($row->{limits}, [ limit('default', 20, '10s') ],
               'the one limit of older keys');
-    said($said, qr/^"Seam": its 50 credits are left out/, 'credits');
+    is_deeply($row->{credits}, { unit => 'requests', remaining => 50,
+        refill => { amount => 80, every => 'month' } }, 'credits');
+    said($said, qr/^"Seam": its credits are refilled on day 15: here it is/,
+         'their day');
 
     ($row) = @{$rows->{Listed}};
     ok($row->{hash}, 'table and list make one key');
     is_deeply($row->{scopes}, [ 'a.b' ], 'permissions of the list');
     is($row->{owner}, 'org_7', 'identity of the list');
+    is_deeply($row->{credits}, { unit => 'requests', remaining => 100,
+        refill => { amount => 100, every => 'month' } }, 'credits of the list');
     said($said, qr/^"Listed": its roles are not moved/, 'roles');
     said($said, qr/^the keys of owner "org_7" share .*"limit":6,"window":"1m"/,
          'limits of an identity are the owner\'s');
@@ -141,7 +145,7 @@ subtest 'unkey' => sub {
        'plaintext is hashed here');
     ok(!exists $rows->{Recoverable}[0]{key}, 'and not sent');
     said($said, qr/^left out: "Hash unknown": there is neither/, 'no hash');
-    said($said, qr/^4 keys, 3 left out, 4 warnings$/, 'summed up');
+    said($said, qr/^4 keys, 3 left out, 3 warnings$/, 'summed up');
 };
 
 
@@ -160,10 +164,11 @@ subtest 'litellm' => sub {
 
     my $two = $rows->{'sk-...el02'}[0];
     is($two->{owner}, 'bob', 'without a team the user owns it');
-    ok(!$two->{limits}, 'no requests a minute, no limit');
-    said($said, qr/^"sk-\.\.\.el02": its $_ of .* is left out: limits of/, $_)
-        for 'tpm_limit', 'max_parallel_requests', 'max_budget';
-    said($said, qr/max_budget of 25\.5 is/, 'an amount as it stood there');
+    is_deeply($two->{limits}, [
+        { %{limit('tpm', 1000, '1m')}, unit => 'tokens' },
+        { name => 'parallel', unit => 'concurrent', limit => 3 },
+        { %{limit('budget', '25.50', 'month')}, unit => 'cost' } ],
+        'tokens, slots and a budget');
 
     is($rows->{blocked}[0]{enabled}, JSON::PP::false, 'blocked');
     said($said, qr/^"blocked": its $_ /, $_)
@@ -198,10 +203,9 @@ subtest 'aws: what its CLI prints' => sub {
         metadata => { description => 'first partner',
                       tags => { team => 'edge' } },
         created_at => '2023-03-01T11:00:00.000Z',
-        limits => [ limit('throttle', 10, '1s', 20) ],
-    }, 'a key and its plan');
-    said($said, qr/^"Partner one": its quota of 5000 a MONTH is left out/,
-         'a quota of the calendar');
+        limits => [ limit('throttle', 10, '1s', 20),
+                    limit('quota', 5000, 'month') ],
+    }, 'a key and its plan, a quota of the calendar');
     said($said, qr/^"Partner one": its limits for single methods/, 'methods');
 
     my $two = $rows->{'Partner two'}[0];

@@ -158,6 +158,11 @@ subtest 'unkey' => sub {
     is(status('seam_4tx_9h2bPDhZtzmLxVpTnWq3cR'), 200,
        'by the hash of its last segment, once it is enabled');
 
+    is_deeply([ @{json($node->admin('GET', "api-keys/$id"))->{credits}}{
+                qw(unit refill)} ],
+              [ 'requests', { amount => 80, every => 'month' } ],
+              'it has its credits');
+
     is(json($node->admin('GET', 'owners/org_7'))->{limits}[0]{limit}, 6,
        'the identity\'s limit is the owner\'s');
     is(status('oldoldoldoldoldoldoldoldold'), 401, 'an expired one is not');
@@ -177,6 +182,12 @@ subtest 'litellm' => sub {
        'in x-api-key');
     is(status('sk-litellmlitellmlitel03'), 401, 'a blocked one is not');
     is(status('sk-litellmlitellmlitel04'), 401, 'nor an expired one');
+
+    my $list = json($node->admin('GET', 'api-keys?q=sk-...el02'));
+    is_deeply([ map { join ' ', @{$_}{qw(name unit limit)},
+                $_->{window} // '-' } @{$list->{data}[0]{limits}} ],
+              [ 'tpm tokens 1000 1m', 'parallel concurrent 3 -',
+                'budget cost 25.50 month' ], 'its limits and its budget');
 
     my @rpm = map { status('sk-litellmlitellmlitel01') } 1 .. 6;
     is("@rpm", '200 200 200 200 200 429', 'rpm');
@@ -203,6 +214,9 @@ subtest 'aws' => sub {
 
     is_deeply([ @{$limit{'Partner one'}}{qw(limit window burst)} ],
               [ 10, '1s', 20 ], 'its throttle');
+    is_deeply([ map { @{$_->{limits}[1]}{qw(limit window)} }
+                grep { $_->{name} eq 'Partner one' } @{$list->{data}} ],
+              [ 5000, 'month' ], 'its quota');
     is_deeply([ @{$limit{'Partner two'}}{qw(limit window burst)} ],
               [ 5, '10s', 3 ], 'half a request a second');
 
