@@ -70,7 +70,7 @@ CREATE TABLE IF NOT EXISTS node (
 );
 
 COMMENT ON TABLE node IS
-    'nginx nodes that reached this database; a heartbeat a minute';
+    'nginx nodes that reached this database; a heartbeat every few seconds';
 COMMENT ON COLUMN node.id IS 'From the file "node" in its journal directory';
 COMMENT ON COLUMN node.name IS 'apikey_node, by default the host name';
 COMMENT ON COLUMN node.version IS 'Of the module';

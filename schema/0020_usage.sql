@@ -361,13 +361,16 @@ COMMENT ON FUNCTION usage_heartbeat(uuid, text, bigint) IS
 CREATE OR REPLACE FUNCTION usage_as_of()
 RETURNS timestamptz
 LANGUAGE sql STABLE
-RETURN (SELECT least(now(), coalesce(min(as_of), now())) FROM usage_node
-        WHERE seen_at > now() - interval '10 seconds');
+RETURN (SELECT least(now(), coalesce(min(u.as_of), now())) FROM usage_node u
+        WHERE greatest(u.seen_at, (SELECT n.seen_at FROM node n
+                                   WHERE n.id = u.node))
+            > now() - interval '10 seconds');
 
 COMMENT ON FUNCTION usage_as_of() IS
     'Everything that ended before it, on any node alive, is in.  A request'
     ' is recorded when it ends, so one still running is not in yet; a node'
-    ' not heard of for ten seconds is not waited for';
+    ' not heard of for ten seconds, by what it ships or by its heartbeat, is'
+    ' not waited for';
 
 
 CREATE OR REPLACE FUNCTION usage_add(rows usage_quarter[])
@@ -897,4 +900,5 @@ GRANT EXECUTE ON FUNCTION usage_time(bigint), usage_slot(timestamptz),
     budget_left(uuid, text) TO apikey_gateway;
 GRANT SELECT ON usage_node, usage_hourly, usage_daily, usage_monthly
     TO apikey_reader;
+GRANT SELECT (id, seen_at) ON node TO apikey_reader;
 GRANT EXECUTE ON FUNCTION usage_as_of(), usage_imported() TO apikey_reader;

@@ -9,7 +9,8 @@ SET LOCAL search_path = apikey, pg_temp;
 
 -- All of what a node had recorded before it began to count anew must be in,
 -- or nothing is said: it asks again.  So must what all nodes had until after,
--- if there is one: Redis has lost its count, and what came later is new.
+-- if there is one: Redis has lost its count, and what came later is new.  Who
+-- asks is alive, however long nothing of it has come in.
 
 CREATE OR REPLACE FUNCTION limits_known(req text)
 RETURNS TABLE (used numeric)
@@ -25,7 +26,8 @@ BEGIN
 
     IF NOT EXISTS (SELECT FROM usage_node n
                    WHERE n.node = (r ->> 'node')::uuid
-                       AND n.as_of > usage_time((r ->> 'born')::bigint))
+                       AND n.as_of > usage_time(greatest(
+                           (r ->> 'born')::bigint, (r ->> 'after')::bigint)))
         OR usage_as_of() <= usage_time(coalesce((r ->> 'after')::bigint, 0))
     THEN
         RETURN;

@@ -98,6 +98,41 @@ subtest 'as_of' => sub {
         $pg->value("SELECT apikey.usage_as_of() > '$now'") eq 't';
     });
     is($t->events("event = '$id'") + 0, 1, 'then it is in');
+
+    # a batch that waits, longer than a node is waited for: what is known of
+    # it is its heartbeat alone
+
+    open my $lock, '|-', $pg->bindir . '/psql', '-Xqo', '/dev/null', '-d',
+        $pg->conninfo(user => 'postgres') or die "psql: $!\n";
+    print $lock "BEGIN; LOCK apikey.usage_quarter IN SHARE MODE;\n";
+    $lock->flush;
+    wait_for('a lock', sub { $pg->value(
+        q{SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock'
+          AND relation = 'apikey.usage_quarter'::regclass}) });
+
+    $id = $n->get('/', key => $key->{key})->{headers}{'x-request-id'};
+    $now = $pg->value('SELECT clock_timestamp()');
+    wait_for('a batch that waits', sub { $pg->value(
+        q{SELECT count(*) FROM pg_stat_activity
+          WHERE wait_event_type = 'Lock'}) });
+    $pg->run("UPDATE apikey.usage_node SET seen_at = now() - interval '1 h'");
+    wait_for('a heartbeat', sub { $pg->value(
+        "SELECT seen_at > '$now'::timestamptz + interval '1 s'
+         FROM apikey.node") eq 't' });
+
+    is($pg->value("SELECT apikey.usage_as_of() < '$now'"), 't',
+       'a node that is alive is waited for');
+    is($pg->value(qq{BEGIN; UPDATE apikey.node SET seen_at = 'epoch';
+        SELECT count(*) FROM apikey.limits_known((SELECT json_build_object(
+            'node', node, 'born', 0, 'after', apikey.micros('$now'), 'limits',
+            '[{"kind": "credits"}]'::json) FROM apikey.usage_node)::text);
+        ROLLBACK}), 0, 'also where only itself knows that it is');
+
+    close $lock or die "psql: $?\n";
+    wait_for('as_of goes on', sub {
+        $pg->value("SELECT apikey.usage_as_of() > '$now'") eq 't';
+    });
+    is($t->events("event = '$id'") + 0, 1, 'until it is in');
 };
 
 

@@ -9,10 +9,13 @@
 
 
 #define NGX_HTTP_APIKEY_BEAT          60000
+#define NGX_HTTP_APIKEY_BEAT_ALIVE    3000
 #define NGX_HTTP_APIKEY_BEAT_TIMEOUT  10000
 
 
 static void ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op,
+    PGresult *res);
+static void ngx_http_apikey_beat_told(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static uint64_t ngx_http_apikey_beat_currency(PGresult *res);
 static uint64_t ngx_http_apikey_beat_prefix(PGresult *res);
@@ -24,6 +27,10 @@ static const char  ngx_http_apikey_beat_sql[] =
     "SELECT apikey.node_seen($1, $2, $3), apikey.currency(),"
     " (SELECT value FROM apikey.setting WHERE name = 'client_prefix')";
 
+static const char  ngx_http_apikey_beat_alive_sql[] =
+    "UPDATE apikey.node SET seen_at = now() WHERE id = $1::uuid"
+    " RETURNING id";
+
 static const char  ngx_http_apikey_beat_schema_sql[] =
     "SELECT apikey.schema_version()";
 
@@ -32,6 +39,7 @@ void
 ngx_http_apikey_beat_node(ngx_http_apikey_sync_t *s)
 {
     s->beat_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT;
+    s->alive_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT_ALIVE;
 
     s->values[0] = s->node;
     s->values[1] = s->name;
@@ -75,6 +83,33 @@ ngx_http_apikey_beat_nodes(ngx_http_apikey_pg_op_t *op, PGresult *res)
     }
 
     ngx_http_apikey_sync_next(s);
+}
+
+
+/* Else a node whose usage does not get in would be taken for dead. */
+
+void
+ngx_http_apikey_beat_alive(ngx_http_apikey_sync_t *s)
+{
+    s->alive_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT_ALIVE;
+    s->values[0] = s->node;
+
+    (void) ngx_http_apikey_sync_ask(s, s->pg, ngx_http_apikey_beat_alive_sql,
+                                    1, NGX_HTTP_APIKEY_BEAT_TIMEOUT,
+                                    ngx_http_apikey_beat_told);
+}
+
+
+static void
+ngx_http_apikey_beat_told(ngx_http_apikey_pg_op_t *op, PGresult *res)
+{
+    ngx_http_apikey_sync_t *s = op->data;
+
+    if (ngx_http_apikey_sync_ok(s, res, "a heartbeat of this node")
+        == NGX_OK)
+    {
+        ngx_http_apikey_sync_next(s);
+    }
 }
 
 

@@ -418,6 +418,9 @@ ngx_http_apikey_sync_next(ngx_http_apikey_sync_t *s)
 
     } else if ((ngx_msec_int_t) (s->beat_at - ngx_current_msec) <= 0) {
         ngx_http_apikey_beat_node(s);
+
+    } else if ((ngx_msec_int_t) (s->alive_at - ngx_current_msec) <= 0) {
+        ngx_http_apikey_beat_alive(s);
     }
 }
 

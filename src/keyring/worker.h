@@ -91,6 +91,7 @@ typedef struct {
     const char                   *values[4];
 
     ngx_msec_t                    beat_at;
+    ngx_msec_t                    alive_at;
     ngx_msec_t                    save_at;
     uint64_t                      saved;      /* sh->changes then */
     ngx_int_t                     save_rc;    /* of the thread */
@@ -172,6 +173,7 @@ ngx_int_t ngx_http_apikey_changes_ids(ngx_http_apikey_ids_t *list,
 
 /* beat.c */
 void ngx_http_apikey_beat_node(ngx_http_apikey_sync_t *s);
+void ngx_http_apikey_beat_alive(ngx_http_apikey_sync_t *s);
 void ngx_http_apikey_beat_schema(ngx_http_apikey_sync_t *s);
 
 
