@@ -142,6 +142,29 @@ is(used(since => $end, unit => 'cost'), 750_000_000,
    'without raw events all of the quarter counts');
 
 
+# A node that is alive and whose shipping hangs is waited for, however long it
+# hangs: who has Redis lose a quota then must not be told that all is known.
+
+my $as_of;
+
+ok($pg->while_locked('LOCK TABLE apikey.usage_quarter IN EXCLUSIVE MODE',
+    sub {
+        $n->get('/', key => $lone->{key})->{status} == 200
+            && wait_for('a batch that hangs', sub { $pg->value(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE wait_event_type = 'Lock'") });
+    },
+    sub {
+        $pg->run("UPDATE apikey.usage_node
+                  SET seen_at = now() - interval '1 min'");
+        $as_of = $pg->value('SELECT now() - apikey.usage_as_of()
+                                    > interval \'0\'');
+    }), 'a batch hangs');
+is($as_of, 't', 'what is known ends before it');
+
+wait_for('it to be shipped', sub { used(holder => $lone->{id}) == 2 });
+
+
 # Sums beyond 64 bits, in one batch.
 
 $pg->stop;
