@@ -6,7 +6,7 @@ use strict;
 use warnings;
 
 use Test::More;
-use Apikey::Test qw(wait_for);
+use Apikey::Test qw(wait_for json);
 
 plan skip_all => 'root is needed to mount a small disk' if $> != 0;
 
@@ -53,9 +53,15 @@ $pg->stop('kill');
 push @ids, send_some(50);
 
 is(grep({ $_ } @ids), 70, 'neither disk nor Postgres: requests pass');
+wait_for('how long they wait', sub {
+    json($n->admin('GET', 'health'))->{journal}{lag_ms} > 0;
+});
 
 $pg->start;
 is(arrived(@ids), 70, 'and are shipped when it returns, once');
+wait_for('nothing left', sub {
+    json($n->admin('GET', 'health'))->{journal}{lag_ms} == 0;
+});
 
 system('mount', '-o', 'remount,size=8m', $disk) == 0 or die;
 @ids = ();

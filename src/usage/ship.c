@@ -39,6 +39,7 @@ ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
     ship->read_retry = ngx_current_msec;
     ship->retry_at = ngx_current_msec;
     ship->beat_at = ngx_current_msec;
+    ship->since = apikey_clock_real();
 
     ship->chunk = malloc(APIKEY_SPOOL_CHUNK);
     ship->frames = malloc(NGX_HTTP_APIKEY_FRAMES);

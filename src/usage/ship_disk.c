@@ -13,6 +13,7 @@
 #include "usage/ship.h"
 
 
+static void ngx_http_apikey_ship_tell(ngx_http_apikey_ship_t *ship);
 static ngx_uint_t ngx_http_apikey_ship_write(ngx_http_apikey_ship_t *ship);
 static ngx_msec_t ngx_http_apikey_ship_due(ngx_http_apikey_ship_t *ship);
 static ngx_msec_t ngx_http_apikey_ship_pace(ngx_http_apikey_ship_t *ship);
@@ -33,14 +34,11 @@ static void ngx_http_apikey_ship_unread(ngx_http_apikey_ship_t *ship);
 void
 ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
 {
-    uint64_t         left;
-    apikey_stats_t  *stats;
-
     if (ship->busy) {
         return;
     }
 
-    stats = ship->usage->conf.stats;
+    ngx_http_apikey_ship_tell(ship);
 
     if (!ship->opened) {
         if (ship->tp && (ngx_msec_int_t) (ship->disk_retry - ngx_current_msec)
@@ -50,18 +48,6 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
         }
 
         return;
-    }
-
-    if (stats) {
-        left = apikey_spool_left(&ship->spool, &ship->cursor)
-               + ship->frames_len;
-        apikey_stats_set(&stats->journal_bytes, left);
-
-        /* what was recorded before as_of is shipped: none is older */
-
-        apikey_stats_set(&stats->journal_oldest,
-                         left ? (uint64_t) (ship->as_of ? ship->as_of
-                                            : ship->since) : 0);
     }
 
     if (ship->seek && ship->known) {
@@ -83,6 +69,37 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
     {
         ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_READ);
     }
+}
+
+
+/* What is left, on the disk and in the rings where that takes nothing. */
+
+static void
+ngx_http_apikey_ship_tell(ngx_http_apikey_ship_t *ship)
+{
+    uint64_t         left;
+    apikey_stats_t  *stats;
+
+    stats = ship->usage->conf.stats;
+
+    if (stats == NULL) {
+        return;
+    }
+
+    left = ship->frames_len;
+
+    if (ship->opened) {
+        left += apikey_spool_left(&ship->spool, &ship->cursor);
+    }
+
+    apikey_stats_set(&stats->journal_bytes, left);
+
+    /* what was recorded before as_of is shipped: none is older */
+
+    apikey_stats_set(&stats->journal_oldest,
+                     left || ngx_http_apikey_ship_waiting(ship)
+                     ? (uint64_t) (ship->as_of ? ship->as_of : ship->since)
+                     : 0);
 }
 
 
