@@ -119,27 +119,19 @@ DROP FUNCTION IF EXISTS import_find(bytea);
 
 CREATE FUNCTION import_find(digest bytea, OUT id uuid, OUT secret uuid,
     OUT ended boolean, OUT current_ boolean)
-LANGUAGE plpgsql STABLE
+LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = apikey, pg_temp
 AS $$
-DECLARE
-    secrets text;
-BEGIN
-    SELECT f.id, f.secrets INTO id, secrets FROM keyring_find(digest) AS f
-    WHERE f.kind = 'key';
-
-    secret := substring(secrets
-        FROM '([0-9a-f-]{36})\t' || encode(digest, 'hex'));
-
-    SELECT s.ended_at IS NOT NULL OR coalesce(s.expires_at <= now(), false),
-        s.expires_at IS NULL
-    INTO ended, current_
-    FROM apikey.secret s WHERE s.id = secret;
-END
+    SELECT s.key_id, s.id, s.ended_at IS NOT NULL
+            OR coalesce(s.expires_at <= now(), false), s.expires_at IS NULL
+    FROM apikey.secret s WHERE s.digest = $1
 $$;
 
 COMMENT ON FUNCTION import_find(bytea) IS
-    'The key that has a secret of this digest, and how that stands';
+    'The key that has a secret of this digest, and how that stands; runs as'
+    ' the owner, who may read digests';
+
+REVOKE ALL ON FUNCTION import_find(bytea) FROM PUBLIC, apikey_reader;
 
 
 CREATE OR REPLACE FUNCTION import_differs(k key, b jsonb)

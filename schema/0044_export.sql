@@ -221,11 +221,12 @@ AS $$
             ELSE 'q.start >= $1 AND q.start < $2' END,
         nullif(usage_where(req), ''),
 
-        -- events have an index by key, none by owner
+        -- events have an index by key, none by owner; imported ones may
+        -- have an owner alone
 
         CASE WHEN source = 'events' AND o.id IS NOT NULL AND caller() <> 'key'
                 AND query_value(req, 'key') IS NULL
-            THEN format('q.key_id = ANY (%L)',
+            THEN format('(q.key_id = ANY (%L) OR q.key_id IS NULL)',
                 ARRAY(SELECT k.id FROM key k WHERE k.owner_id = o.id)) END,
         CASE WHEN query_value(req, 'session') IS NOT NULL
             THEN format('q.session = %L', query_value(req, 'session')) END,

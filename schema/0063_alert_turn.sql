@@ -352,7 +352,13 @@ COMMENT ON FUNCTION alert_expiry(alert[], key, owner) IS
 -- What came late, since a node had been away, fires all the same: it has not
 -- fired since.
 
-CREATE OR REPLACE FUNCTION alert_prices(a alert)
+DROP FUNCTION IF EXISTS alert_prices(alert);
+
+-- Clients choose the names of models, so that no more than so many are told
+-- one by one, those first that are firing; the others come together.  What was
+-- imported did not run here.
+
+CREATE OR REPLACE FUNCTION alert_prices(a alert, most int DEFAULT 100)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = apikey, pg_temp
@@ -361,26 +367,39 @@ DECLARE
     q     record;
     seen  alert_state;
 BEGIN
-    FOR q IN SELECT u.service, u.model, sum(u.unpriced) AS n,
-                 max(u.start) AS last
-             FROM usage_quarter u
-             WHERE u.unpriced > 0 AND u.start > now() - interval '1 day'
-             GROUP BY u.service, u.model
-             ORDER BY u.service, u.model LIMIT 1000
+    FOR q IN WITH used AS (
+            SELECT u.service, u.model, sum(u.unpriced) AS n,
+                max(u.start) AS last, 'price ' || jsonb_build_array(u.service,
+                    u.model)::text AS subject
+            FROM usage_quarter u
+            WHERE u.unpriced > 0 AND u.start > now() - interval '1 day'
+                AND u.node <> ALL (usage_imported())
+            GROUP BY u.service, u.model),
+        placed AS (
+            SELECT u.*, s.fired_at, row_number() OVER (ORDER BY
+                s.firing IS TRUE DESC, u.n DESC, u.service, u.model) AS place
+            FROM used u LEFT JOIN alert_state s ON s.alert_id = a.id
+                AND s.subject = u.subject
+            WHERE u.last >= now() - interval '75 min'
+                OR s.fired_at <= u.last OR s.fired_at IS NULL)
+        SELECT p.subject, p.service, nullif(p.model, '') AS model,
+            1 AS models, p.n, p.last, EXISTS (SELECT FROM price c
+                WHERE c.deleted_at IS NULL AND c.valid_from <= now()
+                    AND (c.service IS NULL
+                        OR pattern_covers(c.service, p.service))
+                    AND (c.model IS NULL
+                        OR pattern_covers(c.model, p.model))) AS priced
+        FROM placed p WHERE p.place <= most
+        UNION ALL
+        SELECT 'prices', NULL, NULL, count(*), sum(p.n), max(p.last), NULL
+        FROM placed p WHERE p.place > most HAVING count(*) > 0
     LOOP
-        seen.subject := 'price '
-            || jsonb_build_array(q.service, q.model)::text;
-
-        CONTINUE WHEN q.last < now() - interval '75 min'
-            AND EXISTS (SELECT FROM alert_state s
-                WHERE s.alert_id = a.id AND s.subject = seen.subject
-                    AND s.fired_at > q.last);
-
+        seen.subject := q.subject;
         seen.live := false;
         seen.period := '';
         seen.again_at := now() + interval '1 hour';
-        seen.info := (SELECT to_jsonb(x) FROM (SELECT q.service,
-                nullif(q.model, '') AS model, q.n AS requests,
+        seen.info := (SELECT to_jsonb(x) FROM (SELECT q.service, q.model,
+                q.models, q.n AS requests, q.priced,
                 time_text(q.last) AS last_start) AS x);
 
         PERFORM alert_observe(a, seen, q.n);
@@ -388,7 +407,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION alert_prices(alert) IS
+COMMENT ON FUNCTION alert_prices(alert, int) IS
     'Requests whose price is unknown, of a day';
 
 
@@ -948,7 +967,7 @@ GRANT EXECUTE ON FUNCTION alert_period(text, int, text),
     alert_held(key, owner), alert_limits(alert[], key, owner),
     alert_credits(alert[], key, owner),
     alert_spend(alert[], key, owner),
-    alert_expiry(alert[], key, owner), alert_prices(alert),
+    alert_expiry(alert[], key, owner), alert_prices(alert, int),
     alert_backlog(alert), alert_live(alert[], jsonb, boolean),
     alert_live_limit(alert[], key, owner, text, numeric, boolean),
     alert_live_subject(text, uuid, text, boolean),

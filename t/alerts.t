@@ -328,6 +328,44 @@ subtest 'an unknown price' => sub {
     });
     is(scalar(grep { ($_->{model} // '') eq 'gpt-4' } told($rule)), 0,
        'not for the other one');
+    is_deeply([ map { @{$_}{qw(models priced)} }
+                grep { ($_->{model} // '') eq 'o9' } told($rule) ],
+              [ 1, JSON::PP::false ], 'which has none');
+
+    $n->get("/set/X-Usage-Input-Tokens/garbage?model=gpt-4",
+            key => $key->{key});
+    wait_for('it to fire for usage that nobody knows', sub {
+        turn();
+        return grep { ($_->{model} // '') eq 'gpt-4' } told($rule);
+    });
+    is_deeply([ map { $_->{priced} } grep { ($_->{model} // '') eq 'gpt-4' }
+                told($rule) ], [ JSON::PP::true ], 'of a model with a price');
+
+    # clients may name whatever they like, and what is imported never ran here
+
+    $pg->run("INSERT INTO apikey.usage_node VALUES (md5('i')::uuid, 'i',
+                  'epoch', 'epoch');
+        INSERT INTO apikey.usage_quarter SELECT q.start, CASE WHEN i = 0
+                THEN md5('i')::uuid ELSE q.node END, q.key_id, q.owner,
+            q.customer, q.service, q.endpoint, 'any' || i, 'success', 200,
+            'ok', '', 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1
+        FROM (SELECT * FROM apikey.usage_quarter WHERE unpriced > 0
+              ORDER BY start DESC LIMIT 1) AS q, generate_series(0, 150) AS i");
+    wait_for('the others together', sub {
+        turn();
+        return 101 == grep { $_->{models} } told($rule);
+    });
+
+    my @one = grep { $_->{models} == 1 } told($rule);
+    my ($rest) = grep { $_->{models} > 1 } told($rule);
+    my $any = grep { ($_->{model} // '') =~ /^any/ } @one;
+
+    is(scalar(@one), 100, 'a hundred one by one');
+    is(join(' ', map { $_ // 'null' } @{$rest}{qw(service model models
+                                                  requests priced)}),
+       sprintf('null null %d %1$d null', 150 - $any), 'the others together');
+    is(scalar(grep { ($_->{model} // '') eq 'any0' } @one), 0,
+       'none for what was imported');
 
     api('DELETE', "alerts/$rule->{id}", undef, 204);
     api('GET', "alerts/$rule->{id}", undef, 404);
@@ -371,7 +409,8 @@ subtest 'owners' => sub {
 };
 
 is($pg->value("SELECT count(*) FROM (SELECT 1 FROM apikey.alert_entry
-               GROUP BY alert_id, data ->> 'key', data ->> 'model', state,
+               GROUP BY alert_id, data ->> 'key', data ->> 'model',
+                   data ->> 'models', state,
                    data ->> 'threshold', data ->> 'limit'
                HAVING count(*) > 1) AS x"), 0,
    'two nodes have told nothing twice');

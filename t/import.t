@@ -188,6 +188,14 @@ subtest 'all members' => sub {
                      expires_at => '2022-01-01T00:00:00Z' } ]),
             [ '1 unchanged' ], 'an end that has come');
 
+    $pg->run("INSERT INTO apikey.secret (id, key_id, digest, start, last4,
+            created_at, ended_at)
+        SELECT gen_random_uuid(), '$k->{id}', sha256(i::text::bytea), 'x', 'x',
+            now() - interval '1 day', now() - i * interval '1 hour'
+        FROM generate_series(1, 250) AS i");
+    results(rows([ { name => 'renamed', hash => sha256_hex(250) } ]),
+            [ '1 failed /hash duplicate' ], 'the oldest of many secrets');
+
     is($n->admin('DELETE', "api-keys/$k->{id}")->{status}, 204, 'revoked');
     results(rows([ { name => 'renamed', hash => $row->{hash} } ]),
             [ '1 failed /hash duplicate' ], 'a revoked key');

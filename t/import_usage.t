@@ -260,6 +260,16 @@ counts(import_usage('json', [ ({ date => "${old}T13:00:00Z",
     '200 6 4 2 0', 'a request is one, others are as many as there are');
 
 
+# an owner's, of no key
+
+my $alone = '{"date":"%s","owner":"ada","endpoint":"/alone",'
+    . '"request_id":"018c0000-0000-7000-8000-0000000000aa","cost":"0.07"}';
+counts(import_usage('ndjson', sprintf $alone, "${today}T10:00:00Z"),
+       '200 1 1 0 0', 'of an owner alone');
+like(export("$range&owner=ada&granularity=event&format=csv"),
+     qr{^${today}T10:00:00Z,/alone,1,0,0\.07,,success$}m,
+     'it is among its requests');
+
 # a sum is the same in every format
 
 forget();
