@@ -69,6 +69,8 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
     my $three = $t->key(limits => [ limit('hr', 'requests', 1000, '1h'),
         limit('jobs', 'concurrent', 8),
         limit('tpm', 'tokens', 200000, '1m') ]);
+    my $many = $t->key(limits => [ map {
+        limit("m$_", 'requests', 99_999, "${_}m") } 1 .. 50 ]);
 
     $t->sync($a, $b);
 
@@ -81,6 +83,8 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
     like($_->get('/', key => $three->{key})->{headers}{ratelimit} // '',
          qr/^"hr";r=99[89];t=\d+$/, 'a request that costs no tokens')
         for $a, $b;
+    is($_->get('/', key => $many->{key})->{status}, 200, 'fifty limits of one')
+        for $a, $b, $a;
 
     # one of the nodes has settled later than the other answers
 

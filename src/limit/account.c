@@ -507,7 +507,7 @@ apikey_account_add(apikey_account_t *v, const apikey_account_call_t *call,
     uint64_t                 from;
     apikey_account_level_t  *level;
 
-    if (v->nlevels == APIKEY_ACCOUNT_LEVELS) {
+    if (!apikey_account_room(v)) {
         return NULL;
     }
 

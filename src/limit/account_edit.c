@@ -141,3 +141,40 @@ apikey_account_bucket(const apikey_account_t *v,
     b->used = level->used;
     b->at = refills ? level->at : v->at;
 }
+
+
+/* A limit that has gone makes room, if coming back it would be the same. */
+
+bool
+apikey_account_room(apikey_account_t *v)
+{
+    bool                     empty;
+    unsigned                 i, n;
+    apikey_account_level_t  *level;
+
+    if (v->nlevels < APIKEY_ACCOUNT_LEVELS) {
+        return true;
+    }
+
+    for (i = 0, n = 0; i < v->nlevels; i++) {
+        level = &v->levels[i];
+
+        if (level->tick == 0) {
+            empty = level->at <= v->at;
+
+        } else if (apikey_account_rolls(level->tick)) {
+            empty = level->log.n == 0;
+
+        } else {
+            empty = level->used <= apikey_account_floor(v, level);
+        }
+
+        if (!empty || level->born != APIKEY_ACCOUNT_MAX) {
+            v->levels[n++] = *level;
+        }
+    }
+
+    v->nlevels = n;
+
+    return n < APIKEY_ACCOUNT_LEVELS;
+}

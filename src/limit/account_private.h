@@ -142,5 +142,8 @@ uint64_t apikey_account_ceiling(const apikey_account_call_t *call);
 void apikey_account_slots(apikey_account_t *v,
     const apikey_account_call_t *call);
 
+/* account_edit.c: a level more has room. */
+bool apikey_account_room(apikey_account_t *v);
+
 
 #endif /* APIKEY_ACCOUNT_PRIVATE_H_INCLUDED */

@@ -44,6 +44,7 @@ static uint64_t   now, epoch, since, moved;
 static bool       quiet;         /* nothing is to be settled */
 static bool       hoards;            /* little is given back */
 static bool       crowd;
+static unsigned   ids = IDS;
 static unsigned   charges;           /* of what was admitted alone */
 
 
@@ -159,10 +160,10 @@ edit(account_t *a)
 
     a->nlimits = 1 + rnd(LIMITS);
     a->lease = rnd(2) ? 1000000 : 200000 + rnd(5000000);
-    first = rnd(IDS);
+    first = rnd(ids);
 
     for (i = 0; i < a->nlimits; i++) {
-        a->limits[i].id = 0xfff0000000000000ULL + (first + i) % IDS;
+        a->limits[i].id = 0xfff0000000000000ULL + (first + i) % ids;
         random_limit(&a->limits[i], a->slots);
     }
 }

@@ -14,61 +14,25 @@
 
 #include <time.h>
 
-#include "limit/account_lua.h"
 #include "redis.h"
 #include "account_random.h"
 #include "account_pack.h"
+#include "account_load.h"
 
 
 #define ROUNDS  12000
 #define CALM    8000         /* more, undisturbed */
+#define RAW     131072       /* bytes of a value, at most */
 
 
-static unsigned  granted, taken, refused, lost, most;
+static unsigned  granted, taken, refused, lost, most, levels, gone;
 static unsigned  calls[2], plain[2];         /* of calm(): TAKE, LEASE */
-
-
-static void
-load(char *sha)
-{
-    static const char  clock[] =
-        "local time = call('TIME')\n"
-        "local now = time[1] * 1000000 + time[2]\n";
-    static const char  general[] = "local SKEW";
-    static const char  count[] = "call('INCR', 'general' .. op)\n";
-
-    char  text[65536], *p;
-
-    strcpy(text, apikey_account_lua);
-
-    p = strstr(text, clock);
-    if (p == NULL) {
-        fail("the script reads its clock in another way");
-    }
-
-    memset(p, ' ', sizeof(clock) - 1);
-    memcpy(p, "local now = tonumber(ARGV[#ARGV])", 33);
-
-    /* what is not plain, and goes on to the functions, is counted */
-
-    p = strstr(text, general);
-    if (p == NULL) {
-        fail("where do the script's functions begin?");
-    }
-
-    memmove(p + sizeof(count) - 1, p, strlen(p) + 1);
-    memcpy(p, count, sizeof(count) - 1);
-
-    if (run(sha, 3, "SCRIPT", "LOAD", text) != 40) {
-        fail("SCRIPT LOAD: %s", sha);
-    }
-}
 
 
 static void
 check_value(unsigned i, bool written)
 {
-    char               raw[16384], should[16384], out[64];
+    char               raw[RAW], should[RAW], out[64];
     char               key[2] = { 'a' + i };
     long               n;
     uint64_t           us;
@@ -289,7 +253,7 @@ take(const char *sha, unsigned count)
 static void
 spoil(unsigned i)
 {
-    char               raw[16384], key[2] = { 'a' + i, 0 };
+    char               raw[RAW], key[2] = { 'a' + i, 0 };
     long               n;
     size_t             k, len[3] = { 3, 1 };
     const char        *argv[3] = { "SET", key, raw };
@@ -506,6 +470,41 @@ crowded(const char *sha)
 }
 
 
+/* More limits, one after another, than there are places for. */
+
+static void
+renamed(const char *sha)
+{
+    unsigned                i, n, round;
+    const apikey_account_t  *v;
+
+    ids = 10 * APIKEY_ACCOUNT_LEVELS;
+
+    for (round = 0; round < 1500; round++) {
+        now += rnd(rnd(5) ? 3000000 : 500000000);
+
+        for (i = 0; i < ACCOUNTS; i++) {
+            edit(&accounts[i]);
+        }
+
+        v = &accounts[round % ACCOUNTS].value;
+        n = v->nlevels;
+
+        if (rnd(3)) {
+            lease(sha, round % ACCOUNTS);
+
+        } else {
+            take(sha, ACCOUNTS);
+        }
+
+        gone += v->nlevels < n;
+        levels = n > levels ? n : levels;
+    }
+
+    ids = IDS;
+}
+
+
 int
 main(int argc, char **argv)
 {
@@ -569,6 +568,7 @@ main(int argc, char **argv)
     calm(sha);
 
     crowded(sha);
+    renamed(sha);
 
     for (i = 0; i < 5; i++) {
         rolling(sha);
@@ -576,11 +576,13 @@ main(int argc, char **argv)
 
     if (granted < 400 || taken < 200 || refused < 200 || lost < 10
         || logs < 400 || full < 20 || plain[0] < 50 || plain[1] < 50
-        || most < APIKEY_ACCOUNT_NODES || charges < 100)
+        || most < APIKEY_ACCOUNT_NODES || charges < 100
+        || levels < APIKEY_ACCOUNT_LEVELS || gone < 10)
     {
         fail("granted %u, taken %u, refused %u, lost %u, logs %u, full %u, "
-             "plain %u and %u, nodes %u, charges %u", granted, taken, refused,
-             lost, logs, full, plain[0], plain[1], most, charges);
+             "plain %u and %u, nodes %u, charges %u, levels %u, gone %u",
+             granted, taken, refused, lost, logs, full, plain[0], plain[1],
+             most, charges, levels, gone);
     }
 
     printf("%u rounds; plain: %u of %u TAKE, %u of %u LEASE; seed %llu\n",

@@ -105,7 +105,7 @@ start(void)
 static void
 command(unsigned argc, const char **argv, const size_t *len)
 {
-    char      buf[65536], *p;
+    char      buf[262144], *p;
     unsigned  i;
 
     p = buf + sprintf(buf, "*%u\r\n", argc);
