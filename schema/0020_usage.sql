@@ -191,6 +191,11 @@ CREATE TABLE IF NOT EXISTS usage_event_default
 CREATE INDEX IF NOT EXISTS usage_event_id ON usage_event (event);
 CREATE INDEX IF NOT EXISTS usage_event_key ON usage_event (key_id, time);
 
+-- of imports: events of an owner that stand with none of its keys
+
+CREATE INDEX IF NOT EXISTS usage_event_owner ON usage_event (owner, time)
+    WHERE key_id IS NULL AND owner IS NOT NULL;
+
 ALTER TABLE usage_event
     ADD COLUMN IF NOT EXISTS ingested_at timestamptz NOT NULL DEFAULT now();
 

@@ -52,30 +52,30 @@ COMMENT ON FUNCTION request_json(usage_request) IS
 
 -- Ids begin with the time: they are in its order, and have an index.  Of one
 -- key there is an index by time; an owner's newest are among the newest of
--- each of its keys.
+-- each of its keys, and of what was imported with an owner alone.
 
 CREATE OR REPLACE FUNCTION requests_sql(of text, conds text, dir text,
     after boolean)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN (SELECT CASE of
-        WHEN 'owner' THEN format('SELECT q.* FROM key k CROSS JOIN LATERAL'
-            ' (%s) AS q WHERE k.owner_id = $6 ORDER BY %s LIMIT $5', one,
-            sorted)
-        ELSE one END
+        WHEN 'owner' THEN format('SELECT q.* FROM (SELECT q.* FROM key k'
+            ' CROSS JOIN LATERAL (%s) AS q WHERE k.owner_id = $6'
+            ' UNION ALL (%s)) AS q ORDER BY %s LIMIT $5',
+            format(one, 'q.key_id = k.id AND '), format(one,
+            'q.key_id IS NULL AND q.owner IS NOT NULL AND '), sorted)
+        ELSE format(one, '') END
     FROM (SELECT CASE of WHEN 'all' THEN 'q.event ' || dir
               ELSE format('q.time %s, q.event %1$s', dir) END AS sorted,
               CASE WHEN after THEN format(CASE of
                   WHEN 'all' THEN ' AND q.event %s $4'
                   ELSE ' AND (q.time, q.event) %s ($3, $4)' END,
                   CASE dir WHEN 'DESC' THEN '<' ELSE '>' END)
-              ELSE '' END AS behind,
-              CASE of WHEN 'owner' THEN 'q.key_id = k.id AND ' ELSE '' END
-              AS mine) AS x,
+              ELSE '' END AS behind) AS x,
         LATERAL (SELECT format('SELECT q.* FROM usage_row q'
-            ' LEFT JOIN usage_node n ON n.node = q.node WHERE %s%s%s'
-            ' ORDER BY %s LIMIT $5', mine, conds, behind, sorted) AS one)
-            AS y);
+            ' LEFT JOIN usage_node n ON n.node = q.node WHERE %%s%s%s'
+            ' ORDER BY %s LIMIT $5', replace(conds, '%', '%%'), behind, sorted)
+            AS one) AS y);
 
 COMMENT ON FUNCTION requests_sql(text, text, text, boolean) IS
     'SQL of a page: $1 and $2 the range, $3 and $4 what it begins behind, $5'

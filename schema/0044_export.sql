@@ -221,12 +221,13 @@ AS $$
             ELSE 'q.start >= $1 AND q.start < $2' END,
         nullif(usage_where(req), ''),
 
-        -- events have an index by key, none by owner; imported ones may
-        -- have an owner alone
+        -- events have an index by key; imported ones, which may have an owner
+        -- alone, by that
 
         CASE WHEN source = 'events' AND o.id IS NOT NULL AND caller() <> 'key'
                 AND query_value(req, 'key') IS NULL
-            THEN format('(q.key_id = ANY (%L) OR q.key_id IS NULL)',
+            THEN format('(q.key_id = ANY (%L) OR q.key_id IS NULL'
+                ' AND q.owner IS NOT NULL)',
                 ARRAY(SELECT k.id FROM key k WHERE k.owner_id = o.id)) END,
         CASE WHEN query_value(req, 'session') IS NOT NULL
             THEN format('q.session = %L', query_value(req, 'session')) END,

@@ -269,6 +269,9 @@ counts(import_usage('ndjson', sprintf $alone, "${today}T10:00:00Z"),
 like(export("$range&owner=ada&granularity=event&format=csv"),
      qr{^${today}T10:00:00Z,/alone,1,0,0\.07,,success$}m,
      'it is among its requests');
+is(json($n->admin('GET', 'requests?owner=ada&endpoint=/alone'))
+       ->{data}[0]{request_id}, '018c0000-0000-7000-8000-0000000000aa',
+   'and in their list');
 
 # a sum is the same in every format
 
