@@ -120,6 +120,36 @@ apikey_bytes_either(const char *p, const char *end, char a, char b)
 }
 
 
+/* The same of 32 bytes, all there: the number of the first one, or 32. */
+
+static inline unsigned
+apikey_bytes_either32(const char *p, char a, char b)
+{
+    unsigned        i;
+    apikey_bytes_t  v, w;
+
+    v = apikey_bytes_load(p);
+    w = apikey_bytes_load(p + APIKEY_BYTES);
+    v = (apikey_bytes_t) ((v == (uint8_t) a) | (v == (uint8_t) b));
+    w = (apikey_bytes_t) ((w == (uint8_t) a) | (w == (uint8_t) b));
+
+#ifdef __SSE2__
+
+    i = (unsigned) _mm_movemask_epi8((__m128i) v)
+        | (unsigned) _mm_movemask_epi8((__m128i) w) << APIKEY_BYTES;
+
+    return i ? (unsigned) __builtin_ctz(i) : 2 * APIKEY_BYTES;
+
+#else
+
+    i = apikey_bytes_first(v);
+
+    return i < APIKEY_BYTES ? i : i + apikey_bytes_first(w);
+
+#endif
+}
+
+
 /* A quote, or a bracket or brace of either side, or end. */
 
 static inline const char *

@@ -1,7 +1,8 @@
 
 /*
- * The reader behind jsonpick.h: objects, names and texts.  What is skipped,
- * numbers and words are jsonpick_value.c's.
+ * The reader behind jsonpick.h: names and texts, byte by byte where it has to
+ * be.  Objects, and members that are whole in a piece, are
+ * jsonpick_member.c's; what is skipped, numbers and words jsonpick_value.c's.
  */
 
 
@@ -69,13 +70,12 @@ static const apikey_jp_run_pt  apikey_jp_runs[APIKEY_JP_STATES] = {
 
 
 void
-apikey_jsonpick_init(apikey_jsonpick_t *j, const apikey_pick_t *picks,
-    unsigned npicks, apikey_pick_pt found, char *text, size_t size)
+apikey_jsonpick_init(apikey_jsonpick_t *j, const apikey_pick_t *root,
+    apikey_pick_pt found, char *text, size_t size)
 {
     memset(j, 0, sizeof(apikey_jsonpick_t));
 
-    j->picks = picks;
-    j->npicks = npicks;
+    j->object = root;
     j->found = found;
     j->text = text;
     j->size = size;
@@ -91,6 +91,12 @@ apikey_jsonpick_feed(apikey_jsonpick_t *j, const char *p, size_t len)
     j->piece = p;
 
     while (p < end && j->state != APIKEY_JP_BAD) {
+
+        p = apikey_jp_members(j, p, end);
+
+        if (p == end) {
+            break;
+        }
 
         if (apikey_jp_runs[j->state]) {
             p = apikey_jp_runs[j->state](j, p, end);
@@ -142,64 +148,6 @@ apikey_jp_mark(apikey_jsonpick_t *j, const char *p)
     }
 
     return p + 1;
-}
-
-
-static void
-apikey_jp_enter(apikey_jsonpick_t *j, unsigned id)
-{
-    const apikey_pick_t  *pick, *end;
-
-    end = j->picks + j->npicks;
-
-    for (pick = j->picks; pick < end && pick->in != id; pick++) {
-        /* void */
-    }
-
-    j->node = (uint8_t) id;
-    j->members = pick;
-}
-
-
-static void
-apikey_jp_open(apikey_jsonpick_t *j)
-{
-    unsigned  id;
-
-    id = 0;
-    j->rooted = true;
-
-    if (j->pick) {
-        id = j->pick->id;
-        j->open[j->level++] = j->pick;
-        j->pick = NULL;
-    }
-
-    apikey_jp_enter(j, id);
-
-    j->state = APIKEY_JP_FIRST;
-    j->found(j, id, APIKEY_PICK_OPEN);
-}
-
-
-static void
-apikey_jp_close(apikey_jsonpick_t *j, const char *p)
-{
-    unsigned  id;
-
-    id = j->node;
-    j->stop = apikey_jp_offset(j, p + 1);
-
-    if (j->level == 0) {
-        j->state = APIKEY_JP_END;
-
-    } else {
-        j->level--;
-        apikey_jp_enter(j, j->level ? j->open[j->level - 1]->id : 0);
-        j->state = APIKEY_JP_AFTER;
-    }
-
-    j->found(j, id, APIKEY_PICK_CLOSE);
 }
 
 
@@ -332,24 +280,6 @@ apikey_jp_colon(apikey_jsonpick_t *j, const char *p, const char *end)
     }
 
     return p + 1;
-}
-
-
-static const apikey_pick_t *
-apikey_jp_picked(const apikey_jsonpick_t *j, const char *name, size_t len)
-{
-    const apikey_pick_t  *pick, *end;
-
-    end = j->picks + j->npicks;
-
-    for (pick = j->members; pick < end && pick->in == j->node; pick++) {
-
-        if (pick->len == len && memcmp(pick->name, name, len) == 0) {
-            return pick;
-        }
-    }
-
-    return NULL;
 }
 
 

@@ -2,7 +2,7 @@
 /*
  * Members picked out of JSON that comes in pieces, split at any byte.
  *
- * A table names what is wanted, object by object; all else is skipped as fast
+ * Tables name what is wanted, one for each object; all else is skipped as fast
  * as quotes and brackets are found, however deep it nests and however long its
  * strings are.  Names count however they are escaped; what stands inside a
  * string is never a name.  Of several members of one name each is told, in
@@ -47,25 +47,29 @@ typedef enum {
 typedef enum {
     APIKEY_MEMBER_SCALAR = 0,    /* COUNT, FALSE, TRUE, NULL, else OTHER */
     APIKEY_MEMBER_TEXT,
-    APIKEY_MEMBER_OBJECT         /* members of it are in the table */
+    APIKEY_MEMBER_OBJECT
 } apikey_member_e;
 
 
-/*
- * An id is 1 to 255; 0 is the outermost object.  Members of one object stand
- * together in a table.
- */
+/* An id is 1 to 255; 0 is the outermost object, which has no name. */
 
-typedef struct {
+typedef struct apikey_pick_s  apikey_pick_t;
+
+struct apikey_pick_s {
     const char                *name;
+    const apikey_pick_t       *members;  /* of an object */
+    uint8_t                    nmembers;
     uint8_t                    len;
-    uint8_t                    in;       /* id of the object it stands in */
     uint8_t                    id;
     uint8_t                    kind;     /* apikey_member_e */
-} apikey_pick_t;
+};
 
-#define APIKEY_PICK(name, in, id, kind)                                       \
-    { name, sizeof(name) - 1, in, id, APIKEY_MEMBER_##kind }
+#define APIKEY_PICK(name, id, kind)                                           \
+    { name, NULL, 0, sizeof(name) - 1, id, APIKEY_MEMBER_##kind }
+
+#define APIKEY_PICK_OBJECT(name, id, members)                                 \
+    { name, members, sizeof(members) / sizeof((members)[0]),                  \
+      sizeof(name) - 1, id, APIKEY_MEMBER_OBJECT }
 
 
 typedef struct apikey_jsonpick_s  apikey_jsonpick_t;
@@ -76,8 +80,6 @@ typedef void (*apikey_pick_pt)(apikey_jsonpick_t *j, unsigned id,
 
 
 struct apikey_jsonpick_s {
-    const apikey_pick_t       *picks;
-    unsigned                   npicks;
     apikey_pick_pt             found;
 
     char                      *text;
@@ -94,8 +96,8 @@ struct apikey_jsonpick_s {
     uint64_t                   base;
     uint64_t                   depth;    /* of brackets that are skipped */
     const apikey_pick_t       *pick;     /* of the value, or NULL */
-    const apikey_pick_t       *members;      /* of the innermost object */
-    const apikey_pick_t       *open[APIKEY_PICK_DEPTH];
+    const apikey_pick_t       *object;   /* the innermost one that is picked */
+    const apikey_pick_t       *outer[APIKEY_PICK_DEPTH];
 
     uint64_t                   mantissa;
     int64_t                    zeros;    /* behind the mantissa */
@@ -103,8 +105,7 @@ struct apikey_jsonpick_s {
     int64_t                    exponent;
 
     uint8_t                    state;
-    uint8_t                    level;    /* of open[]; 0: root or none */
-    uint8_t                    node;     /* id of the innermost open object */
+    uint8_t                    level;    /* of outer[]; 0: root or none */
     uint8_t                    phase;    /* of a number, a word, the mark */
     uint8_t                    back;     /* the state behind an escape */
     uint8_t                    digits;   /* of \u */
@@ -121,8 +122,8 @@ struct apikey_jsonpick_s {
 
 
 /* text: room for the members that are wanted as text, one at a time. */
-void apikey_jsonpick_init(apikey_jsonpick_t *j, const apikey_pick_t *picks,
-    unsigned npicks, apikey_pick_pt found, char *text, size_t size);
+void apikey_jsonpick_init(apikey_jsonpick_t *j, const apikey_pick_t *root,
+    apikey_pick_pt found, char *text, size_t size);
 
 void apikey_jsonpick_feed(apikey_jsonpick_t *j, const char *p, size_t len);
 

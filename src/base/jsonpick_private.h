@@ -44,12 +44,22 @@ typedef enum {
 /* The value ends in front of p. */
 void apikey_jp_done(apikey_jsonpick_t *j, const char *p, apikey_pick_e what);
 
+/* jsonpick_member.c */
+void apikey_jp_open(apikey_jsonpick_t *j);
+void apikey_jp_close(apikey_jsonpick_t *j, const char *p);
+const apikey_pick_t *apikey_jp_picked(const apikey_jsonpick_t *j,
+    const char *name, size_t len);
+const char *apikey_jp_members(apikey_jsonpick_t *j, const char *p,
+    const char *end);
+
 /* jsonpick_value.c; false: no value begins so. */
 bool apikey_jp_scalar_begin(apikey_jsonpick_t *j, char ch);
 
 const char *apikey_jp_skip(apikey_jsonpick_t *j, const char *p,
     const char *end);
 const char *apikey_jp_string(apikey_jsonpick_t *j, const char *p,
+    const char *end);
+const char *apikey_jp_number_plain(apikey_jsonpick_t *j, const char *p,
     const char *end);
 const char *apikey_jp_number(apikey_jsonpick_t *j, const char *p,
     const char *end);

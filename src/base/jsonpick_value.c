@@ -387,7 +387,7 @@ apikey_jp_number_next(const apikey_jsonpick_t *j, char ch)
 
 /* Digits alone, and what ends them, as counts are; else NULL. */
 
-static const char *
+const char *
 apikey_jp_number_plain(apikey_jsonpick_t *j, const char *p, const char *end)
 {
     uint64_t     n;

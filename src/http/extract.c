@@ -168,11 +168,15 @@ ngx_http_apikey_extract_type(ngx_str_t *type, ngx_uint_t *stream)
 }
 
 
+/* As nearly all write it first. */
+
 static ngx_uint_t
 ngx_http_apikey_extract_is(ngx_str_t *text, const char *name)
 {
     return text->len == ngx_strlen(name)
-           && ngx_strncasecmp(text->data, (u_char *) name, text->len) == 0;
+           && (ngx_memcmp(text->data, name, text->len) == 0
+               || ngx_strncasecmp(text->data, (u_char *) name, text->len)
+                  == 0);
 }
 
 

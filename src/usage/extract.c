@@ -41,51 +41,74 @@ typedef enum {
 #define APIKEY_X_CACHE_CREATION  APIKEY_X_CACHED_PROMPT
 
 
-/* A usage may stand in two places: both read the same members. */
+static const apikey_pick_t  apikey_extract_prompt_details[] = {
+    APIKEY_PICK("cached_tokens", APIKEY_X_CACHED_PROMPT, SCALAR),
+};
 
-#define APIKEY_X_OPENAI_USAGE(in)                                             \
-    APIKEY_PICK("prompt_tokens", in, APIKEY_X_PROMPT, SCALAR),                \
-    APIKEY_PICK("completion_tokens", in, APIKEY_X_COMPLETION, SCALAR),        \
-    APIKEY_PICK("total_tokens", in, APIKEY_X_TOTAL, SCALAR),                  \
-    APIKEY_PICK("input_tokens", in, APIKEY_X_INPUT, SCALAR),                  \
-    APIKEY_PICK("output_tokens", in, APIKEY_X_OUTPUT, SCALAR),                \
-    APIKEY_PICK("prompt_tokens_details", in,                                  \
-                APIKEY_X_PROMPT_DETAILS, OBJECT),                             \
-    APIKEY_PICK("completion_tokens_details", in,                              \
-                APIKEY_X_COMPLETION_DETAILS, OBJECT),                         \
-    APIKEY_PICK("input_tokens_details", in, APIKEY_X_INPUT_DETAILS, OBJECT),  \
-    APIKEY_PICK("output_tokens_details", in, APIKEY_X_OUTPUT_DETAILS, OBJECT)
+static const apikey_pick_t  apikey_extract_completion_details[] = {
+    APIKEY_PICK("reasoning_tokens", APIKEY_X_REASONING_COMPLETION, SCALAR),
+};
 
-#define APIKEY_X_ANTHROPIC_USAGE(in)                                          \
-    APIKEY_PICK("input_tokens", in, APIKEY_X_INPUT, SCALAR),                  \
-    APIKEY_PICK("output_tokens", in, APIKEY_X_OUTPUT, SCALAR),                \
-    APIKEY_PICK("cache_read_input_tokens", in, APIKEY_X_CACHE_READ, SCALAR),  \
-    APIKEY_PICK("cache_creation_input_tokens", in,                            \
-                APIKEY_X_CACHE_CREATION, SCALAR)
+static const apikey_pick_t  apikey_extract_input_details[] = {
+    APIKEY_PICK("cached_tokens", APIKEY_X_CACHED_INPUT, SCALAR),
+};
 
+static const apikey_pick_t  apikey_extract_output_details[] = {
+    APIKEY_PICK("reasoning_tokens", APIKEY_X_REASONING_OUTPUT, SCALAR),
+};
+
+static const apikey_pick_t  apikey_extract_openai_usage[] = {
+    APIKEY_PICK("prompt_tokens", APIKEY_X_PROMPT, SCALAR),
+    APIKEY_PICK("completion_tokens", APIKEY_X_COMPLETION, SCALAR),
+    APIKEY_PICK("total_tokens", APIKEY_X_TOTAL, SCALAR),
+    APIKEY_PICK("input_tokens", APIKEY_X_INPUT, SCALAR),
+    APIKEY_PICK("output_tokens", APIKEY_X_OUTPUT, SCALAR),
+    APIKEY_PICK_OBJECT("prompt_tokens_details", APIKEY_X_PROMPT_DETAILS,
+                       apikey_extract_prompt_details),
+    APIKEY_PICK_OBJECT("completion_tokens_details",
+                       APIKEY_X_COMPLETION_DETAILS,
+                       apikey_extract_completion_details),
+    APIKEY_PICK_OBJECT("input_tokens_details", APIKEY_X_INPUT_DETAILS,
+                       apikey_extract_input_details),
+    APIKEY_PICK_OBJECT("output_tokens_details", APIKEY_X_OUTPUT_DETAILS,
+                       apikey_extract_output_details),
+};
+
+static const apikey_pick_t  apikey_extract_openai_response[] = {
+    APIKEY_PICK_OBJECT("usage", APIKEY_X_OUTER_USAGE,
+                       apikey_extract_openai_usage),
+};
 
 static const apikey_pick_t  apikey_extract_openai[] = {
-    APIKEY_PICK("usage", 0, APIKEY_X_USAGE, OBJECT),
-    APIKEY_PICK("response", 0, APIKEY_X_OUTER, OBJECT),
-    APIKEY_PICK("usage", APIKEY_X_OUTER, APIKEY_X_OUTER_USAGE, OBJECT),
-    APIKEY_X_OPENAI_USAGE(APIKEY_X_USAGE),
-    APIKEY_X_OPENAI_USAGE(APIKEY_X_OUTER_USAGE),
-    APIKEY_PICK("cached_tokens", APIKEY_X_PROMPT_DETAILS,
-                APIKEY_X_CACHED_PROMPT, SCALAR),
-    APIKEY_PICK("cached_tokens", APIKEY_X_INPUT_DETAILS,
-                APIKEY_X_CACHED_INPUT, SCALAR),
-    APIKEY_PICK("reasoning_tokens", APIKEY_X_COMPLETION_DETAILS,
-                APIKEY_X_REASONING_COMPLETION, SCALAR),
-    APIKEY_PICK("reasoning_tokens", APIKEY_X_OUTPUT_DETAILS,
-                APIKEY_X_REASONING_OUTPUT, SCALAR),
+    APIKEY_PICK_OBJECT("usage", APIKEY_X_USAGE, apikey_extract_openai_usage),
+    APIKEY_PICK_OBJECT("response", APIKEY_X_OUTER,
+                       apikey_extract_openai_response),
+};
+
+static const apikey_pick_t  apikey_extract_anthropic_usage[] = {
+    APIKEY_PICK("input_tokens", APIKEY_X_INPUT, SCALAR),
+    APIKEY_PICK("output_tokens", APIKEY_X_OUTPUT, SCALAR),
+    APIKEY_PICK("cache_read_input_tokens", APIKEY_X_CACHE_READ, SCALAR),
+    APIKEY_PICK("cache_creation_input_tokens", APIKEY_X_CACHE_CREATION,
+                SCALAR),
+};
+
+static const apikey_pick_t  apikey_extract_anthropic_message[] = {
+    APIKEY_PICK_OBJECT("usage", APIKEY_X_OUTER_USAGE,
+                       apikey_extract_anthropic_usage),
 };
 
 static const apikey_pick_t  apikey_extract_anthropic[] = {
-    APIKEY_PICK("usage", 0, APIKEY_X_USAGE, OBJECT),
-    APIKEY_PICK("message", 0, APIKEY_X_OUTER, OBJECT),
-    APIKEY_PICK("usage", APIKEY_X_OUTER, APIKEY_X_OUTER_USAGE, OBJECT),
-    APIKEY_X_ANTHROPIC_USAGE(APIKEY_X_USAGE),
-    APIKEY_X_ANTHROPIC_USAGE(APIKEY_X_OUTER_USAGE),
+    APIKEY_PICK_OBJECT("usage", APIKEY_X_USAGE,
+                       apikey_extract_anthropic_usage),
+    APIKEY_PICK_OBJECT("message", APIKEY_X_OUTER,
+                       apikey_extract_anthropic_message),
+};
+
+static const apikey_pick_t  apikey_extract_roots[] = {
+    [APIKEY_API_OPENAI] = APIKEY_PICK_OBJECT("", 0, apikey_extract_openai),
+    [APIKEY_API_ANTHROPIC]
+        = APIKEY_PICK_OBJECT("", 0, apikey_extract_anthropic),
 };
 
 
@@ -99,7 +122,6 @@ static const uint8_t  apikey_extract_details[] = {
 };
 
 
-#define apikey_extract_n(table)  (sizeof(table) / sizeof(table[0]))
 #define apikey_extract_bit(id)   (1u << (id))
 
 
@@ -114,15 +136,7 @@ static void apikey_extract_found(apikey_jsonpick_t *j, unsigned id,
 static void
 apikey_extract_begin(apikey_extract_t *x)
 {
-    if (x->api == APIKEY_API_ANTHROPIC) {
-        apikey_jsonpick_init(&x->json, apikey_extract_anthropic,
-                             apikey_extract_n(apikey_extract_anthropic),
-                             apikey_extract_found, NULL, 0);
-        return;
-    }
-
-    apikey_jsonpick_init(&x->json, apikey_extract_openai,
-                         apikey_extract_n(apikey_extract_openai),
+    apikey_jsonpick_init(&x->json, &apikey_extract_roots[x->api],
                          apikey_extract_found, NULL, 0);
 }
 
@@ -154,6 +168,25 @@ apikey_extract_feed(apikey_extract_t *x, const char *p, size_t len)
 
 
 static void
+apikey_extract_found_usage(apikey_extract_t *x, unsigned id,
+    apikey_pick_e what)
+{
+    if (what == APIKEY_PICK_OPEN) {
+        memset(&x->open, 0, sizeof(x->open));
+        x->open.begun = (id == APIKEY_X_OUTER_USAGE
+                         && x->api == APIKEY_API_ANTHROPIC);
+
+    } else if (what == APIKEY_PICK_CLOSE) {
+        x->last = x->open;
+
+    } else {
+        x->last.known = 0;
+        x->last.wrong = 0;
+    }
+}
+
+
+static void
 apikey_extract_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
 {
     bool               count;
@@ -161,44 +194,24 @@ apikey_extract_found(apikey_jsonpick_t *j, unsigned id, apikey_pick_e what)
 
     x = (apikey_extract_t *) j;
 
-    switch (id) {
-
-    case 0:
-    case APIKEY_X_OUTER:
+    if (id == 0 || id == APIKEY_X_OUTER) {
         return;
+    }
 
-    case APIKEY_X_USAGE:
-    case APIKEY_X_OUTER_USAGE:
-
-        if (what == APIKEY_PICK_OPEN) {
-            memset(&x->open, 0, sizeof(x->open));
-            x->open.begun = (id == APIKEY_X_OUTER_USAGE
-                             && x->api == APIKEY_API_ANTHROPIC);
-
-        } else if (what == APIKEY_PICK_CLOSE) {
-            x->last = x->open;
-
-        } else {
-            x->last.known = 0;
-            x->last.wrong = 0;
-        }
-
+    if (id == APIKEY_X_USAGE || id == APIKEY_X_OUTER_USAGE) {
+        apikey_extract_found_usage(x, id, what);
         return;
-
-    case APIKEY_X_PROMPT_DETAILS:
-    case APIKEY_X_COMPLETION_DETAILS:
-    case APIKEY_X_INPUT_DETAILS:
-    case APIKEY_X_OUTPUT_DETAILS:
-        id = apikey_extract_details[id - APIKEY_X_PROMPT_DETAILS];
-        count = false;
-        break;
-
-    default:
-        count = (what == APIKEY_PICK_COUNT && j->number <= APIKEY_TOKENS_MAX);
     }
 
     if (what == APIKEY_PICK_CLOSE) {
         return;
+    }
+
+    count = (what == APIKEY_PICK_COUNT && j->number <= APIKEY_TOKENS_MAX);
+
+    if (id >= APIKEY_X_PROMPT_DETAILS) {
+        id = apikey_extract_details[id - APIKEY_X_PROMPT_DETAILS];
+        count = false;
     }
 
     /* a member again takes the place of the one before, whatever it is */

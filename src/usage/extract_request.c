@@ -27,28 +27,37 @@ typedef enum {
 } apikey_request_id_e;
 
 
+static const apikey_pick_t  apikey_request_options_in[] = {
+    APIKEY_PICK("include_usage", APIKEY_R_INCLUDE, SCALAR),
+};
+
 static const apikey_pick_t  apikey_request_openai[] = {
-    APIKEY_PICK("model", 0, APIKEY_R_MODEL, TEXT),
-    APIKEY_PICK("max_tokens", 0, APIKEY_R_MAX_TOKENS, SCALAR),
-    APIKEY_PICK("max_completion_tokens", 0, APIKEY_R_MAX_COMPLETION, SCALAR),
-    APIKEY_PICK("max_output_tokens", 0, APIKEY_R_MAX_OUTPUT, SCALAR),
-    APIKEY_PICK("n", 0, APIKEY_R_N, SCALAR),
-    APIKEY_PICK("best_of", 0, APIKEY_R_BEST_OF, SCALAR),
-    APIKEY_PICK("stream", 0, APIKEY_R_STREAM, SCALAR),
-    APIKEY_PICK("stream_options", 0, APIKEY_R_OPTIONS, OBJECT),
-    APIKEY_PICK("messages", 0, APIKEY_R_MESSAGES, SCALAR),
-    APIKEY_PICK("prompt", 0, APIKEY_R_PROMPT, SCALAR),
-    APIKEY_PICK("include_usage", APIKEY_R_OPTIONS, APIKEY_R_INCLUDE, SCALAR),
+    APIKEY_PICK("model", APIKEY_R_MODEL, TEXT),
+    APIKEY_PICK("max_tokens", APIKEY_R_MAX_TOKENS, SCALAR),
+    APIKEY_PICK("max_completion_tokens", APIKEY_R_MAX_COMPLETION, SCALAR),
+    APIKEY_PICK("max_output_tokens", APIKEY_R_MAX_OUTPUT, SCALAR),
+    APIKEY_PICK("n", APIKEY_R_N, SCALAR),
+    APIKEY_PICK("best_of", APIKEY_R_BEST_OF, SCALAR),
+    APIKEY_PICK("stream", APIKEY_R_STREAM, SCALAR),
+    APIKEY_PICK_OBJECT("stream_options", APIKEY_R_OPTIONS,
+                       apikey_request_options_in),
+    APIKEY_PICK("messages", APIKEY_R_MESSAGES, SCALAR),
+    APIKEY_PICK("prompt", APIKEY_R_PROMPT, SCALAR),
 };
 
 static const apikey_pick_t  apikey_request_anthropic[] = {
-    APIKEY_PICK("model", 0, APIKEY_R_MODEL, TEXT),
-    APIKEY_PICK("max_tokens", 0, APIKEY_R_MAX_TOKENS, SCALAR),
-    APIKEY_PICK("stream", 0, APIKEY_R_STREAM, SCALAR),
+    APIKEY_PICK("model", APIKEY_R_MODEL, TEXT),
+    APIKEY_PICK("max_tokens", APIKEY_R_MAX_TOKENS, SCALAR),
+    APIKEY_PICK("stream", APIKEY_R_STREAM, SCALAR),
+};
+
+static const apikey_pick_t  apikey_request_roots[] = {
+    [APIKEY_API_OPENAI] = APIKEY_PICK_OBJECT("", 0, apikey_request_openai),
+    [APIKEY_API_ANTHROPIC]
+        = APIKEY_PICK_OBJECT("", 0, apikey_request_anthropic),
 };
 
 
-#define apikey_request_n(table)  (sizeof(table) / sizeof(table[0]))
 #define apikey_request_bit(id)   (1u << (id))
 #define apikey_request_has(bits, id)                                          \
     (((bits) & apikey_request_bit(id)) != 0)
@@ -63,16 +72,7 @@ apikey_request_init(apikey_request_t *r, apikey_api_e api)
 {
     memset(r, 0, sizeof(apikey_request_t));
 
-    if (api == APIKEY_API_ANTHROPIC) {
-        apikey_jsonpick_init(&r->json, apikey_request_anthropic,
-                             apikey_request_n(apikey_request_anthropic),
-                             apikey_request_found, r->model,
-                             sizeof(r->model));
-        return;
-    }
-
-    apikey_jsonpick_init(&r->json, apikey_request_openai,
-                         apikey_request_n(apikey_request_openai),
+    apikey_jsonpick_init(&r->json, &apikey_request_roots[api],
                          apikey_request_found, r->model, sizeof(r->model));
 }
 

@@ -14,14 +14,22 @@
 enum { TEST_TEXT = 1, TEST_NUMBER, TEST_IN, TEST_DEEP, TEST_LEAF };
 
 
-static const apikey_pick_t  test_picks[] = {
-    APIKEY_PICK("t", 0, TEST_TEXT, TEXT),
-    APIKEY_PICK("n", 0, TEST_NUMBER, SCALAR),
-    APIKEY_PICK("in", 0, TEST_IN, OBJECT),
-    APIKEY_PICK("n", TEST_IN, TEST_NUMBER, SCALAR),
-    APIKEY_PICK("deep", TEST_IN, TEST_DEEP, OBJECT),
-    APIKEY_PICK("n", TEST_DEEP, TEST_LEAF, SCALAR),
+static const apikey_pick_t  test_deep[] = {
+    APIKEY_PICK("n", TEST_LEAF, SCALAR),
 };
+
+static const apikey_pick_t  test_in[] = {
+    APIKEY_PICK("n", TEST_NUMBER, SCALAR),
+    APIKEY_PICK_OBJECT("deep", TEST_DEEP, test_deep),
+};
+
+static const apikey_pick_t  test_root[] = {
+    APIKEY_PICK("t", TEST_TEXT, TEXT),
+    APIKEY_PICK("n", TEST_NUMBER, SCALAR),
+    APIKEY_PICK_OBJECT("in", TEST_IN, test_in),
+};
+
+static const apikey_pick_t  test_picks = APIKEY_PICK_OBJECT("", 0, test_root);
 
 
 typedef struct {
@@ -103,9 +111,8 @@ static void
 test_begin(test_pick_t *t)
 {
     memset(t, 0, sizeof(test_pick_t));
-    apikey_jsonpick_init(&t->json, test_picks,
-                         sizeof(test_picks) / sizeof(test_picks[0]),
-                         test_found, t->text, sizeof(t->text));
+    apikey_jsonpick_init(&t->json, &test_picks, test_found, t->text,
+                         sizeof(t->text));
 }
 
 
@@ -118,6 +125,44 @@ test_is(test_pick_t *t, const char *want)
     t->told[t->len] = '\0';
 
     return whole == (*want != '!') && strcmp(t->told, want + !whole) == 0;
+}
+
+
+/* With so many blanks behind it that no member ends its piece. */
+
+static bool
+test_wide(const char *json, size_t len, const char *want)
+{
+    char         *wide;
+    bool          same;
+    size_t        i;
+    test_pick_t   t;
+
+    wide = malloc(len + 64);
+
+    if (wide == NULL) {
+        return false;
+    }
+
+    memcpy(wide, json, len);
+    memset(wide + len, ' ', 64);
+
+    same = true;
+
+    for (i = 0; i <= len && same; i++) {
+        test_begin(&t);
+        test_piece(&t, wide, i);
+        test_piece(&t, wide + i, len + 64 - i);
+        same = test_is(&t, want);
+    }
+
+    if (!same) {
+        printf("# with blanks behind it, split at %zu: %s\n", i - 1, t.told);
+    }
+
+    free(wide);
+
+    return same;
 }
 
 
@@ -153,6 +198,11 @@ test_all(const char *json, const char *want)
         }
     }
 
+    if (*want != '!' && !test_wide(json, len, want)) {
+        ok(false, json);
+        return;
+    }
+
     test_begin(&t);
 
     for (i = 0; i < len; i++) {
@@ -186,6 +236,17 @@ test_shapes(void)
         { "{\"n\":1}", " {n=1 }" },
         { "{\"x\":1,\"n\":2,\"y\":[3],\"n\":4}", " {n=2 n=4 }" },
         { "{\"n\" : 1 ,\n\"in\" : { \"n\" : 2 } }", " {n=1 i{n=2 }}" },
+        { "{\n  \"x\": \"a\",\n  \"\": -1.5e3,\n  \"n\": 0,\n  \"y\": true\n}",
+          " {n=0 }" },
+        { "{\"a name of more bytes than are looked at\":1,\"\\u006e\":2,"
+          "\"x\":\"a value of more bytes than are looked at \\\\\","
+          "\"t\":\"\\\"\",\"n\":01}", "! {n=2 t=<\"> n=0 " },
+        { "{\"n\":1,}", "! {n=1 " },
+        { "{\"x\":1,,\"n\":1}", "! {" },
+        { "{\"x\" 1,\"n\":1}", "! {" },
+        { "{\"x\":,\"n\":1}", "! {" },
+        { "{\"n\":1.5,\"n\":12345678901234567,\"n\":1e3,\"n\":{}}",
+          " {n? n? n=1000 n? }" },
         { "{\"in\":{\"deep\":{\"n\":3,\"in\":{\"n\":9}},\"t\":\"x\"}}",
           " {i{d{l=3 }}}" },
         { "{\"in\":{},\"in\":null,\"in\":[{\"n\":1}],\"in\":\"{\"}",
