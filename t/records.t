@@ -237,6 +237,28 @@ for (['28,57', '203.0.113.77', '203.0.113.64/28', '2001:db8:0:ffff::9',
     }
 }
 
+# what was recorded when it was longer is cut when it is shipped
+
+$t->postgres->run("UPDATE apikey.setting SET value = '32,128'
+                   WHERE name = 'client_prefix'");
+$n->reload;
+
+my @from = (key => $key->{key}, headers => [ 'X-Real-IP' => '203.0.113.77' ]);
+
+wait_for('a whole address', sub { record($n->get('/', @from)
+    ->{headers}{'x-request-id'}, 'client') eq '203.0.113.77' });
+
+$t->postgres->stop('kill');
+my $whole = $n->get('/', @from)->{headers}{'x-request-id'};
+$n->stop('KILL');
+
+$t->postgres->start;
+$t->postgres->run("UPDATE apikey.setting SET value = '24,48'
+                   WHERE name = 'client_prefix'");
+$n->start;
+is(record($whole, 'client'), '203.0.113.0/24',
+   'an address that was recorded whole is shipped cut');
+
 # refusals are no use
 
 $n->get('/', key => plain_key('sk')) for 1 .. 3;
