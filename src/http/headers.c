@@ -105,7 +105,7 @@ ngx_http_apikey_header_filter(ngx_http_request_t *r)
         return NGX_ERROR;
     }
 
-    /* nothing is invented when the store is down */
+    /* while the store is down there is nothing to say, but a guess */
 
     if (limits && ctx->decided && ngx_http_apikey_headers_known(ctx)
         && ngx_http_apikey_headers_limits(r, ctx) != NGX_OK)

@@ -287,7 +287,7 @@ ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx)
         for (k = 0; k < account[i].nbuckets; k++) {
             b = &account[i].buckets[k];
 
-            /* nothing is invented */
+            /* nothing to say is better than a guess */
 
             if (account[i].unseen || b->unknown) {
                 continue;
@@ -448,8 +448,13 @@ ngx_http_apikey_retry_after(ngx_http_apikey_ctx_t *ctx)
 
         /* more than this node's share, but Redis may be back at any time */
 
-        return ctx->decision.mode == APIKEY_MODE_DOWN_LOCAL
-               && b->limit->burst >= ctx->weight;
+        if (ctx->decision.mode == APIKEY_MODE_DOWN_LOCAL
+            && b->limit->burst >= ctx->weight)
+        {
+            return 1;
+        }
+
+        return 0;
     }
 
     return ngx_max(ngx_http_apikey_seconds(b->wait), 1);

@@ -12,11 +12,17 @@
 #include "http/http.h"
 
 
-static void ngx_http_apikey_log_settle(ngx_http_request_t *r,
-    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx,
+static ngx_uint_t ngx_http_apikey_log_passed(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+static void ngx_http_apikey_log_settle(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_ctx_t *ctx, const ngx_http_apikey_metered_t *metered,
     ngx_uint_t passed);
+static uint64_t ngx_http_apikey_log_actual(
+    const ngx_http_apikey_account_t *account,
+    const ngx_http_apikey_metered_t *metered);
 static void ngx_http_apikey_log_close(ngx_http_request_t *r,
-    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx);
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx,
+    const ngx_http_apikey_metered_t *metered);
 static apikey_end_e ngx_http_apikey_log_end(ngx_http_request_t *r,
     ngx_uint_t status);
 static uint64_t ngx_http_apikey_log_duration(ngx_http_request_t *r);
@@ -28,6 +34,7 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
 {
     ngx_uint_t                    passed;
     ngx_http_apikey_ctx_t        *ctx;
+    ngx_http_apikey_metered_t     metered;
     ngx_http_apikey_main_conf_t  *amcf;
 
     /* with log_subrequest it also runs for subrequests */
@@ -46,13 +53,14 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
-    /* refused only after an upstream has seen it: it was admitted before */
+    passed = ngx_http_apikey_log_passed(r, ctx);
 
-    passed = ctx->admitted
-             && !(ctx->refused && !(ctx->slot && r->upstream_states));
+    if (ctx->taken || ctx->slot) {
+        (void) ngx_http_apikey_meter_end(r, ctx, &metered);
+    }
 
     if (ctx->taken) {
-        ngx_http_apikey_log_settle(r, amcf, ctx, passed);
+        ngx_http_apikey_log_settle(amcf, ctx, &metered, passed);
     }
 
     if (ctx->refused && !passed) {
@@ -74,50 +82,44 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
     apikey_stats_add(&amcf->sh->stats.requests[ctx->verdict], 1);
 
     if (ctx->slot) {
-        ngx_http_apikey_log_close(r, amcf, ctx);
+        ngx_http_apikey_log_close(r, amcf, ctx, &metered);
     }
 
     return NGX_OK;
 }
 
 
-/*
- * What did not pass has cost nothing.  Where nobody knows what a request has
- * cost, what it has paid is kept.
- */
+static ngx_uint_t
+ngx_http_apikey_log_passed(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    if (!ctx->admitted) {
+        return 0;
+    }
+
+    if (!ctx->refused) {
+        return 1;
+    }
+
+    /* in another location, and after an upstream had seen it */
+
+    return ctx->slot && r->upstream_states;
+}
+
+
+/* What did not pass has cost nothing. */
 
 static void
-ngx_http_apikey_log_settle(ngx_http_request_t *r,
-    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx,
+ngx_http_apikey_log_settle(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_ctx_t *ctx, const ngx_http_apikey_metered_t *metered,
     ngx_uint_t passed)
 {
     ngx_uint_t                  i;
     ngx_http_apikey_account_t  *account;
-    ngx_http_apikey_metered_t   metered;
-
-    (void) ngx_http_apikey_meter_end(r, ctx, &metered);
 
     for (i = 0; i < ctx->decision.naccounts; i++) {
         account = &ctx->decision.accounts[i];
-
-        account->actual = passed ? account->cost : 0;
-
-        if (account->unit == APIKEY_UNIT_CONCURRENT) {
-            account->actual = 0;
-
-        } else if (!passed) {
-            continue;
-
-        } else if (account->unit == APIKEY_UNIT_TOKENS) {
-            if (!metered.tokens_unknown) {
-                account->actual = metered.input + metered.output;
-            }
-
-        } else if (account->unit == APIKEY_UNIT_COST) {
-            if (metered.cost >= 0) {
-                account->actual = (uint64_t) metered.cost;
-            }
-        }
+        account->actual = passed ? ngx_http_apikey_log_actual(account, metered)
+                                 : 0;
     }
 
     if (ctx->slot) {
@@ -128,28 +130,51 @@ ngx_http_apikey_log_settle(ngx_http_request_t *r,
 }
 
 
+/* Where nobody knows what a request has cost, what it has paid is kept. */
+
+static uint64_t
+ngx_http_apikey_log_actual(const ngx_http_apikey_account_t *account,
+    const ngx_http_apikey_metered_t *metered)
+{
+    switch (account->unit) {
+
+    case APIKEY_UNIT_CONCURRENT:
+        return 0;
+
+    case APIKEY_UNIT_TOKENS:
+        return metered->tokens_unknown ? account->cost
+                                       : metered->input + metered->output;
+
+    case APIKEY_UNIT_COST:
+        return metered->cost < 0 ? account->cost : (uint64_t) metered->cost;
+
+    default: /* APIKEY_UNIT_REQUESTS */
+        return account->cost;
+    }
+}
+
+
 static void
 ngx_http_apikey_log_close(ngx_http_request_t *r,
-    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx)
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_ctx_t *ctx,
+    const ngx_http_apikey_metered_t *metered)
 {
     ngx_uint_t                   status;
-    ngx_http_apikey_metered_t    metered;
     ngx_http_apikey_usage_end_t  end;
 
     ngx_memzero(&end, sizeof(ngx_http_apikey_usage_end_t));
 
     status = ngx_http_apikey_status(r);
-    (void) ngx_http_apikey_meter_end(r, ctx, &metered);
 
     end.status = (uint16_t) status;
     end.end = ngx_http_apikey_log_end(r, status);
-    end.source = metered.source;
-    end.tokens_input = metered.input;
-    end.tokens_output = metered.output;
-    end.tokens_cached = metered.cached;
-    end.tokens_reasoning = metered.reasoning;
-    end.cost = metered.cost;
-    end.price = metered.price;
+    end.source = metered->source;
+    end.tokens_input = metered->input;
+    end.tokens_output = metered->output;
+    end.tokens_cached = metered->cached;
+    end.tokens_reasoning = metered->reasoning;
+    end.cost = metered->cost;
+    end.price = metered->price;
     end.bytes_in = r->request_length;
     end.bytes_out = r->connection->sent;
     end.duration = ngx_http_apikey_log_duration(r);

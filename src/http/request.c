@@ -31,8 +31,8 @@ static ngx_int_t ngx_http_apikey_request_file(ngx_http_request_t *r,
     apikey_request_t *body, ngx_buf_t *b);
 static ngx_int_t ngx_http_apikey_request_add(ngx_http_request_t *r,
     apikey_request_edit_t *edit);
-static ngx_int_t ngx_http_apikey_request_split(ngx_http_request_t *r,
-    ngx_chain_t ***link, off_t at);
+static ngx_chain_t **ngx_http_apikey_request_split(ngx_http_request_t *r,
+    ngx_chain_t **link, off_t at);
 static ngx_chain_t *ngx_http_apikey_request_text(ngx_http_request_t *r,
     apikey_request_edit_t *edit);
 static ngx_int_t ngx_http_apikey_request_length(ngx_http_request_t *r,
@@ -243,9 +243,9 @@ ngx_http_apikey_request_add(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    link = &r->request_body->bufs;
-
-    if (ngx_http_apikey_request_split(r, &link, (off_t) edit->at) != NGX_OK) {
+    link = ngx_http_apikey_request_split(r, &r->request_body->bufs,
+                                         (off_t) edit->at);
+    if (link == NULL) {
         return NGX_ERROR;
     }
 
@@ -253,12 +253,10 @@ ngx_http_apikey_request_add(ngx_http_request_t *r,
     *link = text;
     text->next = rest;
 
-    link = &text->next;
-
     if (edit->cut) {
-        if (ngx_http_apikey_request_split(r, &link, (off_t) edit->cut)
-            != NGX_OK)
-        {
+        link = ngx_http_apikey_request_split(r, &text->next,
+                                             (off_t) edit->cut);
+        if (link == NULL) {
             return NGX_ERROR;
         }
 
@@ -271,31 +269,31 @@ ngx_http_apikey_request_add(ngx_http_request_t *r,
 
 
 /*
- * *link: where a buffer begins that stands at bytes behind where *link has
- * pointed; one that goes on over there becomes two.
+ * The link to the buffer that begins so many bytes behind this one; a buffer
+ * that goes on over there becomes two.  NULL: no memory.
  */
 
-static ngx_int_t
-ngx_http_apikey_request_split(ngx_http_request_t *r, ngx_chain_t ***link,
+static ngx_chain_t **
+ngx_http_apikey_request_split(ngx_http_request_t *r, ngx_chain_t **link,
     off_t at)
 {
     off_t         size;
     ngx_buf_t    *b;
     ngx_chain_t  *cl, *second;
 
-    for (cl = **link; cl && at > 0; cl = cl->next) {
+    for (cl = *link; cl && at > 0; cl = cl->next) {
         b = cl->buf;
         size = ngx_buf_size(b);
 
         if (at < size) {
             second = ngx_alloc_chain_link(r->pool);
             if (second == NULL) {
-                return NGX_ERROR;
+                return NULL;
             }
 
             second->buf = ngx_palloc(r->pool, sizeof(ngx_buf_t));
             if (second->buf == NULL) {
-                return NGX_ERROR;
+                return NULL;
             }
 
             /* neither half is the other's memory to free */
@@ -305,7 +303,7 @@ ngx_http_apikey_request_split(ngx_http_request_t *r, ngx_chain_t ***link,
 
             cl->buf = ngx_palloc(r->pool, sizeof(ngx_buf_t));
             if (cl->buf == NULL) {
-                return NGX_ERROR;
+                return NULL;
             }
 
             *cl->buf = *b;
@@ -326,10 +324,10 @@ ngx_http_apikey_request_split(ngx_http_request_t *r, ngx_chain_t ***link,
         }
 
         at -= size;
-        *link = &cl->next;
+        link = &cl->next;
     }
 
-    return NGX_OK;
+    return link;
 }
 
 

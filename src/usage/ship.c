@@ -51,7 +51,7 @@ ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
 
     /* a worker that is leaving has no threads any more */
 
-    if (u->tick.timer_set || u->tick.handler) {
+    if (!u->stopping) {
         ship->tp = ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle, &name);
     }
 

@@ -243,6 +243,7 @@ struct ngx_http_apikey_usage_s {
     ngx_http_apikey_ship_t          *ship;       /* elected */
     unsigned                         quitting:1;
     unsigned                         drained:1;
+    unsigned                         stopping:1;
 };
 
 

@@ -308,7 +308,7 @@ ngx_http_apikey_ship_ungather(ngx_http_apikey_ship_t *ship)
 }
 
 
-/* Nor is what was written before safe: it is written once more. */
+/* A failed sync loses earlier writes, too: back to each ring's tail. */
 
 void
 ngx_http_apikey_ship_regather(ngx_http_apikey_ship_t *ship)

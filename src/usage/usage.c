@@ -102,7 +102,7 @@ ngx_http_apikey_usage_stop(ngx_http_apikey_usage_t *u)
 
     u->nown = 0;
     u->nsums = 0;
-    u->tick.handler = NULL;
+    u->stopping = 1;
 
     for (i = 0; left && u->ship == NULL && i < 20; i++) {
         ngx_http_apikey_usage_elect(u);
