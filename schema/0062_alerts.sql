@@ -124,13 +124,19 @@ ALTER TABLE alert_progress
     ADD COLUMN IF NOT EXISTS ask_began timestamptz
         NOT NULL DEFAULT '-infinity',
     ADD COLUMN IF NOT EXISTS ask_next uuid NOT NULL
-        DEFAULT '00000000-0000-0000-0000-000000000000';
+        DEFAULT '00000000-0000-0000-0000-000000000000',
+    ADD COLUMN IF NOT EXISTS spent_at timestamptz
+        NOT NULL DEFAULT '-infinity',
+    ADD COLUMN IF NOT EXISTS spent_took interval NOT NULL DEFAULT '0';
 
 COMMENT ON TABLE alert_progress IS 'How far the evaluation has come';
 COMMENT ON COLUMN alert_progress.as_of IS
     'What was used before has been looked at';
 COMMENT ON COLUMN alert_progress.next_key IS
     'All keys are looked at now and then, behind this one next';
+COMMENT ON COLUMN alert_progress.spent_at IS
+    'When what all have spent was summed up last';
+COMMENT ON COLUMN alert_progress.spent_took IS 'How long that took';
 COMMENT ON COLUMN alert_progress.asked_at IS
     'When a node was last asked for what stands in Redis';
 COMMENT ON COLUMN alert_progress.ask_since IS

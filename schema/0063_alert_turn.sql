@@ -315,6 +315,41 @@ COMMENT ON FUNCTION alert_spend(alert[], key, owner) IS
     'What a key, an owner, or all have spent';
 
 
+-- All roll-ups of a window are summed up, which is no more than a twentieth of
+-- the time; between that, what fires goes on.
+
+CREATE OR REPLACE FUNCTION alert_spend_all(rules alert[], g alert_progress)
+RETURNS alert_progress
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    began  timestamptz := clock_timestamp();
+BEGIN
+    IF cardinality(rules) = 0 THEN
+        RETURN g;
+    END IF;
+
+    IF now() < g.spent_at + 20 * g.spent_took THEN
+        UPDATE alert_state s SET checked_at = now()
+        WHERE s.firing AND s.checked_at < now() - interval '10 s'
+            AND s.alert_id = ANY (ARRAY(SELECT a.id FROM unnest(rules) AS a));
+        RETURN g;
+    END IF;
+
+    PERFORM alert_spend(rules, NULL, NULL);
+
+    g.spent_at := now();
+    g.spent_took := clock_timestamp() - began;
+
+    RETURN g;
+END
+$$;
+
+COMMENT ON FUNCTION alert_spend_all(alert[], alert_progress) IS
+    'What all have spent, now or a little later';
+
+
 -- A key that was made to live for an hour need not be told of a day ahead.
 
 CREATE OR REPLACE FUNCTION alert_expiry(rules alert[], k key, o owner)
@@ -767,14 +802,13 @@ BEGIN
                 PERFORM alert_prices(a);
             WHEN 'journal_backlog' THEN
                 PERFORM alert_backlog(a);
-            WHEN 'spend' THEN
-                IF a.per = 'all' THEN
-                    PERFORM alert_spend(ARRAY[a], NULL, NULL);
-                END IF;
             ELSE
                 NULL;
         END CASE;
     END LOOP;
+
+    g := alert_spend_all(ARRAY(SELECT r FROM unnest(rules) AS r
+        WHERE r.kind = 'spend' AND r.per = 'all'), g);
 
     IF cardinality(hold) > 0 THEN
         PERFORM alert_expiring(hold, g.turned_at);
@@ -786,7 +820,8 @@ BEGIN
     PERFORM alert_stale(rules);
 
     UPDATE alert_progress SET turned_at = now(), as_of = known,
-        next_key = g.next_key, next_owner = g.next_owner;
+        next_key = g.next_key, next_owner = g.next_owner,
+        spent_at = g.spent_at, spent_took = g.spent_took;
 END
 $$;
 
@@ -967,6 +1002,7 @@ GRANT EXECUTE ON FUNCTION alert_period(text, int, text),
     alert_held(key, owner), alert_limits(alert[], key, owner),
     alert_credits(alert[], key, owner),
     alert_spend(alert[], key, owner),
+    alert_spend_all(alert[], alert_progress),
     alert_expiry(alert[], key, owner), alert_prices(alert, int),
     alert_backlog(alert), alert_live(alert[], jsonb, boolean),
     alert_live_limit(alert[], key, owner, text, numeric, boolean),

@@ -287,6 +287,31 @@ subtest 'money' => sub {
 };
 
 
+subtest 'what all have spent' => sub {
+    my $rule = api('POST', 'alerts', { name => 'All', kind => 'spend',
+        per => 'all', window => 'total', thresholds => [ '0.50', '90.00' ] },
+        201);
+
+    wait_says($rule, 'firing 0.50', 'fires');
+
+    # as if to sum it up took long
+
+    $pg->run("UPDATE apikey.alert_progress SET spent_at = now(),
+                  spent_took = '1 h';
+              UPDATE apikey.usage_quarter SET cost = cost + 90000000000
+              WHERE (start, key_id) = (SELECT start, key_id
+                  FROM apikey.usage_quarter WHERE cost > 0 LIMIT 1);
+              UPDATE apikey.alert_state SET checked_at = now() - interval '1 m'
+              WHERE alert_id = '$rule->{id}'");
+    quiet();
+    is(says($rule), 'firing 0.50', 'goes on until it is summed up again');
+
+    $pg->run("UPDATE apikey.alert_progress SET spent_took = '0'");
+    wait_says($rule, 'firing 0.50, firing 90.00', 'when its turn comes');
+    api('DELETE', "alerts/$rule->{id}", undef, 204);
+};
+
+
 subtest 'expiry' => sub {
     my $rule = api('POST', 'alerts', { name => 'Ends', kind => 'expiry',
         thresholds => [ '7d', '30d' ] }, 201);
