@@ -52,10 +52,13 @@ struct ngx_http_apikey_table_s {
     uint32_t                        nlogs;
     uint32_t                        fresh_log;
     uint32_t                        log_hand;
-    uint32_t                        free_log;    /* index + 1; sum is the
-                                                    next one's */
+    uint32_t                        free_log;    /* index + 1; 0: none */
 };
 
+
+/* Of a log that is free: the next one, index + 1. */
+
+#define ngx_http_apikey_table_next(log)  ((log)->sum)
 
 #define ngx_http_apikey_table_id(limit)                                       \
     ((limit)->kind == APIKEY_KIND_CONCURRENT ? 0 : (limit)->id)
@@ -312,7 +315,7 @@ ngx_http_apikey_table_log(ngx_http_apikey_table_t *table,
 
     if (table->free_log) {
         log = &table->logs[table->free_log - 1];
-        table->free_log = log->sum;
+        table->free_log = ngx_http_apikey_table_next(log);
 
     } else if (table->fresh_log < table->nlogs) {
         log = &table->logs[table->fresh_log++];
@@ -346,7 +349,7 @@ ngx_http_apikey_table_unlog(ngx_http_apikey_table_t *table,
 
     entry->gauge.log = NULL;
 
-    log->sum = table->free_log;
+    ngx_http_apikey_table_next(log) = table->free_log;
     log->n = 0;
 
     table->free_log = log - table->logs + 1;
