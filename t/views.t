@@ -125,4 +125,13 @@ is($pg->value('SELECT sum(requests) FROM apikey.usage_monthly'),
    $pg->value('SELECT sum(requests) FROM apikey.usage_quarter'),
    'months have all of it');
 
+is_deeply([ $pg->column(q{
+    SELECT c.relname || '.' || a.attname
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relkind = 'v' AND a.attnum > 0
+        AND has_table_privilege('apikey_reader', c.oid, 'SELECT')
+        AND c.relnamespace = 'apikey'::regnamespace
+        AND col_description(c.oid, a.attnum) IS NULL}) ], [],
+    'each column says what it holds');
+
 $t->done;
