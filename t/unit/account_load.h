@@ -1,7 +1,8 @@
 
 /*
  * The script as Redis gets it in a test: its clock is an argument, and what
- * goes on to its functions is counted.  Included by one unit, after redis.h.
+ * goes on to its functions is counted.  Included by one unit, after redis.h
+ * and account_random.h.
  */
 
 
@@ -46,6 +47,18 @@ load(char *sha)
     if (run(sha, 3, "SCRIPT", "LOAD", text) != 40) {
         fail("SCRIPT LOAD: %s", sha);
     }
+}
+
+
+/* An account that nobody has used. */
+
+static void
+anew(unsigned i)
+{
+    char  key[2] = { 'a' + i, 0 }, text[64];
+
+    run(text, 2, "DEL", key);
+    memset(&accounts[i].value, 0, sizeof(accounts[i].value));
 }
 
 

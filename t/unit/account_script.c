@@ -445,18 +445,18 @@ calm(const char *sha)
 static void
 crowded(const char *sha)
 {
-    char      text[64];
     unsigned  n, round;
 
     crowd = true;
     quiet = true;
 
-    run(text, 2, "DEL", "a");
-    memset(&accounts[0].value, 0, sizeof(accounts[0].value));
-
+    anew(0);
     large_limit(&accounts[0]);
 
-    for (round = 0; round < 400; round++) {
+    for (round = 0;
+         round < 400 || (most < APIKEY_ACCOUNT_NODES && round < 8000);
+         round++)
+    {
         now += rnd(rnd(50) ? 10000 : 3000000);
 
         lease(sha, 0);
@@ -475,7 +475,7 @@ crowded(const char *sha)
 static void
 renamed(const char *sha)
 {
-    unsigned                i, n, round;
+    unsigned                 i, n, round;
     const apikey_account_t  *v;
 
     ids = 10 * APIKEY_ACCOUNT_LEVELS;
@@ -502,6 +502,13 @@ renamed(const char *sha)
     }
 
     ids = IDS;
+
+    /* what comes after begins anew */
+
+    for (i = 0; i < ACCOUNTS; i++) {
+        anew(i);
+        edit(&accounts[i]);
+    }
 }
 
 
@@ -570,7 +577,7 @@ main(int argc, char **argv)
     crowded(sha);
     renamed(sha);
 
-    for (i = 0; i < 5; i++) {
+    for (i = 0; i < 5 || (full < 20 && i < 50); i++) {
         rolling(sha);
     }
 
