@@ -206,17 +206,19 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
 } }
 
 
-# Postgres answers, but has not got all that was used: a node that knows of it
-# waits until it has.
+# Postgres answers, but has not got all that was used: who knows of it waits
+# until it has, and so does who has never seen that key, for Redis has lost
+# all.  A key made since has lost nothing.
 
-for my $mode (qw(direct leased)) {
-subtest "$mode: lost before it is shipped" => sub {
+for my $who (0, 1) { for my $mode (qw(direct leased)) {
+my $first = $who ? 'by another node' : 'by the same';
+subtest "$mode: lost before it is shipped, asked for $first" => sub {
     my ($n, $other) = nodes($mode, '%%REDIS%%');
     my $key = $t->key(limits => [ limit('all', 'requests', 12, 'total') ]);
     my $all = sub { map { $_->{status} } $n->parallel(map { {
         uri => '/?cost=0', key => $key->{key} } } 1 .. $_[0]) };
 
-    $t->sync($n);
+    $t->sync($n, $other);
 
     my $hits = $t->upstream->hits;
 
@@ -231,17 +233,26 @@ subtest "$mode: lost before it is shipped" => sub {
 
     is(join(' ', $all->(12)), join(' ', (200) x 12), 'it has as many');
     $t->redis->command('FLUSHALL');
+    ($n, $other) = ($other, $n) if $who;
     is(join(' ', $all->(4)), join(' ', (503) x 4), 'nobody knows');
+
+    wait_for('who finds it empty', sub {
+        ($t->redis->command('GET', "$mode:since") // '') =~ / L\d+$/ });
+
+    my $new = $t->key(limits => [ limit('all', 'requests', 1, 'total') ]);
+
+    $t->sync($n);
+    is($n->get('/?cost=0', key => $new->{key})->{status}, 200, 'of a new one');
 
     print $psql "COMMIT;\n";
     close $psql;
 
     wait_for('an answer', sub { ($all->(1))[0] != 503 }, 30);
     is(join(' ', $all->(2)), '402 402', 'nothing is granted anew');
-    is($t->upstream->hits, $hits + 12, 'to nobody');
+    is($t->upstream->hits, $hits + 13, 'to nobody');
 
     $_->stop for $n, $other;
-} }
+} } }
 
 
 subtest 'a Cluster' => sub {

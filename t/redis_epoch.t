@@ -40,9 +40,10 @@ sub since {
 
 sub now { my ($s, $us) = @{$_[0]->command('TIME')}; return $s * 1e6 + $us }
 
-my ($run, $offset, $at) = since('the first one', $redis,
-                                sub { $_[2] == 0 });
+my ($run, $offset, $at, $made) = since('the first one', $redis,
+                                       sub { $_[2] == 0 });
 is($at, 0, 'nobody was here before');
+like($made, qr/^M\d+$/, 'nor is anything gone');
 
 my $before = now($redis);
 $redis->stop('kill');
@@ -67,16 +68,35 @@ wait_for('a replica in step', sub {
 $redis->command(qw(REPLICAOF NO ONE));
 $other->command('REPLICAOF', '127.0.0.1', $redis->port);
 
-my ($run3, $offset3, $at3) = since('promoted again', $redis,
+my ($run3, $offset3, $at3, $made3) = since('promoted again', $redis,
     sub { $_[2] > $at2 && $_[1] != $offset2 });
 is($run3, $run2, 'the same process');
 
 ok($node->wait_log(qr/is another primary than before/), 'the log says so');
 
-# emptied: as if nobody had been here
+is($made3, $made, 'with the data of the first');
 
+# emptied: the same reign, of which all went
+
+$before = now($redis);
 $redis->command('FLUSHALL');
-($run, $offset, $at) = since('FLUSHALL', $redis, sub { $_[2] == 0 });
+($run, $offset, $at, $made) = since('FLUSHALL', $redis, sub { $_[2] == 0 });
 is("$run $offset", "$run3 $offset3", 'the same reign');
+like($made, qr/^L\d+$/, 'all is gone');
+cmp_ok(substr($made, 1), '>=', $before, 'since then');
+
+# by a node that comes back, too; and who is new has not been here before
+
+my $key = $t->key(limits => [
+    { name => 'all', unit => 'requests', limit => 9, window => '1h' } ]);
+
+$t->sync($node);
+is($node->get('/', key => $key->{key})->{status}, 200, 'it asks for tokens');
+$node->stop;
+$before = now($redis);
+$redis->command('FLUSHALL');
+$node->start;
+(undef, undef, undef, $made) = since('a start', $redis, sub { 1 });
+cmp_ok($made =~ /^L(\d+)$/ ? $1 : 0, '>=', $before, 'its tmpfs knows');
 
 $t->done;

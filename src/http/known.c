@@ -24,7 +24,6 @@
 #define NGX_HTTP_APIKEY_KNOWN_TRIES    15
 #define NGX_HTTP_APIKEY_KNOWN_START    3000000   /* us */
 #define NGX_HTTP_APIKEY_KNOWN_ASKING   16       /* at once, of a worker */
-#define NGX_HTTP_APIKEY_KNOWN_TELL     250000   /* us, from here to Redis */
 
 
 #define ngx_http_apikey_known_ctx(known)                                      \
@@ -73,6 +72,7 @@ ngx_http_apikey_known_decide(ngx_http_apikey_main_conf_t *amcf,
     known->tries = 0;
     known->asking = 0;
     known->text = NULL;
+    d->complete = 0;
     ngx_memzero(&known->timer, sizeof(ngx_event_t));
 
     d->handler = ngx_http_apikey_known_decided;
@@ -233,20 +233,22 @@ ngx_http_apikey_known_missing(ngx_http_apikey_decision_t *d)
 
 
 /*
- * All nodes must have shipped what they had until then; 0: Redis has lost
- * nothing, or believes no answer yet.
+ * All nodes must have shipped what they had until then.  What Redis believes
+ * no answer of yet tells at least of use; 0: nothing was ever lost.
  */
 
 static uint64_t
 ngx_http_apikey_known_after(const ngx_http_apikey_decision_t *d, int64_t us)
 {
-    if (d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL
-        || (int64_t) d->after > d->decided_at + us)
-    {
+    if (d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL) {
         return 0;
     }
 
-    return d->after;
+    if ((int64_t) d->after <= d->decided_at + us) {
+        return d->after;
+    }
+
+    return (int64_t) d->least <= d->decided_at + us ? d->least : 0;
 }
 
 
@@ -362,9 +364,9 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
     known->amcf->asking--;
 
     d = ngx_http_apikey_known_decision(known);
-    us = apikey_clock_boot() - known->asked + NGX_HTTP_APIKEY_KNOWN_TELL;
+    us = apikey_clock_boot() - known->asked;
 
-    /* what could be believed now was not asked for */
+    /* what could be believed by now was not asked for */
 
     if (ngx_http_apikey_known_after(d, 0)
         != ngx_http_apikey_known_after(d, us))
@@ -374,6 +376,7 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
     }
 
     if (res && PQresultStatus(res) == PGRES_TUPLES_OK && PQntuples(res)) {
+        d->complete = ngx_http_apikey_known_after(d, 0);
         ngx_http_apikey_known_take(known, res);
         ngx_http_apikey_known_again(known);
         return;

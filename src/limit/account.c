@@ -1,8 +1,9 @@
 
 /*
  * The value of an account: its levels carried on in time, over the ends of
- * generations and periods, through edits and the loss of the value.
- * limit/account.h says what each step does; limit/account_lease.c spends.
+ * generations and periods, and through edits; account_loss.c knows what may
+ * be lost of it.  limit/account.h says what each step does, and
+ * limit/account_lease.c spends.
  */
 
 
@@ -20,19 +21,9 @@ static bool apikey_account_young(const apikey_account_t *v,
     const apikey_account_level_t *level);
 static void apikey_account_refill(apikey_account_t *v,
     apikey_account_level_t *level, uint64_t now);
-static bool apikey_account_older(const apikey_account_call_t *call);
-static bool apikey_account_touched(const apikey_account_t *v,
-    const apikey_account_call_t *call);
-static void apikey_account_lost(apikey_account_t *v,
-    const apikey_account_call_t *call, uint64_t now);
-static void apikey_account_lose(apikey_account_t *v,
-    const apikey_account_call_t *call, const apikey_account_limit_t *limit,
-    uint64_t now);
 static void apikey_account_time(apikey_account_t *v,
     const apikey_account_call_t *call);
 static bool apikey_account_limit(apikey_account_t *v,
-    const apikey_account_call_t *call, const apikey_account_limit_t *limit);
-static apikey_account_level_t *apikey_account_add(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_limit_t *limit);
 static void apikey_account_over(apikey_account_t *v,
     apikey_account_level_t *level, const apikey_account_limit_t *limit);
@@ -42,25 +33,17 @@ void
 apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
     uint64_t now)
 {
-    bool      known;
+    bool      known, missed;
     unsigned  i;
 
-    if (apikey_account_touched(v, call)
-        || apikey_account_missed(v, call, now))
-    {
+    missed = apikey_account_missed(v, call, now);
+
+    if (apikey_account_touched(v, call)) {
         v->state = APIKEY_ACCOUNT_UNREADABLE;
     }
 
     if (v->state == APIKEY_ACCOUNT_ABSENT && !apikey_account_older(call)) {
-        memset(v, 0, sizeof(apikey_account_t));
-
-        v->state = APIKEY_ACCOUNT_PRESENT;
-        v->at = now;
-        v->lease = call->lease;
-        v->generation = now / call->lease;
-        v->born = now;
-        v->era = now;
-        v->epoch = call->epoch;
+        apikey_account_begin(v, call, now);
 
     } else if (v->state != APIKEY_ACCOUNT_PRESENT
                || (v->epoch != call->epoch
@@ -79,6 +62,10 @@ apikey_account_open(apikey_account_t *v, const apikey_account_call_t *call,
         if (!apikey_account_mine(call, v->levels[i].id)) {
             v->levels[i].born = APIKEY_ACCOUNT_MAX;
         }
+    }
+
+    if (missed) {
+        apikey_account_forget(v, call);
     }
 
     for (i = 0, known = false; i < call->nlimits; i++) {
@@ -264,164 +251,6 @@ apikey_account_refill(apikey_account_t *v, apikey_account_level_t *level,
 }
 
 
-/* A limit was there before the primary was. */
-
-static bool
-apikey_account_older(const apikey_account_call_t *call)
-{
-    unsigned  i;
-
-    for (i = 0; i < call->nlimits; i++) {
-
-        if (call->limits[i].made < call->since) {
-            return true;
-        }
-    }
-
-    return false;
-}
-
-
-/*
- * Somebody took this value away, and what had been used was in it: it is not
- * there, or who came first did not know and made it anew.
- */
-
-static bool
-apikey_account_touched(const apikey_account_t *v,
-    const apikey_account_call_t *call)
-{
-    unsigned                       i, k;
-    const apikey_account_level_t  *level;
-
-    for (i = 0; i < call->nlimits; i++) {
-
-        if (!call->limits[i].touched) {
-            continue;
-        }
-
-        if (v->state != APIKEY_ACCOUNT_PRESENT) {
-            return true;
-        }
-
-        level = apikey_account_level(v, call->limits[i].id);
-
-        for (k = 0; level && k < v->nlevels; k++) {
-
-            if (v->levels[k].born < level->born) {
-                level = NULL;
-            }
-        }
-
-        if (level && level->used == APIKEY_ACCOUNT_MAX && v->lost == 0) {
-            return true;
-        }
-    }
-
-    return false;
-}
-
-
-static void
-apikey_account_lost(apikey_account_t *v, const apikey_account_call_t *call,
-    uint64_t now)
-{
-    bool      absent;
-    uint64_t  from, out;
-    unsigned  i, n;
-
-    absent = (v->state == APIKEY_ACCOUNT_ABSENT);
-    from = v->state == APIKEY_ACCOUNT_UNREADABLE || call->since > now
-           ? now : call->since;
-
-    if (v->state != APIKEY_ACCOUNT_PRESENT) {
-        memset(v, 0, sizeof(apikey_account_t));
-
-        v->state = APIKEY_ACCOUNT_PRESENT;
-        v->lease = call->lease;
-
-    } else if (from < v->at) {
-        from = v->at;
-    }
-
-    for (i = 0, n = 0; i < v->nlevels; i++) {
-
-        if (apikey_account_mine(call, v->levels[i].id)) {
-            v->levels[n++] = v->levels[i];
-        }
-    }
-
-    out = apikey_account_ceiling(call);
-
-    v->nlevels = n;
-    v->nnodes = 0;
-    v->at = from;
-    v->lease = v->lease > call->lease ? v->lease : call->lease;
-    v->generation = from / v->lease;
-    v->out[0] = apikey_account_out(v) > out ? apikey_account_out(v) : out;
-    v->out[1] = 0;
-    v->born = v->born < now ? now : v->born + 1;
-    v->era = v->born;
-    v->epoch = call->epoch;
-    v->lost = from;
-    v->dirty = true;
-
-    for (i = 0; i < call->nlimits; i++) {
-        apikey_account_lose(v, call, &call->limits[i], now);
-    }
-
-    /* it may have gone long after from: whoever knows of use will say so */
-
-    if (absent) {
-        v->lost = from + 2 * v->lease < now ? 0 : now;
-    }
-}
-
-
-static void
-apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
-    const apikey_account_limit_t *limit, uint64_t now)
-{
-    apikey_account_level_t  *level;
-
-    level = apikey_account_find(v, limit->id);
-
-    if (level == NULL) {
-        level = apikey_account_add(v, call, limit);
-
-        /* nobody knows that it was not used in this period */
-
-        if (level && level->tick == 0 && limit->end <= now) {
-            level->at = limit->next;
-        }
-
-        return;
-    }
-
-    if (level->tick && !apikey_account_rolls(level->tick)
-        && level->at < v->at)
-    {
-        level->at = v->at;
-    }
-
-    apikey_account_edit(v, level, limit);
-
-    level->born = v->era;
-
-    if (limit->quota) {
-        level->used = APIKEY_ACCOUNT_MAX;
-
-    } else if (apikey_account_rolls(level->tick)) {
-        apikey_account_roll_set(v, level, v->at,
-                                level->log.sum > limit->rate.capacity
-                                ? level->log.sum : limit->rate.capacity);
-
-    } else if (level->used < limit->rate.capacity) {
-        level->used = limit->rate.capacity;
-    }
-}
-
-
 /* Another lease time, when no lease is left that counts by the old one. */
 
 static void
@@ -482,7 +311,8 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
 
     if (!limit->quota || level->used != APIKEY_ACCOUNT_MAX
         || limit->known == APIKEY_ACCOUNT_UNKNOWN
-        || (v->lost && v->generation < v->lost / v->lease + 2))
+        || (v->lost && v->generation < v->lost / v->lease + 2)
+        || call->complete < apikey_account_until(v, call, limit))
     {
         return false;
     }
@@ -498,9 +328,7 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
 }
 
 
-/* NULL: the value is full of other limits; the caller is refused. */
-
-static apikey_account_level_t *
+apikey_account_level_t *
 apikey_account_add(apikey_account_t *v, const apikey_account_call_t *call,
     const apikey_account_limit_t *limit)
 {

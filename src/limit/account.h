@@ -45,18 +45,21 @@
  *     used = max(used, capacity), quotas unknown, O = out[0] = the ceiling,
  *     all as of from; other entries but counters are dropped
  * open(now): lost (also if absent, and a quota is touched; or if that quota
- *     is unknown, no level is older, and it was not lost before; or a quota is
- *     missed: charged by who has heard nothing since it is known again, or
- *     when it may be any moment), advance, a new lease time (if O == 0), then
- *     each limit:
+ *     is unknown, no level is older, and it was not lost before), advance, a
+ *     new lease time (if O == 0); if a quota is missed (charged by who has
+ *     heard nothing since it is known again, or when it may be any moment):
+ *     the quotas are unknown, lost = born = era = now; then each limit:
  *     new:     a bucket at its floor, or as lost() if older than the epoch;
  *              a quota is unknown; with others there, a new era
  *     edited:  as a bucket; what is used stays used
  *     gone:    not among the limits of this call; back: a new era
  *     over:    a period that ended: used = min(used, capacity - fill), at
  *              least the floor; its end is the one that holds now
- *     known:   an unknown quota that Postgres knows: known + O; if it was lost
- *              that is over now: lost = era = now
+ *     known:   an unknown quota that Postgres knows: known + O, if that is
+ *              complete to two generations after all that was lost; if it was
+ *              lost that is over now: lost = era = now
+ *     made anew (absent, no limit older than the epoch): where all values are
+ *              gone since less than two leases quotas are lost as of now
  * settle(spent, returned, kept) of (born, generation), after open
  *     void unless born is the value's and the generation this or the last
  *     out[its] -= spent + returned + kept, out[0] += kept,
@@ -70,8 +73,9 @@
  *     this era only: it has not paid for what was admitted before; but all
  *     of it if that is less, no period, and the limit is older: then only
  *     the value is young; a limit that is gone takes nothing
- *     era < lost: the node does not know of the loss; no level takes it, but
- *     for a charge of what refills or rolls, until it is empty
+ *     era < lost: the node does not know of the loss; no quota takes it, nor
+ *     what was lost, too, but for a charge of what refills or rolls, until it
+ *     is empty
  *     a node of CHARGE: what was admitted without Redis of one limit alone,
  *     the part-th of the call; era is when its node last had an answer of
  *     Redis, part_acked the end of its period, or -1. A level takes it unless
@@ -246,6 +250,10 @@ typedef struct {
                                                 later came here with its slot
                                                 of a Cluster; 0: nothing
                                                 moves */
+    uint64_t                       gone;     /* us: all values went then; 0:
+                                                they never did */
+    uint64_t                       complete; /* us: what is known has all that
+                                                was used until then */
     uint64_t                       lease;
     uint64_t                       horizon;
     apikey_account_sums_t          sums;

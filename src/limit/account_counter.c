@@ -11,6 +11,8 @@
 
 static void apikey_account_charge(apikey_account_t *v,
     const apikey_account_call_t *call, int64_t tokens);
+static bool apikey_account_before_loss(const apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_level_t *level);
 static bool apikey_account_owes(const apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_level_t *level,
     bool charge);
@@ -25,7 +27,7 @@ static bool apikey_account_before(const apikey_account_counter_t *one,
 void
 apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
 {
-    int64_t                        all, part;
+    int64_t                        all, part, n;
     unsigned                       i;
     apikey_account_level_t        *level;
     const apikey_account_sums_t   *sums;
@@ -50,7 +52,7 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
         return;
     }
 
-    all = sums->era < v->lost ? 0 : sums->sum - e->sum;
+    all = sums->sum - e->sum;
     part = sums->part - (e->era == sums->era ? e->part : 0);
     part = sums->era == v->era ? part : 0;
 
@@ -64,10 +66,11 @@ apikey_account_counter(apikey_account_t *v, const apikey_account_call_t *call)
         if (level->born != APIKEY_ACCOUNT_MAX
             && !apikey_account_rolls(level->tick))
         {
+            n = apikey_account_before_loss(v, call, level) ? 0 : all;
+
             apikey_account_credit(v, level,
                                   apikey_account_owes(v, call, level,
-                                                      all < part) ? all
-                                                                  : part);
+                                                      n < part) ? n : part);
         }
     }
 
@@ -178,6 +181,24 @@ apikey_account_charged(const apikey_account_call_t *call, uint64_t now)
     }
 
     return &call->limits[sums->part];
+}
+
+
+/* It has lost what is settled, and who settles does not know. */
+
+static bool
+apikey_account_before_loss(const apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_level_t *level)
+{
+    const apikey_account_limit_t  *limit;
+
+    if (call->sums.era >= v->lost) {
+        return false;
+    }
+
+    limit = apikey_account_mine(call, level->id);
+
+    return level->born >= v->lost || limit == NULL || limit->quota;
 }
 
 

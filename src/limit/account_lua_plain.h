@@ -29,7 +29,8 @@
     "local ASK, ASKSIZE = '<dddddddd', 64\n"
     "local LIMIT, LIMITSIZE = '<c8dddddddddd', 88\n"
 
-    "local op, epoch, since, moved = unpack('<dddd', ARGV[1])\n"
+    "local op, epoch, since, moved, gone, complete, made =\n"
+    "  unpack('<ddddddd', ARGV[1])\n"
     "local time = call('TIME')\n"
     "local now = time[1] * 1000000 + time[2]\n"
 

@@ -263,6 +263,7 @@
     "    end\n"
     "    -- it may have gone long after from\n"
     "    if absent then\n"
+    "      from = max(from, gone)\n"
     "      v.lost = from + 2 * v.lease < now and 0 or now\n"
     "    end\n"
     "  end\n"

@@ -1,8 +1,8 @@
 
 /*
- * What account.c (time, edits, loss), account_counter.c (what is settled and
- * charged) and account_lease.c (granting, taking) share.  Nobody else includes
- * this.
+ * What account.c (time), account_loss.c, account_counter.c (what is settled
+ * and charged) and account_lease.c (granting, taking) share.  Nobody else
+ * includes this.
  */
 
 
@@ -88,6 +88,46 @@ apikey_account_rolls(uint64_t tick)
 {
     return tick == APIKEY_ACCOUNT_ROLLING;
 }
+
+
+/* account.c: NULL: the value is full of other limits; who calls is refused. */
+apikey_account_level_t *apikey_account_add(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit);
+
+
+/* account_loss.c */
+
+/* A limit was there before the primary was. */
+bool apikey_account_older(const apikey_account_call_t *call);
+
+/*
+ * Somebody took this value away, and what had been used was in it: it is not
+ * there, or who came first did not know and made it anew.
+ */
+bool apikey_account_touched(const apikey_account_t *v,
+    const apikey_account_call_t *call);
+
+/*
+ * Full, for nobody knows of any use; where the values have just gone somebody
+ * may, who has not come yet, and what is leased may still be spent.
+ */
+void apikey_account_begin(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t now);
+
+/* Somebody has used quotas who was not heard of when they became known. */
+void apikey_account_forget(apikey_account_t *v,
+    const apikey_account_call_t *call);
+
+/* Another primary, or a value that cannot be read. */
+void apikey_account_lost(apikey_account_t *v,
+    const apikey_account_call_t *call, uint64_t now);
+
+/*
+ * By when all is void that was leased before something was lost of it: what is
+ * known has to be complete until then.  0: nothing was lost.
+ */
+uint64_t apikey_account_until(const apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit);
 
 
 /* account_counter.c */

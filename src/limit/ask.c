@@ -307,7 +307,7 @@ static ngx_int_t
 ngx_http_apikey_ask_send(ngx_http_apikey_ask_t *ask)
 {
     u_char                     *p;
-    ngx_str_t                   argv[6], *prefix;
+    ngx_str_t                   argv[7], *prefix;
     ngx_uint_t                  i;
     ngx_http_apikey_limiter_t  *l;
 
@@ -341,7 +341,7 @@ ngx_http_apikey_ask_send(ngx_http_apikey_ask_t *ask)
     apikey_stats_add(&l->conf.stats->leases, 1);
 
     return ngx_http_apikey_limiter_send(l, &ask->call, p,
-                                        NGX_HTTP_APIKEY_SCRIPT_LEASE,
+                                        NGX_HTTP_APIKEY_SCRIPT_LEASE, 0,
                                         ask->resent, 6, argv);
 }
 

@@ -47,6 +47,7 @@ ngx_http_apikey_decide(ngx_http_apikey_limiter_t *l,
     d->blind = 0;
     d->wait = 0;
     d->after = 0;
+    d->least = 0;
     d->share = 1;
     d->waiting = 0;
     d->queued = 0;

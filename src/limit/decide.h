@@ -119,6 +119,10 @@ struct ngx_http_apikey_decision_s {
                                                 then has to be in the answer;
                                                 if it is to come, Redis may
                                                 have lost nothing */
+    uint64_t                    least;       /* us, likewise, where after is
+                                                to come */
+    uint64_t                    complete;    /* us, in: what buckets' known
+                                                have is all of it until then */
     unsigned                    known:1;     /* buckets' out members hold but
                                                 of accounts that are unseen,
                                                 of which nothing is wanted;

@@ -87,6 +87,7 @@ ngx_uint_t
 ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, int64_t now)
 {
+    uint64_t                        then;
     ngx_uint_t                      i, k;
     ngx_http_apikey_bucket_t       *b;
     ngx_http_apikey_lease_entry_t  *entry;
@@ -117,6 +118,14 @@ ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
                              || limit->seen.used == APIKEY_ACCOUNT_MAX);
             d->blind |= b->unknown;
 
+            if (b->unknown) {
+                then = ngx_http_apikey_known_void(entry->lost,
+                                                  entry->conf.time);
+                d->after = ngx_max(d->after, then);
+
+                ngx_http_apikey_known_gone(d, b, entry->conf.time);
+            }
+
             limit = ngx_http_apikey_leases_limit(l->conf.sh->leases,
                                                  limit->next);
         }
@@ -129,6 +138,32 @@ ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
     d->unknown = d->blind;
 
     return d->blind;
+}
+
+
+uint64_t
+ngx_http_apikey_known_void(uint64_t lost, uint64_t time)
+{
+    return lost && time ? (lost / time + 2) * time : 0;
+}
+
+
+void
+ngx_http_apikey_known_gone(ngx_http_apikey_decision_t *d,
+    const ngx_http_apikey_bucket_t *b, uint64_t time)
+{
+    uint64_t  from, made, then;
+
+    made = b->limit->made;
+    from = made < d->limiter->since ? d->limiter->since : 0;
+
+    if (made < d->limiter->gone) {
+        from = ngx_max(from, d->limiter->gone);
+    }
+
+    then = ngx_http_apikey_known_void(from, time);
+
+    d->least = ngx_max(d->least, then);
 }
 
 

@@ -60,6 +60,8 @@ typedef struct {
     int64_t                 refused;     /* when TAKE last did, or would */
     int64_t                 blind;       /* nobody asks Postgres until then
                                             what refuses nothing */
+    uint64_t                lost;        /* us: era of an answer that did not
+                                            know what is used; 0: it did */
     uint64_t                out;         /* tokens that all nodes have leased,
                                             as last told */
 

@@ -119,6 +119,9 @@ ngx_http_apikey_limiter_start(ngx_pool_t *pool,
         return NULL;
     }
 
+    ngx_http_apikey_redis_known(l->redis,
+                                conf->tallies->file->owed.contact != 0);
+
     ngx_http_apikey_redis_set_state_handler(l->redis,
                                        ngx_http_apikey_limiter_state_handler,
                                        l);
@@ -405,10 +408,12 @@ ngx_http_apikey_limiter_scratch(ngx_http_apikey_limiter_t *l, size_t size)
 ngx_int_t
 ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_redis_call_t *call, u_char *p, ngx_uint_t op,
-    ngx_uint_t text, ngx_uint_t argc, ngx_str_t *argv)
+    uint64_t complete, ngx_uint_t text, ngx_uint_t argc, ngx_str_t *argv)
 {
     ngx_str_t                      *head;
     ngx_http_apikey_redis_epoch_t   epoch;
+
+    ngx_memzero(&epoch, sizeof(ngx_http_apikey_redis_epoch_t));
 
     if (ngx_http_apikey_redis_epoch(l->redis, call, &argv[3], &epoch)
         != NGX_OK)
@@ -433,8 +438,15 @@ ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
     head->data = p;
     head->len = ngx_http_apikey_script_head(p, op, &epoch,
                          l->conf.redis->topology
-                         == NGX_HTTP_APIKEY_REDIS_CLUSTER)
+                         == NGX_HTTP_APIKEY_REDIS_CLUSTER, complete)
                 - p;
+
+    l->since = epoch.since;
+    l->gone = epoch.gone;
+
+    if (epoch.marker.len) {
+        argv[argc++] = epoch.marker;
+    }
 
     return ngx_http_apikey_redis_send(l->redis, call, argc, argv);
 }

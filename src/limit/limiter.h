@@ -90,6 +90,10 @@ struct ngx_http_apikey_limiter_s {
     ngx_event_t                    tick;         /* of the wheel */
     ngx_msec_t                     ordered;      /* seats were looked at */
 
+    uint64_t                       since;        /* of the epoch, as it was
+                                                    sent last */
+    uint64_t                       gone;
+
     time_t                         complained;
     uint64_t                       missed;       /* owed, and complained of */
 
@@ -122,11 +126,12 @@ ngx_int_t ngx_http_apikey_limiter_scratch(ngx_http_apikey_limiter_t *l,
 
 /*
  * Sends the script; argv[3] is the first key, argv[0], argv[1] and the head
- * behind the keys are filled here, the head at p.  text: with its text.
+ * behind the keys are filled here, the head at p, and one behind the last.
+ * text: with its text.
  */
 ngx_int_t ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_redis_call_t *call, u_char *p, ngx_uint_t op,
-    ngx_uint_t text, ngx_uint_t argc, ngx_str_t *argv);
+    uint64_t complete, ngx_uint_t text, ngx_uint_t argc, ngx_str_t *argv);
 
 /* Redis may be asked now. */
 ngx_uint_t ngx_http_apikey_limiter_ready(ngx_http_apikey_limiter_t *l);
@@ -201,6 +206,14 @@ void ngx_http_apikey_seed(ngx_http_apikey_limiter_t *l,
  */
 ngx_uint_t ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, int64_t now);
+
+/*
+ * By when all that was leased is void if something was lost then; and the same
+ * of what this limit may have gone with, into d->least.
+ */
+uint64_t ngx_http_apikey_known_void(uint64_t lost, uint64_t time);
+void ngx_http_apikey_known_gone(ngx_http_apikey_decision_t *d,
+    const ngx_http_apikey_bucket_t *b, uint64_t time);
 
 /* take.c: NGX_ERROR: not sent. */
 ngx_int_t ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,

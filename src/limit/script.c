@@ -52,7 +52,8 @@ ngx_http_apikey_script_sha(u_char sha[NGX_HTTP_APIKEY_SCRIPT_SHA])
 
 u_char *
 ngx_http_apikey_script_head(u_char *p, ngx_uint_t op,
-    ngx_http_apikey_redis_epoch_t *epoch, ngx_uint_t cluster)
+    ngx_http_apikey_redis_epoch_t *epoch, ngx_uint_t cluster,
+    uint64_t complete)
 {
     int64_t  moved;
 
@@ -65,7 +66,11 @@ ngx_http_apikey_script_head(u_char *p, ngx_uint_t op,
 
     p = ngx_http_apikey_script_put_double(p, epoch->since);
 
-    return ngx_http_apikey_script_put_double(p, moved);
+    p = ngx_http_apikey_script_put_double(p, moved);
+    p = ngx_http_apikey_script_put_double(p, epoch->gone);
+    p = ngx_http_apikey_script_put_double(p, complete);
+
+    return ngx_http_apikey_script_put_double(p, epoch->made);
 }
 
 

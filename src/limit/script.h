@@ -3,13 +3,14 @@
  * LEASE and TAKE: the calls of the Redis script over the values of accounts,
  * with the packing of their arguments and of their replies.
  *
- *     EVALSHA sha n KEY... HEAD BLOCK...
+ *     EVALSHA sha n KEY... HEAD BLOCK... [MARKER]
  *
  * (or EVAL with the text) takes from all n accounts or from none, or leases
  * of one.  KEY is
  *
  *     <prefix>:{<root>}:<k|o>:<holder>:<r|t|c|n>:<scope, 16 hex digits>
  *
+ * and MARKER the key that says since when its data are there (wire/redis.h).
  * docs/leases.md has head, block and replies field by field: packed doubles,
  * little-endian, of integers within 2^53, and names of eight bytes.
  *
@@ -30,7 +31,7 @@
 
 
 #define NGX_HTTP_APIKEY_SCRIPT_SHA   40
-#define NGX_HTTP_APIKEY_SCRIPT_HEAD  32
+#define NGX_HTTP_APIKEY_SCRIPT_HEAD  (7 * 8)
 
 
 typedef enum {
@@ -45,9 +46,13 @@ extern ngx_str_t  ngx_http_apikey_script;        /* the Lua text */
 /* Hex of the text's SHA-1. */
 void ngx_http_apikey_script_sha(u_char sha[NGX_HTTP_APIKEY_SCRIPT_SHA]);
 
-/* HEAD; cluster: values may have come from another primary. */
+/*
+ * HEAD; cluster: values may have come from another primary; complete: what
+ * limits are said to have used has all until then.
+ */
 u_char *ngx_http_apikey_script_head(u_char *p, ngx_uint_t op,
-    ngx_http_apikey_redis_epoch_t *epoch, ngx_uint_t cluster);
+    ngx_http_apikey_redis_epoch_t *epoch, ngx_uint_t cluster,
+    uint64_t complete);
 
 /* Bytes that a key and a block take at most. */
 size_t ngx_http_apikey_script_size(ngx_str_t *prefix, ngx_uint_t nlimits);

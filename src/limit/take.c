@@ -57,7 +57,7 @@ ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
     n = ngx_http_apikey_take_mark(l, d);
     d->over = 0;
 
-    size = (4 + 2 * n) * sizeof(ngx_str_t) + NGX_HTTP_APIKEY_SCRIPT_HEAD;
+    size = (5 + 2 * n) * sizeof(ngx_str_t) + NGX_HTTP_APIKEY_SCRIPT_HEAD;
 
     for (i = 0; i < d->naccounts; i++) {
         size += ngx_http_apikey_script_size(prefix, d->accounts[i].nbuckets);
@@ -68,7 +68,7 @@ ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
     }
 
     argv = (ngx_str_t *) l->scratch;
-    p = (u_char *) (argv + 4 + 2 * n);
+    p = (u_char *) (argv + 5 + 2 * n);
 
     argv[2].data = number;
     argv[2].len = (u_char *) apikey_uint_format((char *) number, n) - number;
@@ -95,7 +95,8 @@ ngx_http_apikey_take(ngx_http_apikey_limiter_t *l,
 
     return ngx_http_apikey_limiter_send(l, &d->call, p,
                                         NGX_HTTP_APIKEY_SCRIPT_TAKE,
-                                        d->resent, 4 + 2 * n, argv);
+                                        d->complete, d->resent, 4 + 2 * n,
+                                        argv);
 }
 
 
@@ -417,33 +418,38 @@ ngx_http_apikey_take_others(ngx_http_apikey_decision_t *d, int64_t now)
 /*
  * Redis knows no use of some quota: Postgres may.  Where it has said, Redis
  * waits until all that was leased before the loss is void: two generations
- * from era on.
+ * from era on, or, if this was none, from the last one that it may have gone
+ * with.
  */
 
 static ngx_uint_t
 ngx_http_apikey_take_unknown(ngx_http_apikey_decision_t *d, uint64_t now)
 {
-    uint64_t    time, then;
-    ngx_uint_t  i, k, unknown;
+    uint64_t                        time, then;
+    ngx_uint_t                      i, k, unknown;
+    ngx_http_apikey_bucket_t       *b;
 
     unknown = 0;
 
     for (i = 0; i < d->naccounts; i++) {
 
         for (k = 0; k < d->accounts[i].nbuckets; k++) {
+            b = &d->accounts[i].buckets[k];
 
-            if (!d->accounts[i].buckets[k].unknown) {
+            if (!b->unknown) {
                 continue;
             }
 
             unknown = 1;
 
             time = d->claims[i].conf->time;
-            then = time ? (d->claims[i].era / time + 2) * time : 0;
+            then = ngx_http_apikey_known_void(d->claims[i].era, time);
 
             d->after = ngx_max(d->after, then);
 
-            if (d->accounts[i].buckets[k].asked && then > now) {
+            ngx_http_apikey_known_gone(d, b, time);
+
+            if (b->asked && then > now) {
                 d->wait = ngx_max(d->wait, ngx_min(then - now, 2 * time));
             }
         }
@@ -475,7 +481,6 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
     (void) ngx_http_apikey_script_account(reply, &d->claims[i].era,
                                           &account->out, &account->cost);
     account->unseen = 0;
-
     entry = d->parts[i].none ? NULL
                              : ngx_http_apikey_leases_find(leases, account);
 
@@ -510,6 +515,7 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
 
     if (entry) {
         entry->out = account->out;
+        entry->lost = unknown ? d->claims[i].era : 0;
         ngx_http_apikey_leases_told(leases, entry, now);
         ngx_http_apikey_quiet_told(entry, account, reply->taken,
                                    unknown ? 0 : us, now);

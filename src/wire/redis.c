@@ -249,6 +249,14 @@ ngx_http_apikey_redis_script(ngx_http_apikey_redis_t *redis, ngx_str_t *text)
 }
 
 
+void
+ngx_http_apikey_redis_known(ngx_http_apikey_redis_t *redis,
+    ngx_uint_t known)
+{
+    redis->known = known;
+}
+
+
 ngx_uint_t
 ngx_http_apikey_redis_ready(ngx_http_apikey_redis_t *redis)
 {
@@ -294,6 +302,11 @@ ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis,
     }
 
     *epoch = link->epoch;
+
+    if (redis->cluster == NULL || link->tag >= 0) {
+        epoch->marker.data = link->marker;
+        epoch->marker.len = link->nmarker;
+    }
 
     return NGX_OK;
 }

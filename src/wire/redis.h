@@ -88,6 +88,13 @@ typedef struct {
                                                     then was written here, or
                                                     by another primary that
                                                     reigns */
+    uint64_t                           made;     /* us: its data are there
+                                                    since, as the key says */
+    uint64_t                           gone;     /* us: all that was there
+                                                    before has gone; 0: there
+                                                    was nothing */
+    ngx_str_t                          marker;   /* ... its name; empty: it has
+                                                    none now */
 } ngx_http_apikey_redis_epoch_t;
 
 
@@ -138,6 +145,10 @@ ngx_http_apikey_redis_t *ngx_http_apikey_redis_create(ngx_pool_t *pool,
  */
 ngx_int_t ngx_http_apikey_redis_script(ngx_http_apikey_redis_t *redis,
     ngx_str_t *text);
+
+/* This node has been here before: it finds no empty one for a new one. */
+void ngx_http_apikey_redis_known(ngx_http_apikey_redis_t *redis,
+    ngx_uint_t known);
 
 /*
  * Runs whenever it became ready (up 1), broke, or an attempt failed (up 0).

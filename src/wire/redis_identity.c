@@ -5,9 +5,10 @@
  * Its id is made of the run id, new after each restart, and the offset where
  * it left its last primary's history, which is another one after each
  * promotion.  When it began is kept in Redis itself, for all nodes to agree
- * on, and belongs to that id alone.  Asked when a link is made and once a
- * second: a primary may become a replica, or be promoted twice, under a
- * connection that stays.
+ * on, and belongs to that id alone; and with it since when its data are there,
+ * for they may go though it stays (FLUSHALL).  Asked when a link is made and
+ * once a second: a primary may become a replica, or be promoted twice, under
+ * a connection that stays.
  */
 
 
@@ -21,14 +22,13 @@
 
 
 #define NGX_HTTP_APIKEY_IDENTITY_CHECK  1000     /* ms */
-#define NGX_HTTP_APIKEY_IDENTITY_KEY    128
 #define NGX_HTTP_APIKEY_IDENTITY_MASK   UINT64_C(0xfffffffffffff)
 
 
 static void ngx_http_apikey_link_identity_handler(
     ngx_http_apikey_redis_call_t *call, struct redisReply *reply);
 static ngx_uint_t ngx_http_apikey_link_identity_argv(
-    ngx_http_apikey_link_t *link, u_char *p, ngx_str_t *argv);
+    ngx_http_apikey_link_t *link, ngx_str_t *argv);
 static ngx_int_t ngx_http_apikey_link_identity_read(
     ngx_http_apikey_redis_epoch_t *epoch, ngx_str_t *text);
 static ngx_int_t ngx_http_apikey_link_identity_moved(
@@ -36,12 +36,16 @@ static ngx_int_t ngx_http_apikey_link_identity_moved(
 
 
 /*
- * KEYS[1], not in a node without slots: "RUN_ID OFFSET SINCE", SINCE 0 where
- * nobody was here before.  In a Cluster its node's id stands behind it, for
- * it moves with its slot: it is a predecessor's if this one was promoted, or
- * its own.  SINCE < 0: promoted before anybody came; what is there since
- * -SINCE is its own, but nothing is known to be missing.  ARGV[1]: the same as
- * this worker knows it, or "".
+ * KEYS[1], not in a node without slots: "RUN_ID OFFSET SINCE MADE", SINCE 0
+ * where nobody was here before.  In a Cluster its node's id stands behind it,
+ * for it moves with its slot: it is a predecessor's if this one was promoted,
+ * or its own.  SINCE < 0: promoted before anybody came; what is there since
+ * -SINCE is its own, but nothing is known to be missing.  MADE is when this
+ * key was first made, with an M in front of it, or an L where somebody knows
+ * that there was another one before: all the data went with that.
+ *
+ * ARGV[1]: the same as this worker knows it, or ""; ARGV[2]: "moved" if that
+ * was of another slot, "known" if its node has been here before, or "".
  */
 
 static ngx_str_t  ngx_http_apikey_identity_script = ngx_string(
@@ -54,39 +58,54 @@ static ngx_str_t  ngx_http_apikey_identity_script = ngx_string(
     "local now = string.format('%d%06d', t[1], t[2])\n"
     "local cluster = string.find(s, '_mode:cluster')\n"
     "local promoted = cluster and at ~= '-1'\n"
+    "local was = string.match(ARGV[1], ' ([ML]%d+)')\n"
     "local since\n"
-    "if string.sub(ARGV[1], 1, #id) == id then\n"
-    "    since = string.sub(ARGV[1], #id + 1)\n"
+    "if cluster and string.sub(ARGV[1], 1, #id) == id then\n"
+    "    since = string.match(ARGV[1], '(%S+)', #id + 1)\n"
     "end\n"
     "if role ~= 'master' or not KEYS[1] then\n"
     "    return role .. ' ' .. id .. (since or promoted and now or '0')\n"
+    "           .. ' ' .. (was or 'M0')\n"
     "end\n"
     "local v = redis.call('GET', KEYS[1])\n"
-    "if v and string.sub(v, 1, #id) == id then\n"
-    "    return 'master ' .. (string.match(v, '%S+ %S+ %S+'))\n"
-    "end\n"
     "local me = ''\n"
     "if cluster then\n"
     "    me = redis.pcall('CLUSTER', 'MYID')\n"
     "    me = ' ' .. (type(me) == 'string' and me or '?')\n"
     "end\n"
-    "if not since and v then\n"
-    "    since = (not cluster or promoted or string.sub(v, -#me) == me)\n"
-    "            and now or '0'\n"
+    "local own = v and (not cluster or promoted\n"
+    "                   or string.sub(v, -#me) == me)\n"
+    "local made = own and string.match(v, ' ([ML]%d+)')\n"
+    "if was and (ARGV[2] == 'moved' or v and not own) then\n"
+    "    made = was\n"
+    "elseif was and not made\n"
+    "       or was and was ~= made and string.sub(made, 1, 1) == 'M'\n"
+    "       or not v and ARGV[2] == 'known' then\n"
+    "    made = 'L' .. now\n"
     "end\n"
-    "since = since or promoted and '-' .. now or '0'\n"
-    "redis.call('SET', KEYS[1], id .. since .. me)\n"
-    "return 'master ' .. id .. since\n");
+    "made = made or 'M' .. now\n"
+    "if v and string.sub(v, 1, #id) == id then\n"
+    "    since = string.match(v, '%S+ %S+ (%S+)')\n"
+    "else\n"
+    "    if not since and v then\n"
+    "        since = own and now or '0'\n"
+    "    end\n"
+    "    since = since or promoted and '-' .. now or '0'\n"
+    "end\n"
+    "local text = id .. since .. ' ' .. made\n"
+    "if v ~= text .. me then\n"
+    "    redis.call('SET', KEYS[1], text .. me)\n"
+    "end\n"
+    "return 'master ' .. text\n");
 
 
 ngx_int_t
 ngx_http_apikey_link_identify(ngx_http_apikey_link_t *link)
 {
-    u_char     text[NGX_HTTP_APIKEY_IDENTITY_KEY];
-    ngx_str_t  argv[5];
+    ngx_str_t  argv[6];
 
     return ngx_http_apikey_link_append(link,
-               ngx_http_apikey_link_identity_argv(link, text, argv), argv);
+                     ngx_http_apikey_link_identity_argv(link, argv), argv);
 }
 
 
@@ -104,8 +123,7 @@ ngx_http_apikey_link_check(ngx_http_apikey_link_t *link)
 void
 ngx_http_apikey_link_check_handler(ngx_event_t *ev)
 {
-    u_char                   text[NGX_HTTP_APIKEY_IDENTITY_KEY];
-    ngx_str_t                argv[5];
+    ngx_str_t                argv[6];
     ngx_uint_t               argc;
     ngx_http_apikey_link_t  *link;
 
@@ -116,7 +134,7 @@ ngx_http_apikey_link_check_handler(ngx_event_t *ev)
         link->identity.data = link;
         link->identity.deadline = 0;
 
-        argc = ngx_http_apikey_link_identity_argv(link, text, argv);
+        argc = ngx_http_apikey_link_identity_argv(link, argv);
 
         (void) ngx_http_apikey_link_send(link, &link->identity, argc, argv);
     }
@@ -126,20 +144,20 @@ ngx_http_apikey_link_check_handler(ngx_event_t *ev)
 
 
 static ngx_uint_t
-ngx_http_apikey_link_identity_argv(ngx_http_apikey_link_t *link, u_char *p,
+ngx_http_apikey_link_identity_argv(ngx_http_apikey_link_t *link,
     ngx_str_t *argv)
 {
-    u_char      *last;
+    u_char      *p, *last;
     ngx_uint_t   n;
 
-    last = p + NGX_HTTP_APIKEY_IDENTITY_KEY;
+    p = link->marker;
+    last = p + sizeof(link->marker);
 
     ngx_str_set(&argv[0], "EVAL");
     argv[1] = ngx_http_apikey_identity_script;
     n = 3;
 
     if (link->redis->cluster == NULL || link->tag >= 0) {
-        argv[n].data = p;
         p = ngx_slprintf(p, last, "%V:since", &link->conf->prefix);
 
         if (link->redis->cluster) {
@@ -148,17 +166,32 @@ ngx_http_apikey_link_identity_argv(ngx_http_apikey_link_t *link, u_char *p,
             *p++ = '}';
         }
 
-        argv[n].len = p - argv[n].data;
+        link->nmarker = p - link->marker;
+
+        argv[n].data = link->marker;
+        argv[n].len = link->nmarker;
         n++;
     }
 
     argv[2].data = (u_char *) (n == 3 ? "0" : "1");
     argv[2].len = 1;
 
+    argv[n].data = link->identified;
+    argv[n].len = link->nidentified;
+    n++;
+
+    ngx_str_set(&argv[n], "");
+
     /* a slot that moves takes its key along */
 
-    argv[n].data = link->identified;
-    argv[n].len = link->redis->cluster ? link->nidentified : 0;
+    if (link->tag != link->asked) {
+        ngx_str_set(&argv[n], "moved");
+
+    } else if (link->redis->known && link->redis->cluster == NULL) {
+        ngx_str_set(&argv[n], "known");
+    }
+
+    link->asking = link->tag;
 
     return n + 1;
 }
@@ -217,6 +250,7 @@ ngx_http_apikey_link_identified(ngx_http_apikey_link_t *link,
     }
 
     link->epoch = epoch;
+    link->asked = link->asking;
 
     text.data += sizeof("master ") - 1;
     text.len -= sizeof("master ") - 1;
@@ -228,7 +262,7 @@ ngx_http_apikey_link_identified(ngx_http_apikey_link_t *link,
 }
 
 
-/* master RUN_ID OFFSET SINCE; NGX_DECLINED: no master. */
+/* master RUN_ID OFFSET SINCE MADE; NGX_DECLINED: no master. */
 
 static ngx_int_t
 ngx_http_apikey_link_identity_read(ngx_http_apikey_redis_epoch_t *epoch,
@@ -236,7 +270,7 @@ ngx_http_apikey_link_identity_read(ngx_http_apikey_redis_epoch_t *epoch,
 {
     u_char      *p, *last, *since;
     uint64_t     hash;
-    ngx_int_t    n;
+    ngx_int_t    n, made;
     ngx_uint_t   blanks, alone;
 
     last = text->data + text->len;
@@ -270,9 +304,16 @@ ngx_http_apikey_link_identity_read(ngx_http_apikey_redis_epoch_t *epoch,
     alone = since && since < last && *since == '-';
     since += alone;
 
-    n = since ? ngx_atoi(since, last - since) : NGX_ERROR;
+    p = since ? ngx_strlchr(since, last, ' ') : NULL;
 
-    if (n == NGX_ERROR) {
+    if (p == NULL || last - p < 3) {
+        return NGX_ERROR;
+    }
+
+    n = ngx_atoi(since, p - since);
+    made = ngx_atoi(p + 2, last - p - 2);
+
+    if (n == NGX_ERROR || made == NGX_ERROR) {
         return NGX_ERROR;
     }
 
@@ -281,6 +322,8 @@ ngx_http_apikey_link_identity_read(ngx_http_apikey_redis_epoch_t *epoch,
     epoch->id = hash ? hash : 1;
     epoch->since = alone ? 0 : n;
     epoch->own = n;
+    epoch->made = made;
+    epoch->gone = p[1] == 'L' ? made : 0;
 
     return NGX_OK;
 }

@@ -59,6 +59,7 @@ ngx_http_apikey_link_create(ngx_http_apikey_redis_t *redis, ngx_uint_t nslots)
     link->backoff = NGX_HTTP_APIKEY_LINK_BACKOFF;
     link->hope = 1;
     link->tag = -1;
+    link->asked = -1;
     link->used = ngx_current_msec;
 
     link->write.handler = ngx_http_apikey_link_posted_handler;

@@ -37,6 +37,7 @@
 #define NGX_HTTP_APIKEY_LINK_BUFFER     16384
 #define NGX_HTTP_APIKEY_LINK_BACKOFF    50           /* ms, the first pause */
 #define NGX_HTTP_APIKEY_LINK_WHY        256
+#define NGX_HTTP_APIKEY_LINK_MARKER     128
 #define NGX_HTTP_APIKEY_REDIS_HOST      256
 #define NGX_HTTP_APIKEY_REDIS_SCRIPTS   4
 
@@ -159,6 +160,9 @@ struct ngx_http_apikey_link_s {
     u_char                          identified[128];
                                                  /* ... as it was told */
     size_t                          nidentified;
+    u_char                          marker[NGX_HTTP_APIKEY_LINK_MARKER];
+                                                 /* the key that says it */
+    size_t                          nmarker;
     ngx_http_apikey_redis_call_t    identity;
     ngx_event_t                     check;       /* of it, once a second */
 
@@ -170,6 +174,8 @@ struct ngx_http_apikey_link_s {
     /* of a Cluster */
     ngx_queue_t                     queue;
     ngx_int_t                       tag;         /* a slot of its own; -1 */
+    ngx_int_t                       asking;      /* ... as it is asked about */
+    ngx_int_t                       asked;       /* ... as it was, last */
     ngx_msec_t                      used;
 
     unsigned                        control:1;   /* no values here */
@@ -220,6 +226,8 @@ struct ngx_http_apikey_redis_s {
 
     ngx_str_t                      *scripts[NGX_HTTP_APIKEY_REDIS_SCRIPTS];
     ngx_uint_t                      nscripts;
+
+    ngx_uint_t                      known;       /* this node has been here */
 };
 
 

@@ -104,6 +104,8 @@ redis_flush(world_t *w)
 {
     int  a;
 
+    w->gone = (uint64_t) w->now;
+
     for (a = 0; a < w->cfg->naccts; a++) {
         memset(&w->redis[a].value, 0, sizeof(w->redis[a].value));
         w->redis[a].expires = 0;

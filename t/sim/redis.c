@@ -15,6 +15,7 @@ static void
 redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
     apikey_account_limit_t *limits, apikey_account_call_t *call)
 {
+    bool                     late;
     int64_t                  t, k;
     unsigned                 i;
     const limit_t           *l;
@@ -32,8 +33,15 @@ redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
     call->since = w->ab == AB_SAME_EPOCH ? 0 : p->since;
     call->moved = w->cfg->primaries > 1 ? p->since + SKEW : 0;
     call->moved = w->ab == AB_MOVED ? 1 : call->moved;
+    call->gone = w->ab == AB_UNTOUCHED || w->ab == AB_GONE ? 0 : w->gone;
     call->lease = v->time;
     call->horizon = w->cfg->horizon;
+
+    /* what was used just before all was lost may not be shipped yet */
+
+    late = w->gone && w->now < (int64_t) (w->gone + 2 * v->time)
+           && w->now % 2 && w->ab != AB_UNTOUCHED;
+    call->complete = late ? 0 : (uint64_t) w->now;
 
     for (i = 0; i < LIMITS; i++) {
         l = &v->limits[i];
@@ -54,8 +62,8 @@ redis_limits(world_t *w, int a, unsigned version, const roll_t *roll,
         out->quota = l->kind == PERIOD || l->kind == TOTAL;
 
         if (out->quota && (!w->cfg->late || w->books[a].missed)) {
-            out->known = judge_known(w, a, i, w->now);
-            out->touched = (w->books[a].nadm > 0 || out->known)
+            out->known = late ? 0 : judge_known(w, a, i, w->now);
+            out->touched = !late && (w->books[a].nadm > 0 || out->known)
                            && (w->ab != AB_UNTOUCHED
                                || w->redis[a].value.state
                                   != APIKEY_ACCOUNT_PRESENT);

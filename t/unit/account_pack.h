@@ -86,6 +86,13 @@ same_sum(const char *what, const char **p, uint64_t one, uint64_t two)
 }
 
 
+static char *
+put_epoch(char *p, unsigned op)
+{
+    return put(put(put(put(p, op), epoch), since), moved);
+}
+
+
 static size_t
 pack_call(char *arg, const account_t *a, const apikey_account_call_t *c,
     const apikey_account_ask_t *ask)

@@ -41,6 +41,9 @@ typedef struct {
 
 static account_t  accounts[ACCOUNTS];
 static uint64_t   now, epoch, since, moved;
+static uint64_t   emptied, complete;
+static uint64_t   made, marked;      /* as the caller has it, and Redis */
+static bool       told;              /* ... which has lost something then */
 static bool       quiet;         /* nothing is to be settled */
 static bool       hoards;            /* little is given back */
 static bool       crowd;
@@ -327,6 +330,32 @@ random_sums(account_t *a, apikey_account_sums_t *s)
 }
 
 
+/* When all values went, and the key that says since when they are there. */
+
+static void
+mark(void)
+{
+    char  text[64], reply[64];
+
+    emptied = rnd(2) ? 0 : now - rnd(rnd(2) ? 1000000 : 50000000);
+    complete = rnd(3) ? now - rnd(rnd(2) ? 1000000 : 50000000) : 0;
+    made = rnd(4) ? now - rnd(1000000000) : 0;
+    marked = rnd(4) ? made : 0;
+
+    if (marked == 0) {
+        run(reply, 2, "DEL", "marker");
+        return;
+    }
+
+    marked += rnd(4) == 0;
+    told = rnd(2);
+
+    sprintf(text, "run 0 0 %c%llu me", told ? 'L' : 'M',
+            (unsigned long long) marked);
+    run(reply, 3, "SET", "marker", text);
+}
+
+
 static void
 random_call(account_t *a, apikey_account_call_t *c)
 {
@@ -347,6 +376,9 @@ random_call(account_t *a, apikey_account_call_t *c)
     c->epoch = epoch;
     c->since = since;
     c->moved = moved;
+    c->gone = made == 0 || made == marked ? emptied
+              : marked && told ? marked : now;
+    c->complete = complete;
     c->lease = a->lease;
     c->horizon = 60000000;
     random_sums(a, &c->sums);

@@ -80,16 +80,15 @@ static long
 evalsha(const char *sha, unsigned op, unsigned n, const unsigned *which,
     char arg[][1024], const size_t *size, char *reply)
 {
-    char         clock[32], head[32], keys[ACCOUNTS];
-    char         count[2] = { '0' + n };
-    size_t       len[5 + 2 * ACCOUNTS] = { 7, 40, 1 };
+    char         clock[32], head[56], keys[ACCOUNTS], count[] = { '0' + n, 0 };
+    size_t       len[6 + 2 * ACCOUNTS] = { 7, 40, 1 };
     unsigned     i;
-    const char  *argv[5 + 2 * ACCOUNTS] = { "EVALSHA", sha, count };
+    const char  *argv[6 + 2 * ACCOUNTS] = { "EVALSHA", sha, count };
 
-    put(put(put(put(head, op), epoch), since), moved);
+    put(put(put(put_epoch(head, op), emptied), complete), made);
 
     argv[3 + n] = head;
-    len[3 + n] = 32;
+    len[3 + n] = sizeof(head);
 
     for (i = 0; i < n; i++) {
         keys[i] = 'a' + which[i];
@@ -99,10 +98,12 @@ evalsha(const char *sha, unsigned op, unsigned n, const unsigned *which,
         len[4 + n + i] = size[i];
     }
 
-    argv[4 + 2 * n] = clock;
-    len[4 + 2 * n] = sprintf(clock, "%llu", (unsigned long long) now);
+    argv[4 + 2 * n] = "marker";
+    len[4 + 2 * n] = 6;
+    argv[5 + 2 * n] = clock;
+    len[5 + 2 * n] = sprintf(clock, "%llu", (unsigned long long) now);
 
-    command(5 + 2 * n, argv, len);
+    command(6 + 2 * n, argv, len);
 
     return answer(reply);
 }
@@ -317,8 +318,8 @@ unreadable:
 static void
 epochs(const char *sha)
 {
-    char         reply[64], head[32], clock[32];
-    size_t       len[6] = { 7, 40, 1, 1, 32, 0 };
+    char         reply[64], head[56] = "", clock[32];
+    size_t       len[6] = { 7, 40, 1, 1, sizeof(head), 0 };
     unsigned     i;
     uint64_t     should;
     const char  *p, *argv[6] = { "EVALSHA", sha, "1", "e", head, clock };
@@ -400,6 +401,8 @@ calm(const char *sha)
 
     run(text, 3, "DEL", "general0", "general1");
     quiet = true;
+    emptied = made = 0;
+    complete = APIKEY_ACCOUNT_MAX;
 
     for (round = 0; round < CALM; round++) {
         now += rnd(rnd(3) ? 50000 : rnd(10) ? 5000000 : 100000000);
@@ -546,6 +549,10 @@ main(int argc, char **argv)
             epoch--;
             since = now - rnd(rnd(2) ? 100 : 20000000);
             moved = rnd(3) ? 0 : since + 1000000;
+        }
+
+        if (rnd(30) == 0) {
+            mark();
         }
 
         for (i = 0; i < ACCOUNTS; i++) {

@@ -261,6 +261,123 @@ test_alone(void)
 }
 
 
+/*
+ * A quota beside it, which Redis loses at NOW with all it has; Postgres knows
+ * of five.
+ */
+
+static void
+quota(apikey_account_limit_t *limits, apikey_account_call_t *c)
+{
+    memset(limits, 0, 2 * sizeof(*limits));
+    limits[0] = limit;
+
+    limits[1].id = 2;
+    apikey_rate_init(&limits[1].rate, 1, SECOND, 100);
+    limits[1].rate.refill = 0;
+    limits[1].quota = true;
+    limits[1].known = 5;
+
+    *c = call;
+    c->limits = limits;
+    c->nlimits = 2;
+    c->gone = NOW;
+}
+
+
+static bool
+unknown(const apikey_account_t *v)
+{
+    return apikey_account_level(v, 2)->used == APIKEY_ACCOUNT_MAX;
+}
+
+
+/* An answer is believed for what it is, and not for when it comes. */
+
+static void
+test_gone(void)
+{
+    uint64_t                cost;
+    apikey_account_t        v;
+    apikey_account_call_t   c;
+    apikey_account_limit_t  limits[2];
+
+    quota(limits, &c);
+    memset(&v, 0, sizeof(v));
+
+    cost = 1;
+    c.gone = NOW - 3 * SECOND;
+    c.complete = NOW;
+    ok(apikey_account_fits(&v, &c, &cost, NOW) && !unknown(&v),
+       "all went long ago, and the answer has what there was");
+
+    memset(&v, 0, sizeof(v));
+    limits[1].made = NOW + 1;
+    c.gone = NOW;
+    c.complete = 0;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 2), "a limit made since");
+    limits[1].made = 0;
+
+    memset(&v, 0, sizeof(v));
+    c.complete = NOW;
+    ok(!apikey_account_fits(&v, &c, &cost, NOW + 1) && unknown(&v),
+       "all has just gone");
+    ok(!apikey_account_fits(&v, &c, &cost, NOW + 9 * SECOND) && unknown(&v),
+       "an answer from before the leases were void comes late");
+
+    c.complete = NOW + 2 * SECOND;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 9 * SECOND) && !unknown(&v),
+       "and one from after it");
+    apikey_account_pay(&v, &c, cost);
+    ok(apikey_account_level(&v, 2)->used / limits[1].rate.token == 6,
+       "it goes on with that");
+}
+
+
+/* Somebody was away: what he has used of a quota says nothing of a bucket. */
+
+static void
+test_missed(void)
+{
+    uint64_t                cost;
+    apikey_account_t        v;
+    apikey_account_call_t   c;
+    apikey_account_limit_t  limits[2];
+
+    quota(limits, &c);
+    memset(&v, 0, sizeof(v));
+
+    cost = 10;
+    ok(!apikey_account_fits(&v, &c, &cost, NOW + 1), "all has just gone");
+
+    c.complete = NOW + 2 * SECOND;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 9 * SECOND), "known again");
+    apikey_account_pay(&v, &c, cost);
+    ok(used(&v) == 10, "a bucket");
+
+    limits[1].known = APIKEY_ACCOUNT_UNKNOWN;
+    c.sums.node = APIKEY_ACCOUNT_CHARGE | 7;
+    c.sums.number = 1;
+    c.sums.sum = -20;
+    c.sums.era = NOW;
+    c.sums.part = 1;
+    c.sums.part_acked = -1;
+
+    cost = 0;
+    (void) apikey_account_fits(&v, &c, &cost, NOW + 9 * SECOND);
+    ok(unknown(&v), "a charge from before the loss");
+    ok(used(&v) == 10, "of the quota alone");
+
+    memset(&c.sums, 0, sizeof(c.sums));
+    limits[1].known = 35;
+    c.complete = NOW + 11 * SECOND;
+    cost = 1;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 12 * SECOND), "asked anew");
+    ok(apikey_account_level(&v, 2)->used / limits[1].rate.token == 35,
+       "and what was charged is in the answer");
+}
+
+
 int
 main(void)
 {
@@ -271,6 +388,8 @@ main(void)
     test_outlived();
     test_overtaken();
     test_alone();
+    test_gone();
+    test_missed();
 
     return unit_done();
 }

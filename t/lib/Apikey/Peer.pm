@@ -119,7 +119,7 @@ sub identity {
 
     return '' unless $command[0] eq 'EVAL' && $command[1] =~ /^local s = /;
 
-    my $text = 'master ' . 'f' x 40 . ' -1 0';
+    my $text = 'master ' . 'f' x 40 . ' -1 0 M1';
     return '$' . length($text) . "\r\n$text\r\n";
 }
 

@@ -1,0 +1,239 @@
+
+/*
+ * The value of an account: what may have been lost of it, and what is known
+ * of it again.  limit/account.h says what a loss is; limit/account.c calls.
+ */
+
+
+#include <string.h>
+
+#include "limit/account_private.h"
+
+
+static void apikey_account_lose(apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit,
+    uint64_t now);
+
+
+bool
+apikey_account_older(const apikey_account_call_t *call)
+{
+    unsigned  i;
+
+    for (i = 0; i < call->nlimits; i++) {
+
+        if (call->limits[i].made < call->since) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
+bool
+apikey_account_touched(const apikey_account_t *v,
+    const apikey_account_call_t *call)
+{
+    unsigned                       i, k;
+    const apikey_account_level_t  *level;
+
+    for (i = 0; i < call->nlimits; i++) {
+
+        if (!call->limits[i].touched) {
+            continue;
+        }
+
+        if (v->state != APIKEY_ACCOUNT_PRESENT) {
+            return true;
+        }
+
+        level = apikey_account_level(v, call->limits[i].id);
+
+        for (k = 0; level && k < v->nlevels; k++) {
+
+            if (v->levels[k].born < level->born) {
+                level = NULL;
+            }
+        }
+
+        if (level && level->used == APIKEY_ACCOUNT_MAX && v->lost == 0) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+
+void
+apikey_account_begin(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t now)
+{
+    bool      gone;
+    unsigned  i;
+
+    memset(v, 0, sizeof(apikey_account_t));
+
+    v->state = APIKEY_ACCOUNT_PRESENT;
+    v->at = now;
+    v->lease = call->lease;
+    v->generation = now / call->lease;
+    v->born = now;
+    v->era = now;
+    v->epoch = call->epoch;
+
+    for (i = 0, gone = false; i < call->nlimits; i++) {
+        (void) apikey_account_add(v, call, &call->limits[i]);
+
+        gone |= call->limits[i].quota && call->limits[i].made < call->gone;
+    }
+
+    if (gone && now <= call->gone + 2 * call->lease) {
+        v->lost = now;
+    }
+}
+
+
+void
+apikey_account_forget(apikey_account_t *v, const apikey_account_call_t *call)
+{
+    unsigned                 i;
+    apikey_account_level_t  *level;
+
+    v->born = v->born < v->at ? v->at : v->born + 1;
+    v->born = v->born > v->era ? v->born : v->era + 1;
+    v->era = v->born;
+    v->lost = v->at;
+    v->dirty = true;
+
+    for (i = 0; i < call->nlimits; i++) {
+        level = apikey_account_find(v, call->limits[i].id);
+
+        if (level && call->limits[i].quota) {
+            level->used = APIKEY_ACCOUNT_MAX;
+            level->born = v->born;
+        }
+    }
+}
+
+
+void
+apikey_account_lost(apikey_account_t *v, const apikey_account_call_t *call,
+    uint64_t now)
+{
+    bool      absent;
+    uint64_t  from, out;
+    unsigned  i, n;
+
+    absent = (v->state == APIKEY_ACCOUNT_ABSENT);
+    from = v->state == APIKEY_ACCOUNT_UNREADABLE || call->since > now
+           ? now : call->since;
+
+    if (v->state != APIKEY_ACCOUNT_PRESENT) {
+        memset(v, 0, sizeof(apikey_account_t));
+
+        v->state = APIKEY_ACCOUNT_PRESENT;
+        v->lease = call->lease;
+
+    } else if (from < v->at) {
+        from = v->at;
+    }
+
+    for (i = 0, n = 0; i < v->nlevels; i++) {
+
+        if (apikey_account_mine(call, v->levels[i].id)) {
+            v->levels[n++] = v->levels[i];
+        }
+    }
+
+    out = apikey_account_ceiling(call);
+
+    v->nlevels = n;
+    v->nnodes = 0;
+    v->at = from;
+    v->lease = v->lease > call->lease ? v->lease : call->lease;
+    v->generation = from / v->lease;
+    v->out[0] = apikey_account_out(v) > out ? apikey_account_out(v) : out;
+    v->out[1] = 0;
+    v->born = v->born < now ? now : v->born + 1;
+    v->era = v->born;
+    v->epoch = call->epoch;
+    v->lost = from;
+    v->dirty = true;
+
+    for (i = 0; i < call->nlimits; i++) {
+        apikey_account_lose(v, call, &call->limits[i], now);
+    }
+
+    /* it may have gone long after from: whoever knows of use will say so */
+
+    if (absent) {
+        from = from > call->gone ? from : call->gone;
+        v->lost = from + 2 * v->lease < now ? 0 : now;
+    }
+}
+
+
+static void
+apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
+    const apikey_account_limit_t *limit, uint64_t now)
+{
+    apikey_account_level_t  *level;
+
+    level = apikey_account_find(v, limit->id);
+
+    if (level == NULL) {
+        level = apikey_account_add(v, call, limit);
+
+        /* nobody knows that it was not used in this period */
+
+        if (level && level->tick == 0 && limit->end <= now) {
+            level->at = limit->next;
+        }
+
+        return;
+    }
+
+    if (level->tick && !apikey_account_rolls(level->tick)
+        && level->at < v->at)
+    {
+        level->at = v->at;
+    }
+
+    apikey_account_edit(v, level, limit);
+
+    level->born = v->era;
+
+    if (limit->quota) {
+        level->used = APIKEY_ACCOUNT_MAX;
+
+    } else if (apikey_account_rolls(level->tick)) {
+        apikey_account_roll_set(v, level, v->at,
+                                level->log.sum > limit->rate.capacity
+                                ? level->log.sum : limit->rate.capacity);
+
+    } else if (level->used < limit->rate.capacity) {
+        level->used = limit->rate.capacity;
+    }
+}
+
+
+uint64_t
+apikey_account_until(const apikey_account_t *v,
+    const apikey_account_call_t *call, const apikey_account_limit_t *limit)
+{
+    uint64_t  from;
+
+    from = v->lost;
+
+    if (limit->made < call->since && from < call->since) {
+        from = call->since;
+    }
+
+    if (limit->made < call->gone && from < call->gone) {
+        from = call->gone;
+    }
+
+    return from ? (from / v->lease + 2) * v->lease : 0;
+}
