@@ -1,9 +1,10 @@
 
-# Faults at random, under load: kill -9 of a worker, of all of nginx, of
-# Postgres, of Redis; a worker or Postgres stopped for a while; connections cut;
-# reloads.  Then the upstream's own log of ids and of what each request has cost
-# against what is in Postgres.  make test runs this twice, so 200 faults; more
-# by APIKEY_SOAK.
+# Faults at random, under load: kill -9 of a worker, of all of nginx, of Postgres,
+# of Redis; a worker or Postgres stopped for a while; connections cut; reloads,
+# another binary, the journal's disk full (where a small one can be mounted).
+# Then the upstream's own log of ids and of what each request has cost against
+# what is in Postgres.  make test runs this twice, so 200 faults; more by
+# APIKEY_SOAK.
 
 use strict;
 use warnings;
@@ -26,14 +27,23 @@ my @keys = $t->keys(3, limits => [{ name => 'wide', limit => 1000000,
 my $few = $t->key(limits => [{ name => 'few', limit => 5,
                                window => '1h' }]);
 
-my $n = $t->nginx(workers => 2, server => <<'EOT',
+my $disk = $t->dir . '/disk';
+mkdir $disk or die "$disk: $!\n";
+my $small = $> == 0
+    && !system('mount', '-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', $disk);
+
+END { system('umount', '-l', $disk) if $small }
+
+my $n = $t->nginx(workers => 2, daemon => 1, server => <<'EOT',
         location / {
             apikey required;
             apikey_usage headers;
             proxy_pass http://%%UPSTREAM%%;
         }
 EOT
-    base => { redis => 'apikey_redis %%REDIS%% timeout=200ms;' })->start;
+    base => { redis => 'apikey_redis %%REDIS%% timeout=200ms;',
+              journal => "apikey_journal $disk/journal ring=%%RING%%"
+                  . ' drain=1s;' })->start;
 $t->sync;
 
 my $seed = $ENV{APIKEY_SEED} // time;
@@ -62,6 +72,24 @@ my %fault = (
 
     reload => sub { $n->reload },
 
+    upgrade => sub {
+        $n->upgrade;
+        sleep rand 0.2;
+        $n->quit_old;
+    },
+
+    disk => sub {
+        open my $f, '>', "$disk/full" or die "$disk/full: $!\n";
+        1 while syswrite $f, "\0" x 65536;
+
+        # it has room in its segment until it needs another
+
+        $n->stop('KILL');
+        $n->start(wait => 0);
+        sleep rand 0.5;
+        unlink "$disk/full";
+    },
+
     stopped => sub {
         my @pids = rand() < 0.5 ? ($n->workers)[rand 2]
                                 : children_of($pg->{process}->pid);
@@ -78,7 +106,7 @@ my %fault = (
 );
 
 my @faults = ('worker', 'nginx', 'postgres', 'redis', 'reload', 'stopped',
-              'cut');
+              'cut', 'upgrade', $small ? 'disk' : ());
 my $rounds = rounds(100, 10000);
 
 # each key's requests have a cost of their own
@@ -174,9 +202,16 @@ is($pg->value('SELECT count(*) FROM apikey.usage_quarantine'), 0,
 note 'the largest batch had '
     . $pg->value('SELECT max(last - first + 1) FROM apikey.usage_batch')
     . ' events';
+note scalar(() = $n->log_text =~ /shipped from memory/g)
+    . ' times the disk was full';
 note scalar(@admitted) . ' admitted, ' . scalar(keys %went)
     . ' at the upstream, ' . scalar(keys %have) . ' in Postgres, '
     . scalar(grep { $_->{aborted} eq 'worker_lost' } values %have) . ' lost';
 
+$n->stop;
+system('umount', '-l', $disk) if $small;
+$small = 0;
+
 $t->allow(qr/exited on signal 9/);
+$t->allow(qr/in the journal .* failed, usage is shipped from memory/);
 $t->done;
