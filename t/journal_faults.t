@@ -246,6 +246,44 @@ subtest 'a cloned directory' => sub {
 };
 
 
+# So has the copy of a directory whose ring is copied, too, as with a volume
+# that holds both: what it counts now is its own.
+
+subtest 'a cloned directory with its ring' => sub {
+    my $before = said_lost();
+
+    $pg->stop;
+    frames($n, 2);
+    some($n, 5);                         # in memory only
+    $n->stop('KILL');
+
+    my $b = node('ring');
+    system('cp', '-a', glob(journal($n) . '/*'), journal($b) . '/') == 0
+        && system('cp', '-a', glob("$n->{ring}/*"), "$b->{ring}/") == 0
+        or die 'cannot copy';
+    $b->start(wait => 0);
+    $n->start(wait => 0);
+    some($_, 10) for $n, $b;
+    $pg->start;
+    some($_, 10) for $n, $b, $n, $b;
+    all_in('two with one journal and ring');
+    wait_for('files of its own', sub {
+        $b->log_text('error.log') =~ /usage ring \d+ was a copy/;
+    });
+    is(said_lost(), $before, 'nothing is lost');
+
+    $b->stop;
+    $b->start;
+    some($_, 5) for $b, $n;
+    all_in('and after a restart');
+    is(said_lost(), $before, 'nothing is lost');
+    wait_for('nothing to be left', sub {
+        $b->metric('apikey_journal_bytes') == 0;
+    });
+    $b->stop;
+};
+
+
 subtest 'a directory that another node adopts' => sub {
     my $before = said_lost();
 

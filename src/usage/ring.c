@@ -1,32 +1,21 @@
 
 /*
- * Rings in tmpfs files: making, claiming, the life of a slot, and putting in
- * order what a dead owner left.
+ * Rings: claiming, the life of a slot, and putting in order what a dead owner
+ * left.
  *
  * Plain C.  The mapping belongs to the apikey_ring_t.
  */
 
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/verdict.h"
 #include "usage/ring.h"
 
 
-#define APIKEY_RING_HEADER  4096
-
-
-static apikey_ring_e apikey_ring_fail(apikey_ring_t *ring, const char *what);
-static apikey_ring_e apikey_ring_fill(apikey_ring_t *ring, uint32_t stream,
-    const uint8_t node[16], uint64_t epoch);
-static apikey_ring_e apikey_ring_map(apikey_ring_t *ring);
 static apikey_slot_t *apikey_ring_slot(const apikey_ring_t *ring,
     uint32_t number);
 static uint32_t apikey_ring_number(const apikey_ring_t *ring,
@@ -40,210 +29,21 @@ static bool apikey_ring_sound(const apikey_slot_t *slot, uint32_t number);
 static size_t apikey_ring_slot_size(uint32_t number);
 
 
-size_t
-apikey_ring_size(void)
-{
-    return APIKEY_RING_HEADER + APIKEY_RING_INDEX * sizeof(uint32_t)
-           + (size_t) APIKEY_RING_SMALL * APIKEY_RING_SMALL_SIZE
-           + (size_t) APIKEY_RING_LARGE * APIKEY_RING_LARGE_SIZE;
-}
-
-
-apikey_ring_e
-apikey_ring_create(apikey_ring_t *ring, const char *dir, uint32_t stream,
-    const uint8_t node[16], uint64_t epoch, int uid, int gid)
-{
-    char           name[1024], temp[1088];
-    apikey_ring_e  rc;
-
-    memset(ring, 0, sizeof(apikey_ring_t));
-    ring->fd = -1;
-
-    if (snprintf(name, sizeof(name), "%s/ring.%u", dir, (unsigned) stream)
-        >= (int) sizeof(name))
-    {
-        errno = ENAMETOOLONG;
-        return apikey_ring_fail(ring, "snprintf()");
-    }
-
-    if (access(name, F_OK) == 0) {
-        return APIKEY_RING_OK;
-    }
-
-    snprintf(temp, sizeof(temp), "%s.new.%ld", name, (long) getpid());
-    (void) unlink(temp);
-
-    ring->fd = open(temp, O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC|O_NOFOLLOW, 0600);
-
-    if (ring->fd == -1) {
-        return apikey_ring_fail(ring, "open()");
-    }
-
-    if (uid != -1 && fchown(ring->fd, (uid_t) uid, (gid_t) gid) == -1) {
-        rc = apikey_ring_fail(ring, "fchown()");
-
-    } else {
-        rc = apikey_ring_fill(ring, stream, node, epoch);
-    }
-
-    /* link() and not rename(): another process may have made it meanwhile */
-
-    if (rc == APIKEY_RING_OK && link(temp, name) == -1 && errno != EEXIST) {
-        rc = apikey_ring_fail(ring, "link()");
-    }
-
-    (void) unlink(temp);
-    apikey_ring_close(ring);
-
-    return rc;
-}
-
-
-static apikey_ring_e
-apikey_ring_fill(apikey_ring_t *ring, uint32_t stream, const uint8_t node[16],
-    uint64_t epoch)
-{
-    int                  err;
-    apikey_ring_file_t  *file;
-
-    err = posix_fallocate(ring->fd, 0, (off_t) apikey_ring_size());
-
-    if (err) {
-        errno = err;
-        return apikey_ring_fail(ring, "posix_fallocate()");
-    }
-
-    if (apikey_ring_map(ring) != APIKEY_RING_OK) {
-        return APIKEY_RING_FAILED;
-    }
-
-    file = ring->file;
-    file->layout = APIKEY_RING_LAYOUT;
-    file->stream = stream;
-    file->epoch = epoch;
-    file->size = apikey_ring_size();
-    memcpy(file->node, node, 16);
-    file->magic = APIKEY_RING_MAGIC;
-
-    return APIKEY_RING_OK;
-}
-
-
-apikey_ring_e
-apikey_ring_open(apikey_ring_t *ring, const char *dir, uint32_t stream,
-    const uint8_t node[16])
-{
-    char                 name[1024];
-    struct stat          st;
-    apikey_ring_file_t  *file;
-
-    memset(ring, 0, sizeof(apikey_ring_t));
-    ring->fd = -1;
-
-    if (snprintf(name, sizeof(name), "%s/ring.%u", dir, (unsigned) stream)
-        >= (int) sizeof(name))
-    {
-        errno = ENAMETOOLONG;
-        return apikey_ring_fail(ring, "snprintf()");
-    }
-
-    ring->fd = open(name, O_RDWR|O_CLOEXEC|O_NOFOLLOW);
-
-    if (ring->fd == -1) {
-        return apikey_ring_fail(ring, "open()");
-    }
-
-    if (fstat(ring->fd, &st) == -1) {
-        (void) apikey_ring_fail(ring, "fstat()");
-        apikey_ring_close(ring);
-        return APIKEY_RING_FAILED;
-    }
-
-    if ((uint64_t) st.st_size != apikey_ring_size()) {
-        apikey_ring_close(ring);
-        return APIKEY_RING_FOREIGN;
-    }
-
-    if (apikey_ring_map(ring) != APIKEY_RING_OK) {
-        apikey_ring_close(ring);
-        return APIKEY_RING_FAILED;
-    }
-
-    file = ring->file;
-
-    if (file->magic != APIKEY_RING_MAGIC
-        || file->layout != APIKEY_RING_LAYOUT
-        || file->size != apikey_ring_size() || file->stream != stream
-        || memcmp(file->node, node, 16) != 0
-        || file->tail > file->head
-        || file->head - file->tail > APIKEY_RING_INDEX)
-    {
-        apikey_ring_close(ring);
-        return APIKEY_RING_FOREIGN;
-    }
-
-    ring->read = apikey_ring_tail(ring);
-
-    return APIKEY_RING_OK;
-}
-
-
-static apikey_ring_e
-apikey_ring_map(apikey_ring_t *ring)
-{
-    uint8_t  *p;
-
-    p = mmap(NULL, apikey_ring_size(), PROT_READ|PROT_WRITE, MAP_SHARED,
-             ring->fd, 0);
-
-    if (p == MAP_FAILED) {
-        return apikey_ring_fail(ring, "mmap()");
-    }
-
-    ring->file = (apikey_ring_file_t *) p;
-    p += APIKEY_RING_HEADER;
-    ring->index = (uint32_t *) p;
-    p += APIKEY_RING_INDEX * sizeof(uint32_t);
-    ring->small = p;
-    ring->large = p + (size_t) APIKEY_RING_SMALL * APIKEY_RING_SMALL_SIZE;
-
-    return APIKEY_RING_OK;
-}
-
-
-void
-apikey_ring_close(apikey_ring_t *ring)
-{
-    if (ring->file) {
-        (void) munmap(ring->file, apikey_ring_size());
-        ring->file = NULL;
-    }
-
-    if (ring->fd != -1) {
-        (void) close(ring->fd);
-        ring->fd = -1;
-    }
-}
-
-
-static apikey_ring_e
-apikey_ring_fail(apikey_ring_t *ring, const char *what)
-{
-    ring->err = errno;
-    ring->what = what;
-
-    return APIKEY_RING_FAILED;
-}
-
-
 apikey_ring_e
 apikey_ring_claim(apikey_ring_t *ring, int64_t now)
 {
     if (flock(ring->fd, LOCK_EX|LOCK_NB) == -1) {
-        return errno == EWOULDBLOCK ? APIKEY_RING_BUSY
-                                    : apikey_ring_fail(ring, "flock()");
+        if (errno == EWOULDBLOCK) {
+            return APIKEY_RING_BUSY;
+        }
+
+        ring->err = errno;
+        ring->what = "flock()";
+
+        return APIKEY_RING_FAILED;
     }
 
+    apikey_ring_sign(ring);
     apikey_ring_order(ring, now);
 
     ring->file->pid = (uint32_t) getpid();

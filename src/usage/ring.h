@@ -73,6 +73,13 @@ typedef struct {
         __attribute__((aligned(64)));
     uint64_t         ids;        /* the owner's requests' ids are numbers
                                     under this key; 0: nobody knows */
+
+    /* the file itself, for its copies to know; inode 0: not said, as in
+       files that are older than this */
+    uint64_t         inode;
+    uint64_t         device;
+    uint8_t          boot[16];   /* the kernel's boot_id */
+
     uint64_t         tail        /* events that are safe elsewhere */
         __attribute__((aligned(64)));
 } apikey_ring_file_t;
@@ -88,6 +95,8 @@ struct apikey_ring_s {
     int                  fd;
     int                  err;            /* errno of the last failure */
     const char          *what;           /* what failed; static */
+    bool                 copied;         /* another file may count on under
+                                            its epoch */
 
     /* set by whoever claims it: what a dead owner's requests have held in
        this zone is told once */
@@ -129,7 +138,20 @@ apikey_ring_e apikey_ring_open(apikey_ring_t *ring, const char *dir,
     uint32_t stream, const uint8_t node[16]);
 void apikey_ring_close(apikey_ring_t *ring);     /* gives the flock back */
 
-/* Takes an open ring's flock and puts its last owner's slots in order. */
+/* Says in an open ring which file it is, once. */
+void apikey_ring_sign(apikey_ring_t *ring);
+
+/*
+ * Puts a new file with an epoch of its own in the place of a copied one, all
+ * of which is safe elsewhere.  This one stays open, and is nobody's.
+ */
+apikey_ring_e apikey_ring_renew(apikey_ring_t *ring, const char *dir,
+    uint64_t epoch);
+
+/*
+ * Takes an open ring's flock and puts its last owner's slots in order.  What
+ * is in a copied one may be shipped, but nothing is added to it.
+ */
 apikey_ring_e apikey_ring_claim(apikey_ring_t *ring, int64_t now);
 
 /* The owner goes: open slots become worker_lost; the flock is given back. */

@@ -18,6 +18,8 @@
 
 static void ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r);
+static void ngx_http_apikey_ship_renew(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r);
 static size_t ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r, uint64_t head, u_char *buf, size_t size);
 
@@ -80,6 +82,10 @@ ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship)
         }
 
         ngx_http_apikey_ship_adopt(ship, r);
+
+        if (r->ring.copied) {
+            ngx_http_apikey_ship_renew(ship, r);
+        }
     }
 }
 
@@ -128,6 +134,48 @@ ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
 
     apikey_ring_release(&r->ring, apikey_clock_real());
     r->ring.read = read;
+}
+
+
+/* A copy is of use again when all of it is safe; it is found anew then. */
+
+static void
+ngx_http_apikey_ship_renew(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r)
+{
+    uint64_t                  head;
+    apikey_ring_e             rc;
+    ngx_http_apikey_usage_t  *u;
+
+    u = ship->usage;
+    head = apikey_ring_head(&r->ring);
+
+    if (ship->busy || ship->direct || ship->closing
+        || r->ring.read != head || r->taken != head)
+    {
+        return;
+    }
+
+    rc = apikey_ring_renew(&r->ring, (char *) u->dir,
+                           ngx_http_apikey_ring_epoch());
+
+    if (rc == APIKEY_RING_BUSY) {
+        return;
+    }
+
+    if (rc != APIKEY_RING_OK) {
+        ngx_log_error(NGX_LOG_ERR, ship->log, r->ring.err,
+                      "apikey: %s of a new \"%s/ring.%uD\" failed",
+                      r->ring.what, u->dir, r->ring.file->stream);
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
+                  "apikey: usage ring %uD was a copy, made anew",
+                  r->ring.file->stream);
+
+    apikey_ring_close(&r->ring);
+    r->open = 0;
 }
 
 

@@ -179,6 +179,11 @@ ngx_http_apikey_usage_claim(ngx_http_apikey_usage_t *u)
             continue;
         }
 
+        if (ring->copied) {
+            apikey_ring_close(ring);
+            continue;
+        }
+
         ngx_http_apikey_usage_heir(u, ring);
 
         rc = apikey_ring_claim(ring, apikey_clock_real());

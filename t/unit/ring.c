@@ -320,6 +320,63 @@ test_holds(uint64_t zone, unsigned want)
 }
 
 
+/* A copy is read, but what is counted next goes into a file of its own. */
+
+static void
+test_copied(void)
+{
+    char           command[160];
+    apikey_ring_t  ring;
+
+    (void) apikey_ring_create(&ring, test_dir, 2, test_node, 79, -1, -1);
+    (void) apikey_ring_open(&ring, test_dir, 2, test_node);
+    ok(!ring.copied, "a new ring is no copy");
+
+    /* as one that was made before rings knew it */
+
+    memset(&ring.file->inode, 0, sizeof(uint64_t));
+    ring.zone = 5;
+    (void) apikey_ring_claim(&ring, 1);
+    apikey_ring_publish(&ring, test_open(&ring, 0, 0));
+    apikey_ring_publish(&ring, test_open(&ring, 0, 0));
+    apikey_ring_close(&ring);
+
+    (void) apikey_ring_open(&ring, test_dir, 2, test_node);
+    ok(!ring.copied, "nor is an older one that was claimed");
+    ok(ring.file->inode != 0, "which it says now");
+    apikey_ring_close(&ring);
+
+    snprintf(command, sizeof(command), "cp -a %s/ring.2 %s/copy && "
+             "mv %s/copy %s/ring.2", test_dir, test_dir, test_dir, test_dir);
+    ok(system(command) == 0, "copied");
+
+    (void) apikey_ring_open(&ring, test_dir, 2, test_node);
+    ok(ring.copied, "another file is a copy");
+    (void) apikey_ring_claim(&ring, 1);
+    apikey_ring_release(&ring, 1);
+    ok(ring.file->epoch == 79 && apikey_ring_head(&ring) == 2
+       && apikey_ring_record(&ring, 2) != NULL,
+       "which is read as what it was");
+    ok(apikey_ring_renew(&ring, test_dir, 80) == APIKEY_RING_BUSY,
+       "and stays as long as there is something to read");
+
+    apikey_ring_done(&ring, 2);
+    ok(apikey_ring_renew(&ring, test_dir, 80) == APIKEY_RING_OK,
+       "then it makes room");
+    apikey_ring_close(&ring);
+
+    ok(apikey_ring_open(&ring, test_dir, 2, test_node) == APIKEY_RING_OK
+       && !ring.copied && ring.file->epoch == 80
+       && apikey_ring_head(&ring) == 0, "for one that counts anew");
+
+    ring.file->boot[0] ^= 1;
+    apikey_ring_close(&ring);
+    (void) apikey_ring_open(&ring, test_dir, 2, test_node);
+    ok(ring.copied, "of another machine, or before it was started");
+    apikey_ring_close(&ring);
+}
+
+
 int
 main(void)
 {
@@ -339,6 +396,7 @@ main(void)
     (void) apikey_ring_create(&ring, test_dir, 1, test_node, 78, -1, -1);
     test_holds(5, 2 + APIKEY_HOLDS);
     test_holds(6, 0);
+    test_copied();
 
     snprintf(command, sizeof(command), "rm -rf %s", test_dir);
 
