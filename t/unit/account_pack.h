@@ -9,6 +9,9 @@
 #define UNIT_ACCOUNT_PACK_H_INCLUDED
 
 
+#define RAW     131072       /* bytes of a value, at most */
+
+
 static unsigned  logs, full;         /* of values packed */
 
 
@@ -215,6 +218,53 @@ pack_value(char *raw, const apikey_account_t *v)
     }
 
     return p - raw;
+}
+
+
+static void
+check_value(unsigned i, bool written)
+{
+    char               raw[RAW], should[RAW], out[64];
+    char               key[2] = { 'a' + i };
+    long               n;
+    uint64_t           us;
+    size_t             k, size;
+    apikey_account_t  *v = &accounts[i].value;
+
+    if (v->state != APIKEY_ACCOUNT_PRESENT) {
+        return;
+    }
+
+    n = run(raw, 2, "GET", key);
+
+    size = pack_value(should, v);
+
+    for (k = 0; k < size && n == (long) size; k++) {
+
+        if (raw[k] != should[k]) {
+            fail("value of %s differs at byte %zu", key, k);
+        }
+    }
+
+    same("size of the value", n, size);
+
+    if (!written) {
+        return;
+    }
+
+    us = apikey_account_expire(v, 60000000, now);
+    n = run(out, 2, "PTTL", key);
+
+    if (us == APIKEY_BUCKET_NEVER ? n != -1
+        : n > (long) (us / 1000 + 1) || n < (long) (us / 1000) - 900)
+    {
+        fail("expiry of %s: %ld, not %llu", key, n,
+             (unsigned long long) us / 1000 + 1);
+    }
+
+    /* time is made up here, it must not end in Redis */
+
+    run(out, 2, "PERSIST", key);
 }
 
 
