@@ -466,6 +466,35 @@ COMMENT ON FUNCTION export_count(jsonb, owner, text, boolean) IS
     'SQL of how many lines export_sql() has';
 
 
+-- To count a million rows takes a while, and a client is to hear of its export
+-- at once: the cursor's first line goes on with what stands before them.  Files
+-- are counted first, and so is what nodes of older versions send.
+
+CREATE OR REPLACE FUNCTION export_late()
+RETURNS boolean
+LANGUAGE sql STABLE
+RETURN coalesce(current_setting('apikey.export_late', true) = 'on', false);
+
+COMMENT ON FUNCTION export_late() IS
+    'Are an export''s lines counted when the first ones are fetched?';
+
+CREATE OR REPLACE FUNCTION export_total(total bigint)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN '"recordCount":' || total || ',"data":[';
+
+COMMENT ON FUNCTION export_total(bigint) IS 'How JSON goes on to its rows';
+
+CREATE OR REPLACE FUNCTION export_counted(counter text, source text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN format('SELECT export_total((%s)::bigint) UNION ALL (%s)', counter,
+    source);
+
+COMMENT ON FUNCTION export_counted(text, text) IS
+    'SQL of lines, behind how many there are; counter: SQL of that';
+
+
 -- STABLE: all its queries see one snapshot, the cursor too.  As
 -- requests_page() it runs as the owner of the tables, and takes a caller from
 -- apikey.caller alone.  An Append runs one part after the other where no
@@ -494,9 +523,9 @@ DECLARE
     lines    bigint;
     starts   timestamptz[];
     parts    text[];
-    part     text;
-    n        bigint;
-    total    bigint := 0;
+    source   text;
+    counter  text;
+    total    bigint;
     export   refcursor := 'export';
 BEGIN
     IF NOT coalesce(caller() IN ('operator', 'operator_read', 'owner', 'key'),
@@ -529,26 +558,29 @@ BEGIN
         || CASE WHEN by_ IS NULL AND cut < "to" OR by_ = 'event'
             THEN '{events}'::text[] ELSE '{}' END;
 
-    IF coalesce(query_value(req, 'format'), 'json') = 'json' THEN
-        FOREACH part IN ARRAY parts
-        LOOP
-            IF part <> 'events' OR lines IS NULL THEN
-                EXECUTE export_count(req, o, part, fine)
-                INTO n USING first, last, starts, greatest("from", cut), "to";
-            ELSE
-                n := lines;
-            END IF;
-
-            total := total + n;
-        END LOOP;
-    END IF;
-
-    OPEN export NO SCROLL FOR EXECUTE
-        CASE cardinality(parts)
+    source := CASE cardinality(parts)
         WHEN 1 THEN export_sql(req, o, parts[1], fine)
         ELSE (SELECT string_agg(format('(%s)', export_sql(req, o, p, fine)),
                   ' UNION ALL ' ORDER BY i)
-              FROM unnest(parts) WITH ORDINALITY AS x (p, i)) END
+              FROM unnest(parts) WITH ORDINALITY AS x (p, i)) END;
+
+    IF coalesce(query_value(req, 'format'), 'json') = 'json' THEN
+        SELECT string_agg(CASE WHEN p = 'events' AND lines IS NOT NULL
+                THEN lines::text
+                ELSE format('(%s)', export_count(req, o, p, fine)) END,
+            ' + ' ORDER BY i)
+        INTO counter
+        FROM unnest(parts) WITH ORDINALITY AS x (p, i);
+
+        IF export_late() THEN
+            source := export_counted(counter, source);
+        ELSE
+            EXECUTE 'SELECT ' || counter INTO total
+            USING first, last, starts, greatest("from", cut), "to";
+        END IF;
+    END IF;
+
+    OPEN export NO SCROLL FOR EXECUTE source
     USING first, last, starts, greatest("from", cut), "to";
 
     RETURN total;
@@ -558,10 +590,10 @@ $$;
 COMMENT ON FUNCTION export_open(jsonb, owner, text, timestamptz,
     timestamptz) IS
     'Opens the cursor "export" over the lines of usage that the caller of this'
-    ' transaction may see; how many there are, for JSON';
+    ' transaction may see; how many there are, for JSON, unless export_late()';
 
 
--- What stands before the lines.
+-- What stands before the lines; without a total, before the first one.
 
 CREATE OR REPLACE FUNCTION export_head(form text, at timestamptz,
     total bigint, names text[])
@@ -571,8 +603,8 @@ SET search_path = apikey, pg_temp
 RETURN CASE form
     WHEN 'csv' THEN array_to_string(names, ',') || E'\n'
     WHEN 'ndjson' THEN ''
-    ELSE format('{"success":true,"exportDate":"%s","format":"json",'
-        '"recordCount":%s,"data":[', export_time(at), total) END;
+    ELSE format('{"success":true,"exportDate":"%s","format":"json",',
+        export_time(at)) || coalesce(export_total(total), '') END;
 
 COMMENT ON FUNCTION export_head(text, timestamptz, bigint, text[]) IS
     'How an export begins';
@@ -655,7 +687,8 @@ GRANT EXECUTE ON FUNCTION export_time(timestamptz), export_money(numeric),
     export_source(jsonb, owner, text, boolean, boolean),
     export_cut(jsonb, owner, timestamptz, timestamptz),
     export_sql(jsonb, owner, text, boolean),
-    export_count(jsonb, owner, text, boolean),
+    export_count(jsonb, owner, text, boolean), export_late(),
+    export_total(bigint), export_counted(text, text),
     export_open(jsonb, owner, text, timestamptz, timestamptz),
     export_head(text, timestamptz, bigint, text[]),
     export_answer(jsonb, text, text, timestamptz, timestamptz, bigint, text[]),

@@ -107,6 +107,8 @@ AS $$
 DECLARE
     complete  jsonb := jsonb_set(req, '{query,profile}', '["full"]');
     form      text := coalesce(query_value(req, 'format'), 'json');
+    source    text;
+    counter   text;
     total     bigint;
     export    refcursor := 'export';
 BEGIN
@@ -115,20 +117,29 @@ BEGIN
         RAISE insufficient_privilege;
     END IF;
 
-    IF form = 'json' THEN
-        EXECUTE format('SELECT count(*) FROM (%s) AS x',
-            conversation_source(complete, o))
-        INTO total USING NULL::timestamptz, NULL::timestamptz, NULL::int,
-            "from", "to";
-    END IF;
-
-    OPEN export NO SCROLL FOR EXECUTE (SELECT format('SELECT z.line FROM (%s)'
+    SELECT format('SELECT z.line FROM (%s)'
             ' AS x, LATERAL (%s) AS z (line) ORDER BY x.started,'
             ' x.session COLLATE "C", x.owner COLLATE "C", x.keys::text'
             ' COLLATE "C"', conversation_source(complete, o),
             export_line(array_agg(c.name), array_agg(c.expr),
                 array_agg(c.free), form))
-        FROM conversation_columns() AS c)
+    INTO source
+    FROM conversation_columns() AS c;
+
+    IF form = 'json' THEN
+        counter := format('(SELECT count(*) FROM (%s) AS x)',
+            conversation_source(complete, o));
+
+        IF export_late() THEN
+            source := export_counted(counter, source);
+        ELSE
+            EXECUTE 'SELECT ' || counter INTO total
+            USING NULL::timestamptz, NULL::timestamptz, NULL::int, "from",
+                "to";
+        END IF;
+    END IF;
+
+    OPEN export NO SCROLL FOR EXECUTE source
     USING NULL::timestamptz, NULL::timestamptz, NULL::int, "from", "to";
 
     RETURN total;
@@ -138,7 +149,7 @@ $$;
 COMMENT ON FUNCTION conversations_open(jsonb, owner, timestamptz,
     timestamptz) IS
     'Opens the cursor "export" over the sessions that the caller of this'
-    ' transaction may see; how many there are, for JSON';
+    ' transaction may see; how many there are, for JSON, unless export_late()';
 
 
 CREATE OR REPLACE FUNCTION api_export_conversations(who jsonb, req jsonb,

@@ -494,6 +494,16 @@ my $uri = "/api/v1/export/usage?$many&format=ndjson";
     in_order($c->rest =~ s/^.*?\r\n\r\n//sr, 'HTTP/1.0');
 }
 
+for my $what ('usage', 'conversations') {
+    my $c = $n->conn;
+    $c->send(Apikey::Http::build('GET', "/api/v1/export/$what",
+                                 headers => \@auth, close => 1));
+    my ($size, $text) = $c->rest =~ /\r\n\r\n([0-9a-f]+)\r\n(.*)/s;
+
+    like(substr($text, 0, hex $size), qr/^\{"success":true,"exportDate":"[^"]+"
+         ,"format":"json",\z/x, "$what: sent before the rows are counted");
+}
+
 for my $gzip (0, 1) {
     my $h2 = Apikey::Http2->new(port => $n->port('h2'));
     my $r = $h2->request('GET', $uri, headers => [ lc $auth[0], $auth[1],

@@ -139,7 +139,9 @@ ngx_http_apikey_export_open(ngx_http_apikey_export_t *ex)
 
     ngx_memzero(&ex->begin, sizeof(ngx_http_apikey_pg_op_t));
 
-    ex->begin.sql = "BEGIN";
+    /* what stands before the rows is sent while Postgres counts them */
+
+    ex->begin.sql = "BEGIN; SET LOCAL apikey.export_late = on";
     ex->begin.simple = 1;
     ex->begin.handler = ngx_http_apikey_export_begun;
     ex->begin.data = ex;

@@ -29,6 +29,7 @@ ngx_http_apikey_lines_head(ngx_http_apikey_lines_t *lines, const u_char *head,
 
     lines->len = len;
     lines->array = (len && lines->data[len - 1] == '[');
+    lines->rest = (len && lines->data[len - 1] == ',');
 
     return NGX_OK;
 }
@@ -56,6 +57,16 @@ ngx_http_apikey_lines_batch(ngx_http_apikey_lines_t *lines, PGresult *res,
     p = lines->data;
 
     for (i = 0; i < n; i++) {
+
+        if (lines->rest) {
+            len = PQgetlength(res, i, 0);
+            p = ngx_cpymem(p, PQgetvalue(res, i, 0), len);
+
+            lines->rest = 0;
+            lines->array = 1;
+
+            continue;
+        }
 
         if (lines->array) {
             if (lines->some) {

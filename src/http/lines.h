@@ -24,12 +24,14 @@ typedef struct {
     size_t       size;
     size_t       len;
     unsigned     array:1;                        /* JSON: commas between */
+    unsigned     rest:1;                         /* JSON: the first line ends
+                                                    what is before the others */
     unsigned     some:1;                         /* a line was written */
     unsigned     over:1;                         /* these were the last */
 } ngx_http_apikey_lines_t;
 
 
-/* What stands before the lines. */
+/* What stands before the lines; part of it where a comma ends it. */
 ngx_int_t ngx_http_apikey_lines_head(ngx_http_apikey_lines_t *lines,
     const u_char *head, size_t len, ngx_log_t *log);
 
