@@ -382,6 +382,13 @@ BEGIN
             version = CASE a_status WHEN 410 THEN nextval('apikey.version')
                 ELSE w.version END
         WHERE id = w.id;
+
+        -- as of one that is deleted: nobody wants the others either
+
+        IF a_status = 410 THEN
+            UPDATE webhook_delivery SET state = 'failed', next_at = NULL
+            WHERE webhook_id = w.id AND state = 'pending';
+        END IF;
     END IF;
 
     RETURN ok;

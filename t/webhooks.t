@@ -333,9 +333,21 @@ subtest 'answers that are none' => sub {
          'a certificate that nobody knows');
 
     moved('/status/410');
+    $pg->run("BEGIN;
+        SELECT apikey.event_emit('alert.firing', '{}');
+        UPDATE apikey.webhook_delivery
+        SET next_at = now() + interval '1 day'
+        WHERE webhook_id = '$hook->{id}' AND state = 'pending';
+        COMMIT");
+    my $waits = $pg->value("SELECT event_id FROM apikey.webhook_delivery
+        WHERE webhook_id = '$hook->{id}' AND state = 'pending'");
     my $e = emit('alert.firing');
     $d = delivery($hook, $e, 'failed');
     is($d->{attempts}[0]{error}, 'the answer was 410', 'gone');
+    ($d) = @{api('GET', "webhooks/$hook->{id}/deliveries?event=$waits", undef,
+                 200)->{data}};
+    is($d->{state}, 'failed', 'what waited for it is given up');
+    is($d->{next_attempt_at}, undef, 'and not tried');
     is(api('GET', "webhooks/$hook->{id}", undef, 200)->{enabled},
        JSON::PP::false, 'disables it');
 
