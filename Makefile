@@ -174,6 +174,7 @@ bench:
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/keys
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/ship
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/hot
+	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/export
 	@APIKEY_BUILD=$(BUILD) APIKEY_NGINX="$(NGINX)" bench/tokens
 
 clean:
