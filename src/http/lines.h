@@ -25,7 +25,7 @@ typedef struct {
     size_t       len;
     unsigned     array:1;                        /* JSON: commas between */
     unsigned     rest:1;                         /* JSON: the first line ends
-                                                    what is before the others */
+/* What stands before the lines; part of it where a comma ends it. */
     unsigned     some:1;                         /* a line was written */
     unsigned     over:1;                         /* these were the last */
 } ngx_http_apikey_lines_t;
