@@ -24,8 +24,8 @@ typedef struct {
     size_t       size;
     size_t       len;
     unsigned     array:1;                        /* JSON: commas between */
-    unsigned     rest:1;                         /* JSON: the first line ends
-/* What stands before the lines; part of it where a comma ends it. */
+    unsigned     rest:1;                         /* JSON: the first line is of
+                                                    what stands before */
     unsigned     some:1;                         /* a line was written */
     unsigned     over:1;                         /* these were the last */
 } ngx_http_apikey_lines_t;
