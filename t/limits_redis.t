@@ -255,6 +255,56 @@ subtest "$mode: lost before it is shipped, asked for $first" => sub {
 } } }
 
 
+# Redis starts again, with all it had: what runs meanwhile was paid, and
+# Postgres does not know of it before it has ended.
+
+subtest 'what runs over a start of Redis' => sub {
+    my $kept = $t->redis(name => 'kept', aof => 1);
+    my (%node, %key, %stream);
+
+    for my $mode (qw(direct leased)) {
+        ($node{$mode}, my $other) = nodes($mode, 'redis://127.0.0.1:'
+                                                 . $kept->port);
+        $other->stop;
+        $key{$mode} = $t->key(limits => [
+            limit('month', 'requests', 10, 'month'),
+            limit('budget', 'cost', '1.00', 'month') ]);
+    }
+
+    $t->sync(values %node);
+
+    for my $mode (sort keys %node) {
+        for (1 .. 6) {
+            my $c = $node{$mode}->conn;
+            $c->send(Apikey::Http::build('GET', '/stream/900/100?cost=0.10',
+                                         key => $key{$mode}{key}));
+            $c->need('a chunk', sub { $c->{buffer} =~ /chunk/ }, time + 20);
+            push @{$stream{$mode}}, $c;
+        }
+    }
+
+    $kept->stop;
+    $kept->start;
+
+    for my $mode (sort keys %node) {
+        my ($hits, $status) = (6);
+
+        wait_for('an answer', sub {
+            $status = $node{$mode}->get('/?cost=0.10&weight=1',
+                                        key => $key{$mode}{key})->{status};
+            $hits += $status == 200;
+            return $status != 503 && $status != 200;
+        }, 60);
+        is($hits, 10, "$mode: as many as there may be");
+        like($status, qr/^4/, 'and then none');
+
+        $_->close for @{$stream{$mode}};
+    }
+
+    $_->stop for values %node;
+};
+
+
 subtest 'a Cluster' => sub {
     my $cluster = $t->cluster(name => 'c', n => 3);
     my ($a, $b) = nodes('direct', 'redis://127.0.0.1:'

@@ -282,7 +282,7 @@ static bool
 apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
     const apikey_account_limit_t *limit)
 {
-    uint64_t                 used, out;
+    uint64_t                 used, out, kept;
     apikey_account_level_t  *level;
 
     level = apikey_account_find(v, limit->id);
@@ -309,8 +309,12 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
         return false;
     }
 
-    if (!limit->quota || level->used != APIKEY_ACCOUNT_MAX
-        || limit->known == APIKEY_ACCOUNT_UNKNOWN
+    if (level->used != APIKEY_ACCOUNT_MAX) {
+        (void) apikey_account_kept(v, level);
+        return false;
+    }
+
+    if (!limit->quota || limit->known == APIKEY_ACCOUNT_UNKNOWN
         || (v->lost && v->generation < v->lost / v->lease + 2)
         || call->complete < apikey_account_until(v, call, limit))
     {
@@ -320,8 +324,15 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
     out = apikey_account_floor(v, level);
     used = apikey_account_times(limit->known, level->token);
 
-    level->used = used < APIKEY_ACCOUNT_MAX - out ? used + out
-                                                  : APIKEY_ACCOUNT_MAX - 1;
+    used = used < APIKEY_ACCOUNT_MAX - out ? used + out
+                                           : APIKEY_ACCOUNT_MAX - 1;
+
+    /* what runs was paid, and Postgres has it when it has ended */
+
+    kept = apikey_account_kept(v, level);
+    kept = kept < APIKEY_ACCOUNT_MAX ? kept : APIKEY_ACCOUNT_MAX - 1;
+
+    level->used = used > kept ? used : kept;
     v->dirty = true;
 
     return v->lost && level->born == v->born;

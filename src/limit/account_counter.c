@@ -230,20 +230,16 @@ apikey_account_owes(const apikey_account_t *v,
 static apikey_account_counter_t *
 apikey_account_entry(apikey_account_t *v, const apikey_account_call_t *call)
 {
-    unsigned                      i, last;
+    unsigned                      i;
     apikey_account_counter_t     *e;
     const apikey_account_sums_t  *sums;
 
     sums = &call->sums;
 
-    for (i = 0, last = 0; i < v->ncounters; i++) {
+    for (i = 0; i < v->ncounters; i++) {
 
         if (v->counters[i].id == sums->node) {
             return &v->counters[i];
-        }
-
-        if (apikey_account_before(&v->counters[i], &v->counters[last])) {
-            last = i;
         }
     }
 
@@ -255,8 +251,7 @@ apikey_account_entry(apikey_account_t *v, const apikey_account_call_t *call)
         return NULL;
     }
 
-    e = v->ncounters < APIKEY_ACCOUNT_COUNTERS ? &v->counters[v->ncounters++]
-                                               : &v->counters[last];
+    e = apikey_account_place(v);
 
     e->id = sums->node;
     e->number = 0;
@@ -265,6 +260,26 @@ apikey_account_entry(apikey_account_t *v, const apikey_account_call_t *call)
     e->part = sums->part_acked;
 
     return e;
+}
+
+
+apikey_account_counter_t *
+apikey_account_place(apikey_account_t *v)
+{
+    unsigned  i, last;
+
+    if (v->ncounters < APIKEY_ACCOUNT_COUNTERS) {
+        return &v->counters[v->ncounters++];
+    }
+
+    for (i = 1, last = 0; i < v->ncounters; i++) {
+
+        if (apikey_account_before(&v->counters[i], &v->counters[last])) {
+            last = i;
+        }
+    }
+
+    return &v->counters[last];
 }
 
 

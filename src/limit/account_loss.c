@@ -13,6 +13,10 @@
 static void apikey_account_lose(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_limit_t *limit,
     uint64_t now);
+static void apikey_account_keep(apikey_account_t *v,
+    apikey_account_level_t *level);
+static apikey_account_counter_t *apikey_account_kept_in(apikey_account_t *v,
+    const apikey_account_level_t *level);
 
 
 bool
@@ -111,7 +115,7 @@ apikey_account_forget(apikey_account_t *v, const apikey_account_call_t *call)
         level = apikey_account_find(v, call->limits[i].id);
 
         if (level && call->limits[i].quota) {
-            level->used = APIKEY_ACCOUNT_MAX;
+            apikey_account_keep(v, level);
             level->born = v->born;
         }
     }
@@ -206,7 +210,7 @@ apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
     level->born = v->era;
 
     if (limit->quota) {
-        level->used = APIKEY_ACCOUNT_MAX;
+        apikey_account_keep(v, level);
 
     } else if (apikey_account_rolls(level->tick)) {
         apikey_account_roll_set(v, level, v->at,
@@ -216,6 +220,76 @@ apikey_account_lose(apikey_account_t *v, const apikey_account_call_t *call,
     } else if (level->used < limit->rate.capacity) {
         level->used = limit->rate.capacity;
     }
+}
+
+
+/*
+ * Nobody knows how much was used, but no less than this: what runs, and what
+ * is leased, was paid, and Postgres does not have it yet.
+ */
+
+static void
+apikey_account_keep(apikey_account_t *v, apikey_account_level_t *level)
+{
+    apikey_account_counter_t  *e;
+
+    if (level->used == APIKEY_ACCOUNT_MAX) {
+        return;
+    }
+
+    e = apikey_account_kept_in(v, level);
+
+    if (e == NULL) {
+        e = apikey_account_place(v);
+        e->id = APIKEY_ACCOUNT_KEPT(level->id);
+    }
+
+    e->number = 1;
+    e->sum = (int64_t) (level->used / level->token
+                        + (level->used % level->token != 0));
+    e->era = v->lost;
+    e->part = level->tick ? 0 : (int64_t) level->at;
+    e->at = v->at + APIKEY_ACCOUNT_PERIOD;
+
+    level->used = APIKEY_ACCOUNT_MAX;
+}
+
+
+uint64_t
+apikey_account_kept(apikey_account_t *v, const apikey_account_level_t *level)
+{
+    uint64_t                   tokens;
+    apikey_account_counter_t  *e;
+
+    e = apikey_account_kept_in(v, level);
+
+    if (e == NULL) {
+        return 0;
+    }
+
+    tokens = e->part == (level->tick ? 0 : (int64_t) level->at)
+             ? (uint64_t) e->sum : 0;
+
+    *e = v->counters[--v->ncounters];
+
+    return apikey_account_times(tokens, level->token);
+}
+
+
+static apikey_account_counter_t *
+apikey_account_kept_in(apikey_account_t *v,
+    const apikey_account_level_t *level)
+{
+    unsigned  i;
+
+    for (i = 0; i < v->ncounters; i++) {
+
+        if (v->counters[i].id == APIKEY_ACCOUNT_KEPT(level->id)) {
+            return &v->counters[i];
+        }
+    }
+
+    return NULL;
 }
 
 

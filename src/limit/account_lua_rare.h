@@ -252,7 +252,7 @@
     "        edit(v, l, m)\n"
     "        l.born = v.era\n"
     "        if m.quota then\n"
-    "          l.used = MAX\n"
+    "          keep(v, l)\n"
     "        elseif l.tick == ROLLING then\n"
     "          log_set(l, from, max(l.sum, m.capacity))\n"
     "          roll(v, l)\n"

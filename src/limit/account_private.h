@@ -19,6 +19,11 @@
     (((call)->sums.node & APIKEY_ACCOUNT_CHARGE) != 0)
 
 
+/* The name of a counter that says what a quota had used when it was lost. */
+
+#define APIKEY_ACCOUNT_KEPT(id)  (((id) ^ 0x5a) | APIKEY_ACCOUNT_CHARGE)
+
+
 static inline uint64_t
 apikey_account_out(const apikey_account_t *v)
 {
@@ -122,6 +127,10 @@ void apikey_account_forget(apikey_account_t *v,
 void apikey_account_lost(apikey_account_t *v,
     const apikey_account_call_t *call, uint64_t now);
 
+/* Units that a quota had used at least when it was lost, once; 0: none. */
+uint64_t apikey_account_kept(apikey_account_t *v,
+    const apikey_account_level_t *level);
+
 /*
  * By when all is void that was leased before something was lost of it: what is
  * known has to be complete until then.  0: nothing was lost.
@@ -131,6 +140,10 @@ uint64_t apikey_account_until(const apikey_account_t *v,
 
 
 /* account_counter.c */
+
+/* For another counter; if need be, of the one that is missed least. */
+apikey_account_counter_t *apikey_account_place(apikey_account_t *v);
+
 
 /* What the call's sums say, once. */
 void apikey_account_counter(apikey_account_t *v,

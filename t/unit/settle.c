@@ -282,6 +282,7 @@ quota(apikey_account_limit_t *limits, apikey_account_call_t *c)
     c->limits = limits;
     c->nlimits = 2;
     c->gone = NOW;
+    memset(&c->sums, 0, sizeof(c->sums));
 }
 
 
@@ -378,6 +379,51 @@ test_missed(void)
 }
 
 
+/* Redis starts again with all it had, and Postgres lacks what runs. */
+
+static void
+test_kept(void)
+{
+    uint64_t                cost;
+    apikey_account_t        v;
+    apikey_account_call_t   c;
+    apikey_account_limit_t  limits[2];
+
+    quota(limits, &c);
+    memset(&v, 0, sizeof(v));
+    apikey_rate_init(&limits[0].rate, 1000, SECOND, 1000);
+
+    c.gone = 0;
+    c.epoch = 1;
+    c.since = 0;
+    limits[1].known = 0;
+    cost = 60;
+    ok(apikey_account_fits(&v, &c, &cost, NOW - SECOND), "it is used");
+    apikey_account_pay(&v, &c, cost);
+
+    c.epoch = 2;
+    c.since = NOW;
+    c.complete = NOW + 2 * SECOND;
+    limits[1].known = 54;
+    cost = 41;
+    ok(!apikey_account_fits(&v, &c, &cost, NOW + 3 * SECOND)
+       && apikey_account_level(&v, 2)->used / limits[1].rate.token == 60,
+       "no less than it was");
+    cost = 40;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 4 * SECOND),
+       "what is left of it passes");
+    ok(v.ncounters == 0, "nothing stays behind");
+
+    c.epoch = 3;
+    c.since = NOW + 5 * SECOND;
+    c.complete = NOW + 9 * SECOND;
+    limits[1].known = 70;
+    ok(!apikey_account_fits(&v, &c, &cost, NOW + 10 * SECOND)
+       && apikey_account_level(&v, 2)->used / limits[1].rate.token == 70,
+       "others have used more");
+}
+
+
 int
 main(void)
 {
@@ -390,6 +436,7 @@ main(void)
     test_alone();
     test_gone();
     test_missed();
+    test_kept();
 
     return unit_done();
 }
