@@ -239,8 +239,9 @@ COMMENT ON FUNCTION billing_due(text, timestamptz) IS
 
 
 -- As usage_keep(): a part of every heartbeat, one node at a time, as who owns
--- the tables.  What cannot be closed now is closed a minute later, an owner
--- whose time zone is gone not at all.
+-- the tables.  What cannot be closed now is closed a minute later; an owner
+-- whose time zone is gone, or whose periods take longer than a heartbeat may,
+-- is left to who closes them by hand, lest no heart beats any more.
 
 CREATE OR REPLACE FUNCTION periods_due(most interval DEFAULT '500 ms')
 RETURNS int
@@ -253,6 +254,7 @@ DECLARE
     days   int := (SELECT nullif(s.value, '')::int FROM setting s
                    WHERE s.name = 'close_days');
     day    timestamptz := date_trunc('day', now()) - days * interval '1 day';
+    began  timestamptz := clock_timestamp();
     turn   billing_turn;
     next   text;
     made   int := 0;
@@ -271,7 +273,7 @@ BEGIN
 
     next := billing_next(turn.after);
 
-    WHILE next IS NOT NULL AND clock_timestamp() < now() + most
+    WHILE next IS NOT NULL AND clock_timestamp() < began + most
     LOOP
         BEGIN
             IF billing_due(next, day) THEN
@@ -282,7 +284,7 @@ BEGIN
         EXCEPTION
             WHEN lock_not_available OR deadlock_detected THEN
                 EXIT;
-            WHEN data_exception THEN
+            WHEN data_exception OR query_canceled THEN
                 NULL;
         END;
 

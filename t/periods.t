@@ -421,9 +421,10 @@ subtest 'between two clocks' => sub {
 
 subtest 'by itself' => sub {
     my $heart = sub {
+        $n->stop;
+
         my $was = $pg->value('SELECT max(seen_at) FROM apikey.node');
 
-        $n->stop;
         $n->start;
         wait_for('a heartbeat', sub { $pg->value("SELECT max(seen_at) > '$was'
             FROM apikey.node") eq 't' });
@@ -446,7 +447,7 @@ subtest 'by itself' => sub {
     my ($rc, $out, $err) = ctl('set', 'close_days', 40);
     is($rc, 0, 'set') or diag($err);
     $heart->();
-    like($closed->(), qr/^[23] 0$/, 'with it what has ended by then');
+    like($closed->(), qr/^[234] 0$/, 'with it what has ended by then');
     is($pg->value("SELECT sum(requests) || ' ' || sum(cost)
         FROM apikey.billing_period WHERE owner = 'gone'"), '1 7',
        'of owners that never were, too');

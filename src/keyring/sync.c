@@ -167,17 +167,24 @@ ngx_http_apikey_sync_tick(ngx_event_t *ev)
         }
 
     } else {
-        s->changes = 1;
 
-        if (apikey_stats_get(&s->kr->conf.stats->schema_ok) == 0) {
-            s->schema = 1;
+        if ((ngx_msec_int_t) (s->poll_at - ngx_current_msec) <= 0) {
+            s->poll_at = ngx_current_msec + s->kr->conf.poll;
+            s->changes = 1;
+
+            if (apikey_stats_get(&s->kr->conf.stats->schema_ok) == 0) {
+                s->schema = 1;
+            }
         }
 
         ngx_http_apikey_sync_next(s);
         ngx_http_apikey_sync_save(s);
     }
 
-    ngx_add_timer(ev, ngx_max(s->kr->conf.poll, 10));
+    /* heartbeats do not wait for a long poll */
+
+    ngx_add_timer(ev, ngx_max(ngx_min(s->kr->conf.poll,
+                                      NGX_HTTP_APIKEY_BEAT_ALIVE), 10));
 }
 
 
@@ -380,7 +387,7 @@ ngx_http_apikey_sync_catching(ngx_http_apikey_sync_t *s, ngx_uint_t on)
 }
 
 
-/* Notices go before everything, also while all is being loaded. */
+/* Notices and heartbeats do not wait for all to be loaded. */
 
 void
 ngx_http_apikey_sync_next(ngx_http_apikey_sync_t *s)
@@ -408,6 +415,9 @@ ngx_http_apikey_sync_next(ngx_http_apikey_sync_t *s)
     if (s->schema) {
         ngx_http_apikey_beat_schema(s);
 
+    } else if ((ngx_msec_int_t) (s->alive_at - ngx_current_msec) <= 0) {
+        ngx_http_apikey_beat_alive(s);
+
     } else if (s->load >= NGX_HTTP_APIKEY_LOAD_HEAD
                && s->load <= NGX_HTTP_APIKEY_LOAD_KEYS)
     {
@@ -418,9 +428,6 @@ ngx_http_apikey_sync_next(ngx_http_apikey_sync_t *s)
 
     } else if ((ngx_msec_int_t) (s->beat_at - ngx_current_msec) <= 0) {
         ngx_http_apikey_beat_node(s);
-
-    } else if ((ngx_msec_int_t) (s->alive_at - ngx_current_msec) <= 0) {
-        ngx_http_apikey_beat_alive(s);
     }
 }
 

@@ -22,6 +22,8 @@
 #define NGX_HTTP_APIKEY_IDS_MAX    100000   /* remembered from notices */
 #define NGX_HTTP_APIKEY_PAGE       "1000"
 
+#define NGX_HTTP_APIKEY_BEAT_ALIVE 3000     /* ms; Postgres waits for ten s */
+
 
 typedef struct {
     u_char                        digest[32];
@@ -92,6 +94,7 @@ typedef struct {
 
     ngx_msec_t                    beat_at;
     ngx_msec_t                    alive_at;
+    ngx_msec_t                    poll_at;
     ngx_msec_t                    save_at;
     uint64_t                      saved;      /* sh->changes then */
     ngx_int_t                     save_rc;    /* of the thread */

@@ -153,6 +153,17 @@ ngx_http_apikey_pg_service(ngx_str_t *conninfo, ngx_pool_t *pool)
 
     defaults = ngx_http_apikey_pg_defaults(service);
 
+    /* not there yet, or without a place: libpq looks for it at each connect */
+
+    if (defaults
+        && ngx_http_apikey_pg_option(defaults, "host") == NULL
+        && ngx_http_apikey_pg_option(defaults, "hostaddr") == NULL)
+    {
+        PQconninfoFree(defaults);
+        PQconninfoFree(options);
+        return NGX_OK;
+    }
+
     rc = defaults ? ngx_http_apikey_pg_rewrite(conninfo, options, defaults,
                                                pool)
                   : NGX_ERROR;

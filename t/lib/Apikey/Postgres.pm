@@ -344,7 +344,7 @@ sub while_locked {
     my $well = eval {
         wait_for('who waits for it', sub { $self->value(
             q{SELECT count(*) FROM pg_stat_activity
-              WHERE wait_event_type = 'Lock'}) });
+              WHERE cardinality(pg_blocking_pids(pid)) > 0}) });
         $check->();
         1;
     };
