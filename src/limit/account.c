@@ -293,12 +293,17 @@ apikey_account_limit(apikey_account_t *v, const apikey_account_call_t *call,
             return false;
         }
 
+        /* the time that Postgres is asked about is to stand still */
+
+        v->dirty |= limit->quota && v->lost;
+
     } else {
         apikey_account_edit(v, level, limit);
 
         if (level->born == APIKEY_ACCOUNT_MAX) {
             v->era = v->at > v->era ? v->at : v->era + 1;
             level->born = v->era;
+            v->dirty |= limit->quota && v->lost;
         }
     }
 

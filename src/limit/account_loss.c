@@ -299,7 +299,7 @@ apikey_account_until(const apikey_account_t *v,
 {
     uint64_t  from;
 
-    from = v->lost;
+    from = limit->made < v->lost ? v->lost : 0;
 
     if (limit->made < call->since && from < call->since) {
         from = call->since;

@@ -57,8 +57,57 @@ judge_taken(world_t *w, int a, uint64_t cost)
 
 
 /*
+ * What was leased, or is still to come back, when a quota was known last: a
+ * loss keeps it as used.
+ */
+
+void
+judge_paid(world_t *w, int a)
+{
+    unsigned                       i;
+    book_t                        *b = &w->books[a];
+    const limit_t                 *l = w->cfg->accts[a].versions[0].limits;
+    const apikey_account_level_t  *level;
+
+    b->lost_at = w->redis[a].value.lost;
+
+    for (i = 0; i < LIMITS; i++) {
+        level = apikey_account_level(&w->redis[a].value, i + 1);
+
+        if (l[i].there && l[i].kind == TOTAL && level
+            && level->used != APIKEY_ACCOUNT_MAX)
+        {
+            b->paid[i] = (int64_t) (level->used / l[i].rate.token)
+                         - b->sum[i][0];
+        }
+    }
+}
+
+
+void
+judge_kept(world_t *w, int a)
+{
+    unsigned                       i;
+    book_t                        *b = &w->books[a];
+    const apikey_account_level_t  *level;
+
+    for (i = 0; i < LIMITS; i++) {
+        level = apikey_account_level(&w->redis[a].value, i + 1);
+
+        if (level && b->paid[i] > b->kept[i]
+            && (level->used == APIKEY_ACCOUNT_MAX
+                || w->redis[a].value.lost != b->lost_at))
+        {
+            b->kept[i] = b->paid[i];
+        }
+    }
+}
+
+
+/*
  * What Redis says at last, when it has asked for what it did not know: neither
- * less than what passed, nor more than that and what is lost or out.
+ * less than what passed, nor more than that and what is lost, or out, or was
+ * out when the count was lost.
  */
 
 void
@@ -97,6 +146,7 @@ judge_rest(world_t *w, int a, uint64_t left)
 
         w->st.ledger += used < b->sum[i][0]
                         || used > b->sum[i][0]
-                                  + (int64_t) (b->lost + b->tlost + left);
+                                  + (int64_t) (b->lost + b->tlost + left)
+                                  + b->kept[i];
     }
 }

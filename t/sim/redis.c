@@ -384,6 +384,8 @@ redis_missed(world_t *w, int a)
         l = apikey_account_level(&w->redis[a].value, i + 1);
         w->books[a].missed |= l && l->used == APIKEY_ACCOUNT_MAX;
     }
+
+    judge_kept(w, a);
 }
 
 
@@ -471,6 +473,7 @@ redis_lease(world_t *w, int a, unsigned version, apikey_account_ask_t *ask,
 
     v = redis_get(w, a);
     born = v->born;
+    judge_paid(w, a);
 
     redis_limits(w, a, version, roll, limits, &call);
     redis_before(w, v, sums, &before);
@@ -533,6 +536,7 @@ redis_take(world_t *w, int n, const int *accts, const unsigned *versions,
 
     for (i = 0; i < n; i++) {
         v = redis_get(w, accts[i]);
+        judge_paid(w, accts[i]);
 
         redis_limits(w, accts[i], versions[i], &rolls[i], limits[i],
                      &call[i]);

@@ -247,6 +247,8 @@ typedef struct {
     bool             missed;         /* a quota was unknown to Redis */
     int64_t          alone[LIMITS], heard_alone[LIMITS];
     int64_t          told[LIMITS][NODES];
+    int64_t          paid[LIMITS], kept[LIMITS];
+    uint64_t         lost_at;        /* of paid */
 } book_t;
 
 
@@ -347,6 +349,8 @@ void judge_end(world_t *w);
 void judge_alone(world_t *w, int a, uint64_t cost);
 void judge_told(world_t *w, int a, unsigned i, int node, int64_t sum);
 void judge_taken(world_t *w, int a, uint64_t cost);
+void judge_paid(world_t *w, int a);
+void judge_kept(world_t *w, int a);
 void judge_rest(world_t *w, int a, uint64_t left);
 
 /* judge.c */

@@ -335,6 +335,48 @@ test_gone(void)
 }
 
 
+/* A limit that comes to what was lost once, and is known again. */
+
+static void
+test_added(void)
+{
+    uint64_t                cost;
+    apikey_account_t        v;
+    apikey_account_call_t   c;
+    apikey_account_limit_t  limits[3];
+
+    quota(limits, &c);
+    memset(&v, 0, sizeof(v));
+
+    cost = 1;
+    (void) apikey_account_fits(&v, &c, &cost, NOW + 1);
+    c.complete = NOW + 2 * SECOND;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 9 * SECOND) && v.lost,
+       "lost, and known again");
+    apikey_account_pay(&v, &c, cost);
+
+    limits[2] = limits[1];
+    limits[2].id = 3;
+    limits[2].known = 0;
+    limits[2].made = NOW + 20 * SECOND;
+    c.nlimits = 3;
+    c.gone = 0;
+    c.complete = 0;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 21 * SECOND),
+       "a quota made later had nothing to lose");
+
+    limits[2].id = 4;
+    limits[2].made = 0;
+    v.dirty = false;
+    ok(!apikey_account_fits(&v, &c, &cost, NOW + 22 * SECOND) && v.dirty,
+       "an older one has: it is kept since when");
+
+    c.complete = NOW + 24 * SECOND;
+    ok(apikey_account_fits(&v, &c, &cost, NOW + 30 * SECOND),
+       "and known with what was used before");
+}
+
+
 /* Somebody was away: what he has used of a quota says nothing of a bucket. */
 
 static void
@@ -435,6 +477,7 @@ main(void)
     test_overtaken();
     test_alone();
     test_gone();
+    test_added();
     test_missed();
     test_kept();
 
