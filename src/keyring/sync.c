@@ -351,6 +351,7 @@ ngx_http_apikey_sync_connected(void *data)
     s->schema = 1;
     s->no_read = 0;
     s->beat_at = ngx_current_msec;
+    s->alive_at = ngx_current_msec + NGX_HTTP_APIKEY_BEAT_ALIVE;
 
     ngx_http_apikey_sync_next(s);
 }
