@@ -145,7 +145,7 @@ EOS
         wait_for('an answer', sub {
             $status = $get->($three, '/?cost=0.1', $node)->{status};
             return $status != 503;
-        }, 60);
+        }, 30);
         is($status, 402, 'nothing is granted anew');
     }
 
