@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use Test::More;
+use Time::HiRes qw(time);
 use Apikey::Http;
 use Apikey::Test qw(wait_for json);
 
@@ -253,6 +254,41 @@ subtest "$mode: lost before it is shipped, asked for $first" => sub {
 
     $_->stop for $n, $other;
 } } }
+
+
+# A node asks before its connection has noticed the loss, and what it makes is
+# older than what Redis then says: the later of the two is waited for.
+
+subtest 'asked for at once' => sub {
+    my ($n, $other) = nodes('direct', '%%REDIS%%');
+
+    $other->stop;
+
+    my $key = $t->key(limits => [
+        limit('second', 'requests', 1000, '1s'),
+        limit('month', 'requests', 12, 'month') ]);
+    my $one = sub { $n->get('/?cost=0', key => $key->{key})->{status} };
+
+    $t->sync($n);
+    is($one->(), 200, 'before');
+
+    # leases of a second: one ends between the loss and its being noticed
+
+    for my $round (1, 2) {
+        wait_for('the end of a second', sub {
+            my $part = time - int(time);
+            return $part > 0.85 && $part < 0.95;
+        });
+
+        $t->redis->command('FLUSHALL');
+        is($one->(), 503, 'nobody knows');
+
+        wait_for('an answer', sub { $one->() != 503 }, 15);
+        pass('somebody does');
+    }
+
+    $n->stop;
+};
 
 
 # Redis starts again, with all it had: what runs meanwhile was paid, and

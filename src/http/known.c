@@ -233,22 +233,25 @@ ngx_http_apikey_known_missing(ngx_http_apikey_decision_t *d)
 
 
 /*
- * All nodes must have shipped what they had until then.  What Redis believes
- * no answer of yet tells at least of use; 0: nothing was ever lost.
+ * All nodes must have shipped what they had until then: Redis believes no
+ * answer that is complete for less than both, whichever is later.  One that
+ * lies ahead yet cannot be asked for, but what is answered tells at least of
+ * use; 0: nothing was ever lost.
  */
 
 static uint64_t
 ngx_http_apikey_known_after(const ngx_http_apikey_decision_t *d, int64_t us)
 {
+    uint64_t  after, now;
+
     if (d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL) {
         return 0;
     }
 
-    if ((int64_t) d->after <= d->decided_at + us) {
-        return d->after;
-    }
+    now = d->decided_at + us;
+    after = d->after <= now ? d->after : 0;
 
-    return (int64_t) d->least <= d->decided_at + us ? d->least : 0;
+    return d->least <= now ? ngx_max(after, d->least) : after;
 }
 
 
