@@ -217,6 +217,8 @@ ngx_http_apikey_link_identified(ngx_http_apikey_link_t *link,
     ngx_http_apikey_redis_kind_e    kind;
     ngx_http_apikey_redis_epoch_t   epoch;
 
+    ngx_memzero(&epoch, sizeof(ngx_http_apikey_redis_epoch_t));
+
     kind = ngx_http_apikey_redis_reply(reply, &text);
 
     if (kind == NGX_HTTP_APIKEY_REDIS_ERROR) {
