@@ -79,7 +79,7 @@ BEGIN
                 sum(q.tokens_input + q.tokens_output) AS tokens,
                 sum(q.cost) AS cost, sum(q.duration_us) AS duration
             FROM usage_quarter q
-            WHERE %s AND q.start >= least($3, $4) AT TIME ZONE $2
+            WHERE %s AND q.start >= day_start(least($3, $4), $2)
             GROUP BY 1, 2)
         SELECT
             (SELECT row_to_json(usage_sums(sum(requests), sum(refused),

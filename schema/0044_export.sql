@@ -178,8 +178,8 @@ DECLARE
 BEGIN
     "to" := coalesce(
         CASE WHEN last ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
-            THEN ((read_time(last) AT TIME ZONE 'UTC') + interval '1 day')
-                AT TIME ZONE zone
+            THEN day_start((read_time(last) AT TIME ZONE 'UTC')
+                + interval '1 day', zone)
             ELSE read_moment(last, zone) END,
         read_moment(query_value(req, 'to'), zone),
         (period(billing, anchor, now()))."end");

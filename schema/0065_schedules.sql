@@ -90,8 +90,8 @@ CREATE OR REPLACE FUNCTION schedule_next(every text, zone text,
 RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = apikey, pg_temp
-RETURN (date_trunc(every, at AT TIME ZONE zone) + ('1 ' || every)::interval)
-    AT TIME ZONE zone + interval '15 min';
+RETURN day_start(date_trunc(every, at AT TIME ZONE zone)
+    + ('1 ' || every)::interval, zone) + interval '15 min';
 
 COMMENT ON FUNCTION schedule_next(text, text, timestamptz) IS
     'When what is going on at this time is written';
@@ -102,8 +102,8 @@ CREATE OR REPLACE FUNCTION schedule_range(s export_schedule,
 LANGUAGE sql STABLE
 SET search_path = apikey, pg_temp
 AS $$
-    SELECT (t - ('1 ' || s.every)::interval) AT TIME ZONE s.time_zone,
-        t AT TIME ZONE s.time_zone,
+    SELECT day_start(t - ('1 ' || s.every)::interval, s.time_zone),
+        day_start(t, s.time_zone),
         format('usage-%s-%s-%s.%s', to_char(t - ('1 ' || s.every)::interval,
             'YYYY-MM-DD'), to_char(t - interval '1 day', 'YYYY-MM-DD'),
             s.id, s.format)

@@ -246,6 +246,11 @@ is(count('startDate=2026-03-02&endDate=2026-03-02&tz=Asia/Kathmandu'), 2,
    'a day in Kathmandu ends earlier');
 is(export("$second&tz=Asia/Kathmandu")->{headers}{'content-disposition'},
    'attachment; filename="usage-2026-03-02-2026-03-02.json"', 'by its name');
+ship(map { event(time => "2025-11-02T$_:30:00Z") } '03', '04', '05');
+is(count('startDate=2025-11-01&endDate=2025-11-01&tz=America/Havana'), 1,
+   'a day ends with the first of two midnights');
+is(count('startDate=2025-11-02&endDate=2025-11-02&tz=America/Havana'), 2,
+   'as the next one begins');
 is(count("$second&outcome=error"), 1, 'outcome');
 is(count("$second&endpoint=/*"), 1, 'a pattern');
 is(count("$second&granularity=event&method=GET"), 0, 'method');

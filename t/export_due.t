@@ -375,7 +375,14 @@ for my $case (
     [ 'week', 'Europe/Berlin', '2026-03-29 22:15Z',
       '2026-03-22 23:00Z 2026-03-29 22:00Z usage-2026-03-23-2026-03-29-' ],
     [ 'month', 'America/New_York', '2026-03-05 00:00Z',
-      '2026-02-01 05:00Z 2026-03-01 05:00Z usage-2026-02-01-2026-02-28-' ])
+      '2026-02-01 05:00Z 2026-03-01 05:00Z usage-2026-02-01-2026-02-28-' ],
+
+    # midnight comes twice
+
+    [ 'day', 'Atlantic/Azores', '2026-10-25 00:15Z',
+      '2026-10-24 00:00Z 2026-10-25 00:00Z usage-2026-10-24-2026-10-24-' ],
+    [ 'month', 'America/Havana', '2026-12-01 05:15Z',
+      '2026-11-01 04:00Z 2026-12-01 05:00Z usage-2026-11-01-2026-11-30-' ])
 {
     my ($every, $zone, $at, $want) = @$case;
 
@@ -390,5 +397,9 @@ for my $case (
 
 is($pg->value("SELECT apikey.schedule_next('week', 'Europe/Berlin',
     '2026-03-23 12:00Z') = '2026-03-29 22:15Z'"), 't', 'and when');
+is($pg->value("SELECT apikey.schedule_next('day', 'Atlantic/Azores',
+    '2026-10-24 00:15Z') = '2026-10-25 00:15Z'"), 't', 'behind the first');
+is($pg->value("SELECT apikey.schedule_next('day', 'Atlantic/Azores',
+    '2026-10-25 00:15Z') = '2026-10-26 01:15Z'"), 't', 'and not the second');
 
 $t->done;

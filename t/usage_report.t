@@ -500,6 +500,32 @@ is((report(1, query => { from => '2026-01-01', to => '2027-01-01',
    'usage outlives its owner');
 
 
+# a usage page that begins on such a day has all of it; the last of these days
+# was less than 400 days ago
+
+my ($twice, $begin, $days) = split / /, $pg->value("
+    SELECT to_char(d, 'YYYY-MM-DD ') || extract(epoch FROM b)::bigint || ' '
+        || (now() AT TIME ZONE 'America/Havana')::date - d::date + 1
+    FROM generate_series(date_trunc('day', now() AT TIME ZONE
+                'America/Havana'), now() AT TIME ZONE 'UTC' - interval
+                '399 days', interval '-1 day') AS d,
+        LATERAL (SELECT apikey.day_start(d, 'America/Havana') AS b) AS x
+    WHERE b < d AT TIME ZONE 'America/Havana' LIMIT 1");
+my $cy = owner('cy', time_zone => 'America/Havana');
+my $of = key(owner => 'cy');
+
+$pg->run("INSERT INTO apikey.usage_quarter (start, node, key_id, owner,
+    customer, service, endpoint, model, outcome, status_code, verdict,
+    limit_name, requests) SELECT to_timestamp($begin + x), '$nodes[0][0]',
+    '$of', 'cy', '', 'chat', '/', '', 'success', 200, 'ok', '', 1
+    FROM unnest(ARRAY[-900, 0, 2700, 3600, 7200]) AS x");
+
+my $page = $api->call('usage_summary', query => { owner => 'cy',
+    days => $days })->{json};
+is_deeply([ map { $_->{requests} } grep { $_->{date} eq $twice }
+            @{$page->{daily}} ], [ 4 ], 'a usage page: both midnights');
+
+
 # wrong parameters
 
 wrong($api->call('usage', query => {
