@@ -280,7 +280,15 @@ BEGIN
         p := alert_period(coalesce(o.time_zone, 'UTC'),
             coalesce(o.anchor_day, 1), a.window_text);
 
+        -- all time is kept by key; roll-ups of all years would take minutes
+
         cost := CASE
+            WHEN k.id IS NOT NULL AND a.window_text = 'total' THEN (
+                SELECT u.cost FROM key_usage u WHERE u.key_id = k.id)
+            WHEN o.id IS NULL AND a.window_text = 'total' THEN (
+                SELECT coalesce(sum(u.cost), 0) FROM key_usage u)
+                + (SELECT coalesce(sum(q.cost), 0) FROM usage_quarter q
+                   WHERE q.key_id = '00000000-0000-0000-0000-000000000000')
             WHEN k.id IS NOT NULL THEN (SELECT sum(q.cost)
                 FROM usage_quarter q WHERE q.key_id = k.id
                     AND q.start >= usage_time(p.since))
@@ -315,8 +323,8 @@ COMMENT ON FUNCTION alert_spend(alert[], key, owner) IS
     'What a key, an owner, or all have spent';
 
 
--- All roll-ups of a window are summed up, which is no more than a twentieth of
--- the time; between that, what fires goes on.
+-- All roll-ups of a day, week or month are summed up, which is no more than a
+-- twentieth of the time; between that, what fires goes on.
 
 CREATE OR REPLACE FUNCTION alert_spend_all(rules alert[], g alert_progress)
 RETURNS alert_progress
