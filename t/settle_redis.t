@@ -108,6 +108,25 @@ EOS
                            key => $whole->{key}),
               { 200 => 1, 402 => 4 }, 'an unknown reserve: one at once');
     $left->($whole, 1.75, 'then the rest comes back');
+
+    # Others are refused beside it: this node tells them when it ends, and not
+    # when it looks next, for which it has no time here.
+
+    my $alone = limited(budget('4.00'));
+
+    $t->sync;
+
+    is($get->($alone, price('1.00'))->{status}, 200, 'all that is left');
+    is($n[0]->get('/', key => $observe->{key})->{status}, 200,
+       'behind its end');
+
+    my @stopped = $n[0]->workers;
+    kill 'STOP', @stopped;
+
+    ok(eval { wait_for('the rest', sub {
+        $get->($alone, price('2.00') . '?cost=2.00', 1)->{status} == 200;
+    }, 20) }, 'the other node has it at once');
+    kill 'CONT', @stopped;
     $soon->($whole, '/status/500', 500, 'an error');
     $left->($whole, 1.75, 'has cost nothing');
     $soon->($whole, price('x'), 200, 'an answer without a cost');

@@ -17,12 +17,19 @@
 #include "limit/alone.h"
 
 
+/* us: what others miss is told at once, but not each piece of it */
+#define NGX_HTTP_APIKEY_SETTLE_PACE  50000
+
+
 static void ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i);
 static void ngx_http_apikey_settle_queue(ngx_http_apikey_leases_t *leases,
-    ngx_http_apikey_decision_t *d, ngx_http_apikey_account_t *account,
-    int64_t now);
-static void ngx_http_apikey_settle_slots(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now);
+static ngx_uint_t ngx_http_apikey_settle_missed(
+    ngx_http_apikey_leases_t *leases,
+    const ngx_http_apikey_lease_entry_t *entry,
+    const ngx_http_apikey_account_t *account, int64_t now);
+static void ngx_http_apikey_settle_tell(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i);
@@ -77,7 +84,7 @@ ngx_http_apikey_settle(ngx_http_apikey_limiter_t *l,
 
         ngx_shmtx_unlock(&shpool->mutex);
 
-        ngx_http_apikey_settle_slots(l, d);
+        ngx_http_apikey_settle_tell(l, d);
         ngx_http_apikey_renew_arm(l);
 
         break;
@@ -107,6 +114,8 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     account = &d->accounts[i];
     claim = &d->claims[i];
     leases = l->conf.sh->leases;
+
+    d->parts[i].yields = 0;
 
     if (account->actual == account->cost) {
         return;
@@ -140,7 +149,7 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
                      (int64_t) account->cost - (int64_t) account->actual, era,
                      now - d->paid_at, NGX_HTTP_APIKEY_LEASES_HORIZON);
 
-    ngx_http_apikey_settle_queue(leases, d, account, now);
+    ngx_http_apikey_settle_queue(leases, d, i, now);
 }
 
 
@@ -148,10 +157,12 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
 
 static void
 ngx_http_apikey_settle_queue(ngx_http_apikey_leases_t *leases,
-    ngx_http_apikey_decision_t *d, ngx_http_apikey_account_t *account,
-    int64_t now)
+    ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now)
 {
+    ngx_http_apikey_account_t      *account;
     ngx_http_apikey_lease_entry_t  *entry;
+
+    account = &d->accounts[i];
 
     ngx_http_apikey_leases_begin(leases);
 
@@ -170,8 +181,50 @@ ngx_http_apikey_settle_queue(ngx_http_apikey_leases_t *leases,
 
         if (account->actual < account->cost) {
             entry->quiet = 0;
+            d->parts[i].entry = ngx_http_apikey_leases_index(leases, entry);
+            d->parts[i].yields = ngx_http_apikey_settle_missed(leases, entry,
+                                                               account, now);
         }
     }
+}
+
+
+/*
+ * Beside this reserve another one like it did not fit: other nodes refuse, and
+ * know of no room, until they can see what comes back.
+ */
+
+static ngx_uint_t
+ngx_http_apikey_settle_missed(ngx_http_apikey_leases_t *leases,
+    const ngx_http_apikey_lease_entry_t *entry,
+    const ngx_http_apikey_account_t *account, int64_t now)
+{
+    ngx_uint_t                      k;
+    apikey_bucket_t                 level;
+    ngx_http_apikey_lease_limit_t  *limit;
+
+    if (now - entry->asked < NGX_HTTP_APIKEY_SETTLE_PACE) {
+        return 0;
+    }
+
+    limit = ngx_http_apikey_leases_limit(leases, entry->limits);
+
+    for (k = 0; limit && k < account->nbuckets; k++) {
+        level = limit->seen;
+
+        if (limit->terms.mode == APIKEY_ACCOUNT_STRICT
+            && limit->terms.id == account->buckets[k].limit->id
+            && level.used != APIKEY_ACCOUNT_MAX
+            && apikey_bucket_remaining(&level, &limit->terms.rate)
+               < account->cost)
+        {
+            return 1;
+        }
+
+        limit = ngx_http_apikey_leases_limit(leases, limit->next);
+    }
+
+    return 0;
 }
 
 
@@ -206,19 +259,17 @@ ngx_http_apikey_settle_slot(ngx_http_apikey_limiter_t *l,
 }
 
 
-/* A slot that nobody here waits for is free everywhere. */
+/* What nobody here waits for, slots and what others miss, is free at once. */
 
 static void
-ngx_http_apikey_settle_slots(ngx_http_apikey_limiter_t *l,
+ngx_http_apikey_settle_tell(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d)
 {
     ngx_uint_t  i;
 
     for (i = 0; i < d->naccounts; i++) {
 
-        if (d->accounts[i].unit == APIKEY_UNIT_CONCURRENT
-            && d->parts[i].yields)
-        {
+        if (d->parts[i].yields) {
             d->parts[i].yields = 0;
             (void) ngx_http_apikey_ask(l, d->parts[i].entry, 1);
         }
