@@ -12,8 +12,7 @@ use Digest::SHA;
 use Fcntl qw(:flock);
 use File::Path qw(make_path remove_tree);
 
-use Apikey::Process qw(free_port wait_for spawn account
-                       children_of);
+use Apikey::Process qw(free_port wait_for spawn account);
 
 my $bindir;
 my $quote = "\x1f";
@@ -202,12 +201,16 @@ sub stop {
     $how //= 'fast';
 
     if ($how eq 'kill') {
-        my @pids = ($process->pid, children_of($process->pid));
-        kill 'KILL', @pids;
+        my $data = "$self->{dir}/data";
 
-        # its shared memory is free only when all have ended
+        # its shared memory is free only when all have ended, and one may be
+        # born while the others are being looked for
         wait_for('end of Postgres', sub {
-            !$process->alive && !grep { kill 0, $_ } @pids;
+            my @pids = grep { (readlink("/proc/$_/cwd") // '') eq $data }
+                       map { m{(\d+)$} } glob '/proc/[0-9]*';
+
+            kill 'KILL', @pids;
+            return !@pids && !$process->alive;
         });
         return;
     }
