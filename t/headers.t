@@ -27,6 +27,8 @@ my $service = $t->key(name => 'service', limits => [
 my $last = $t->key(name => 'last', limits => [
     { name => 'a', limit => 1, window => '1m' },
     { name => 'b', limit => 1, window => '1h' } ]);
+my $large = $t->key(name => 'large', limits => [
+    { name => 'ever', limit => 9007199254740991, window => 'total' } ]);
 
 my $n = $t->nginx(http => <<'EOT', server => <<'EOS')->start;
     server {
@@ -92,6 +94,14 @@ is($h->{'ratelimit-policy'}, '"a \"b\" \\\\ %E2%82%AC";q=3;w=90',
 $h = $n->get('/', key => $tie->{key})->{headers};
 is($h->{ratelimit}, '"short";r=3;t=900, "long";r=3;t=1800', 'two equal');
 is($h->{'x-ratelimit-reset'}, 1800, 'a tie goes to the longer window');
+
+$h = $n->get('/', key => $large->{key})->{headers};
+is($h->{'ratelimit-policy'}, '"ever";q=999999999999999',
+   'as large as an integer of structured fields can be');
+is($h->{ratelimit}, '"ever";r=999999999999999', 'and what remains of it');
+is($h->{'x-ratelimit-limit'}, 9007199254740991, 'X-RateLimit-Limit is exact');
+cmp_ok($h->{'x-ratelimit-remaining'}, '>', 999999999999999, 'and the rest');
+ok(!exists $h->{'x-ratelimit-reset'}, 'what never begins anew has no reset');
 
 $h = $n->get('/', key => $free->{key})->{headers};
 ok(!grep({ /ratelimit/ } keys %$h), 'nothing without limits');

@@ -21,23 +21,37 @@
 #define NGX_HTTP_APIKEY_SF_MAX  999999999999999ULL
 
 
+/* The numbers of a bucket, where they stand in RateLimit-Policy, RateLimit. */
+
+typedef struct {
+    ngx_str_t   limit;
+    ngx_str_t   window;
+    ngx_str_t   remaining;
+    ngx_str_t   reset;
+} ngx_http_apikey_numbers_t;
+
+
 static ngx_int_t ngx_http_apikey_header_filter(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_apikey_headers_known(ngx_http_apikey_ctx_t *ctx);
 static void ngx_http_apikey_headers_clear(ngx_http_request_t *r,
     ngx_uint_t limits);
 static ngx_int_t ngx_http_apikey_headers_limits(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+static void ngx_http_apikey_headers_buckets(ngx_http_apikey_ctx_t *ctx,
+    ngx_str_t *policy, ngx_str_t *limit, ngx_http_apikey_numbers_t *shown);
 static ngx_int_t ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, u_char *p);
+    ngx_http_apikey_bucket_t *b, ngx_http_apikey_numbers_t *numbers,
+    u_char *p);
 static size_t ngx_http_apikey_headers_size(ngx_http_apikey_ctx_t *ctx);
 static void ngx_http_apikey_headers_bucket(ngx_http_apikey_bucket_t *b,
-    ngx_uint_t level, u_char **policy, u_char **limit);
+    ngx_uint_t level, u_char **policy, u_char **limit,
+    ngx_http_apikey_numbers_t *numbers);
 static u_char *ngx_http_apikey_headers_item(u_char *p,
     ngx_http_apikey_bucket_t *b, ngx_uint_t level);
 static u_char *ngx_http_apikey_headers_parameter(u_char *p, u_char name,
-    uint64_t n);
+    uint64_t n, ngx_str_t *number);
 static ngx_int_t ngx_http_apikey_header_uint(ngx_http_request_t *r,
-    ngx_str_t *name, u_char *p, uint64_t n);
+    ngx_str_t *name, ngx_str_t *number, u_char *p, uint64_t n);
 
 
 static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
@@ -185,12 +199,9 @@ static ngx_int_t
 ngx_http_apikey_headers_limits(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
-    u_char                     *p, *last;
-    size_t                      size;
-    ngx_str_t                   policy, limit;
-    ngx_uint_t                  i, k;
-    ngx_http_apikey_bucket_t   *b;
-    ngx_http_apikey_account_t  *account;
+    size_t                     size;
+    ngx_str_t                  policy, limit;
+    ngx_http_apikey_numbers_t  shown;
 
     if (ctx->shown == NULL) {
         return NGX_OK;
@@ -206,8 +217,37 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
 
     limit.data = policy.data + size;
 
-    p = policy.data;
-    last = limit.data;
+    ngx_http_apikey_headers_buckets(ctx, &policy, &limit, &shown);
+
+    if (ngx_http_apikey_header_add(r, &ngx_http_apikey_policy, &policy)
+        != NGX_OK
+        || ngx_http_apikey_header_add(r, &ngx_http_apikey_ratelimit, &limit)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_apikey_headers_tightest(r, ctx->shown, &shown,
+                                            limit.data + size);
+}
+
+
+/* All of them; shown: the numbers of ctx->shown. */
+
+static void
+ngx_http_apikey_headers_buckets(ngx_http_apikey_ctx_t *ctx, ngx_str_t *policy,
+    ngx_str_t *limit, ngx_http_apikey_numbers_t *shown)
+{
+    u_char                     *p, *last;
+    ngx_uint_t                  i, k;
+    ngx_http_apikey_bucket_t   *b;
+    ngx_http_apikey_account_t  *account;
+    ngx_http_apikey_numbers_t   numbers;
+
+    ngx_memzero(shown, sizeof(ngx_http_apikey_numbers_t));
+
+    p = policy->data;
+    last = limit->data;
 
     account = ctx->decision.accounts;
 
@@ -224,27 +264,19 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
                 continue;
             }
 
-            if (p > policy.data) {
+            if (p > policy->data) {
                 p = ngx_cpymem(p, ", ", 2);
                 last = ngx_cpymem(last, ", ", 2);
             }
 
-            ngx_http_apikey_headers_bucket(b, account[i].level, &p, &last);
+            ngx_http_apikey_headers_bucket(b, account[i].level, &p, &last,
+                                           b == ctx->shown ? shown
+                                                           : &numbers);
         }
     }
 
-    policy.len = p - policy.data;
-    limit.len = last - limit.data;
-
-    if (ngx_http_apikey_header_add(r, &ngx_http_apikey_policy, &policy)
-        != NGX_OK
-        || ngx_http_apikey_header_add(r, &ngx_http_apikey_ratelimit, &limit)
-           != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    return ngx_http_apikey_headers_tightest(r, ctx, limit.data + size);
+    policy->len = p - policy->data;
+    limit->len = last - limit->data;
 }
 
 
@@ -252,7 +284,7 @@ ngx_http_apikey_headers_limits(ngx_http_request_t *r,
 
 static void
 ngx_http_apikey_headers_bucket(ngx_http_apikey_bucket_t *b, ngx_uint_t level,
-    u_char **policy, u_char **limit)
+    u_char **policy, u_char **limit, ngx_http_apikey_numbers_t *numbers)
 {
     u_char    *p, *last, *item;
     uint64_t   window;
@@ -261,20 +293,23 @@ ngx_http_apikey_headers_bucket(ngx_http_apikey_bucket_t *b, ngx_uint_t level,
     p = ngx_http_apikey_headers_item(item, b, level);
     last = ngx_cpymem(*limit, item, p - item);
 
-    p = ngx_http_apikey_headers_parameter(p, 'q',
-                                          apikey_limit_shown(b->limit));
+    p = ngx_http_apikey_headers_parameter(p, 'q', apikey_limit_shown(b->limit),
+                                          &numbers->limit);
     window = ngx_http_apikey_limit_window(b);
 
     if (window != UINT64_MAX) {
         p = ngx_http_apikey_headers_parameter(p, 'w',
-                                          ngx_http_apikey_seconds(window));
+                                          ngx_http_apikey_seconds(window),
+                                          &numbers->window);
     }
 
-    last = ngx_http_apikey_headers_parameter(last, 'r', b->remaining);
+    last = ngx_http_apikey_headers_parameter(last, 'r', b->remaining,
+                                             &numbers->remaining);
 
     if (b->reset != UINT64_MAX) {
         last = ngx_http_apikey_headers_parameter(last, 't',
-                                          ngx_http_apikey_seconds(b->reset));
+                                          ngx_http_apikey_seconds(b->reset),
+                                          &numbers->reset);
     }
 
     *policy = p;
@@ -286,13 +321,11 @@ ngx_http_apikey_headers_bucket(ngx_http_apikey_bucket_t *b, ngx_uint_t level,
 
 static ngx_int_t
 ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, u_char *p)
+    ngx_http_apikey_bucket_t *b, ngx_http_apikey_numbers_t *numbers,
+    u_char *p)
 {
-    ngx_http_apikey_bucket_t  *b;
-
-    b = ctx->shown;
-
-    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_limit, p,
+    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_limit,
+                                    &numbers->limit, p,
                                     apikey_limit_shown(b->limit))
         != NGX_OK)
     {
@@ -301,8 +334,8 @@ ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
 
     p += APIKEY_UINT_TEXT_LEN;
 
-    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_remaining, p,
-                                    b->remaining)
+    if (ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_remaining,
+                                    &numbers->remaining, p, b->remaining)
         != NGX_OK)
     {
         return NGX_ERROR;
@@ -314,7 +347,8 @@ ngx_http_apikey_headers_tightest(ngx_http_request_t *r,
 
     p += APIKEY_UINT_TEXT_LEN;
 
-    return ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_reset, p,
+    return ngx_http_apikey_header_uint(r, &ngx_http_apikey_x_reset,
+                                       &numbers->reset, p,
                                        ngx_http_apikey_seconds(b->reset));
 }
 
@@ -388,10 +422,11 @@ ngx_http_apikey_headers_item(u_char *p, ngx_http_apikey_bucket_t *b,
 }
 
 
-/* ;name=n */
+/* ;name=n, and where n stands. */
 
 static u_char *
-ngx_http_apikey_headers_parameter(u_char *p, u_char name, uint64_t n)
+ngx_http_apikey_headers_parameter(u_char *p, u_char name, uint64_t n,
+    ngx_str_t *number)
 {
     *p++ = ';';
     *p++ = name;
@@ -399,20 +434,26 @@ ngx_http_apikey_headers_parameter(u_char *p, u_char name, uint64_t n)
 
     n = ngx_min(n, NGX_HTTP_APIKEY_SF_MAX);
 
-    return (u_char *) apikey_uint_format((char *) p, n);
+    number->data = p;
+    p = (u_char *) apikey_uint_format((char *) p, n);
+    number->len = p - number->data;
+
+    return p;
 }
 
 
+/* number is n already, unless that has more digits than may stand there. */
+
 static ngx_int_t
-ngx_http_apikey_header_uint(ngx_http_request_t *r, ngx_str_t *name, u_char *p,
-    uint64_t n)
+ngx_http_apikey_header_uint(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *number, u_char *p, uint64_t n)
 {
-    ngx_str_t  value;
+    if (n > NGX_HTTP_APIKEY_SF_MAX) {
+        number->data = p;
+        number->len = (u_char *) apikey_uint_format((char *) p, n) - p;
+    }
 
-    value.data = p;
-    value.len = (u_char *) apikey_uint_format((char *) p, n) - p;
-
-    return ngx_http_apikey_header_add(r, name, &value);
+    return ngx_http_apikey_header_add(r, name, number);
 }
 
 
