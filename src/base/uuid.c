@@ -14,6 +14,7 @@
 #include "base/uuid.h"
 
 
+static void apikey_uuid_put(uint8_t *out, uint64_t n);
 static void apikey_uuid_stamp(uint8_t out[APIKEY_UUID_LEN], int64_t now_us);
 static int apikey_uuid_hex(char c);
 
@@ -34,20 +35,24 @@ apikey_uuid_make(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
 void
 apikey_uuid_number(uint8_t out[APIKEY_UUID_LEN], int64_t now_us, uint64_t n)
 {
-    int  i;
-
-    for (i = 0; i < 8; i++) {
-        out[8 + i] = (uint8_t) (n >> (56 - 8 * i));
-    }
-
+    apikey_uuid_put(out + 8, n);
     apikey_uuid_stamp(out, now_us);
+}
+
+
+/* Eight bytes, the first one of most weight. */
+
+static void
+apikey_uuid_put(uint8_t *out, uint64_t n)
+{
+    n = __builtin_bswap64(n);
+    memcpy(out, &n, 8);
 }
 
 
 static void
 apikey_uuid_stamp(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
 {
-    int              i;
     uint64_t         now, stamp;
     static uint64_t  last;
 
@@ -60,12 +65,8 @@ apikey_uuid_stamp(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
 
     last = stamp;
 
-    for (i = 0; i < 6; i++) {
-        out[i] = (uint8_t) (stamp >> (52 - 8 * i));
-    }
+    apikey_uuid_put(out, (stamp >> 12) << 16 | 0x7000 | (stamp & 0x0fff));
 
-    out[6] = (uint8_t) (0x70 | (stamp >> 8 & 0x0f));
-    out[7] = (uint8_t) stamp;
     out[8] = 0x80 | (out[8] & 0x3f);
 }
 

@@ -68,14 +68,19 @@ unsigned
 apikey_client_shorten(uint8_t client[16], unsigned v4, unsigned v6)
 {
     bool                  is_v4;
+    size_t                at;
     unsigned              bits;
     static const uint8_t  mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                          0xff, 0xff };
 
     is_v4 = (memcmp(client, mapped, sizeof(mapped)) == 0);
 
-    for (bits = is_v4 ? 96 + v4 : v6; bits < 128; bits++) {
-        client[bits / 8] &= (uint8_t) ~(0x80 >> bits % 8);
+    bits = is_v4 ? 96 + v4 : v6;
+    at = bits / 8;
+
+    if (at < 16) {
+        client[at] &= (uint8_t) (0xff00 >> bits % 8);
+        memset(client + at + 1, 0, 15 - at);
     }
 
     return is_v4 ? v4 : v6;

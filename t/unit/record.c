@@ -152,6 +152,42 @@ test_round(void)
 }
 
 
+/* Of either kind, as many bits as are to stay, and no others. */
+
+static void
+test_shorten(void)
+{
+    bool      good, set;
+    uint8_t   client[16];
+    unsigned  bits, i, rest;
+
+    good = true;
+
+    for (bits = 0; bits <= 160; bits++) {
+        memset(client, 0xff, 16);
+
+        if (bits <= 128) {
+            rest = bits;
+            good = good && apikey_client_shorten(client, 24, bits) == bits;
+
+        } else {
+            rest = bits - 32;
+            memset(client, 0, 10);
+            good = good
+                   && apikey_client_shorten(client, bits - 128, 48)
+                      == bits - 128;
+        }
+
+        for (i = bits <= 128 ? 0 : 80; i < 128; i++) {
+            set = client[i / 8] & 0x80 >> i % 8;
+            good = good && set == (i < rest);
+        }
+    }
+
+    ok(good, "any number of bits may stay");
+}
+
+
 static void
 test_odd(void)
 {
@@ -183,6 +219,8 @@ test_odd(void)
     apikey_client_shorten(event.count.client, 24, 48);
     is_uint(event.count.client[14], 0xff, "24 bits of an IPv4 address stay");
     is_uint(event.count.client[15], 0, "the others do not");
+
+    test_shorten();
 
     i = (int) apikey_text_cut("a\xc3\xa9", 3, 2);
     ok(i == 1, "a text is cut at a character's border");
