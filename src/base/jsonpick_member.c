@@ -90,10 +90,13 @@ apikey_jp_over_blanks(const char *p, const char *end)
 static inline const char *
 apikey_jp_short(const char *p, const char *end)
 {
-    unsigned  i;
+    unsigned     i;
+    const char  *q;
 
     if (end - p < APIKEY_JP_SHORT) {
-        return NULL;
+        q = apikey_bytes_either(p, end, '"', '\\');
+
+        return q < end && *q == '"' ? q : NULL;
     }
 
     i = apikey_bytes_either32(p, '"', '\\');

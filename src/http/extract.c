@@ -140,6 +140,12 @@ ngx_http_apikey_extract_type(ngx_str_t *type, ngx_uint_t *stream)
     size_t     len;
     ngx_str_t  text;
 
+    *stream = 0;
+
+    if (ngx_http_apikey_extract_is(type, "application/json")) {
+        return NGX_OK;
+    }
+
     for (len = 0; len < type->len; len++) {
         if (type->data[len] == ';' || type->data[len] == ' ') {
             break;
