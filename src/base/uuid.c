@@ -14,7 +14,6 @@
 #include "base/uuid.h"
 
 
-static void apikey_uuid_put(uint8_t *out, uint64_t n);
 static void apikey_uuid_stamp(uint8_t out[APIKEY_UUID_LEN], int64_t now_us);
 static int apikey_uuid_hex(char c);
 
@@ -35,18 +34,10 @@ apikey_uuid_make(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
 void
 apikey_uuid_number(uint8_t out[APIKEY_UUID_LEN], int64_t now_us, uint64_t n)
 {
-    apikey_uuid_put(out + 8, n);
-    apikey_uuid_stamp(out, now_us);
-}
-
-
-/* Eight bytes, the first one of most weight. */
-
-static void
-apikey_uuid_put(uint8_t *out, uint64_t n)
-{
     n = __builtin_bswap64(n);
-    memcpy(out, &n, 8);
+    memcpy(out + 8, &n, sizeof(n));
+
+    apikey_uuid_stamp(out, now_us);
 }
 
 
@@ -65,7 +56,7 @@ apikey_uuid_stamp(uint8_t out[APIKEY_UUID_LEN], int64_t now_us)
 
     last = stamp;
 
-    apikey_uuid_put(out, (stamp >> 12) << 16 | 0x7000 | (stamp & 0x0fff));
+    apikey_uuid_stamp_put(out, stamp);
 
     out[8] = 0x80 | (out[8] & 0x3f);
 }

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 
 #define APIKEY_UUID_LEN       16
@@ -29,6 +30,30 @@ void apikey_uuid_format(char *out, const uint8_t uuid[APIKEY_UUID_LEN]);
 bool apikey_uuid_parse(uint8_t out[APIKEY_UUID_LEN], const char *text,
     size_t len);
 int64_t apikey_uuid_time(const uint8_t uuid[APIKEY_UUID_LEN]);   /* us */
+
+
+/* Of version 7: milliseconds and 12 bits of their fraction, 60 in all. */
+
+static inline uint64_t
+apikey_uuid_stamp_get(const uint8_t uuid[APIKEY_UUID_LEN])
+{
+    uint64_t  n;
+
+    memcpy(&n, uuid, sizeof(n));
+    n = __builtin_bswap64(n);
+
+    return (n >> 16) << 12 | (n & 0x0fff);
+}
+
+
+static inline void
+apikey_uuid_stamp_put(uint8_t uuid[APIKEY_UUID_LEN], uint64_t stamp)
+{
+    uint64_t  n;
+
+    n = __builtin_bswap64((stamp >> 12) << 16 | 0x7000 | (stamp & 0x0fff));
+    memcpy(uuid, &n, sizeof(n));
+}
 
 
 #endif /* APIKEY_UUID_H_INCLUDED */

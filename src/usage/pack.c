@@ -10,6 +10,7 @@
 
 #include "base/crc.h"
 #include "base/serial.h"
+#include "base/uuid.h"
 #include "base/varint.h"
 #include "usage/pack_entry.h"
 #include "usage/record_flags.h"
@@ -221,7 +222,7 @@ apikey_pack_id_flags(const apikey_event_t *event)
         return APIKEY_PACK_RAW_ID;
     }
 
-    return apikey_record_id_stamp(id) != apikey_record_stamp(c->time)
+    return apikey_uuid_stamp_get(id) != apikey_record_stamp(c->time)
            ? APIKEY_PACK_STAMP : 0;
 }
 
@@ -245,7 +246,7 @@ apikey_pack_id(apikey_packer_t *p, const apikey_count_t *count,
 
     if (flags & APIKEY_PACK_STAMP) {
         p->pos = apikey_varint_put_signed(p->pos, (int64_t)
-                                   (apikey_record_id_stamp(count->event)
+                                   (apikey_uuid_stamp_get(count->event)
                                     - apikey_record_stamp(count->time)));
     }
 

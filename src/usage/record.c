@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/crc.h"
+#include "base/uuid.h"
 #include "base/varint.h"
 #include "usage/record.h"
 #include "usage/record_flags.h"
@@ -337,7 +338,7 @@ apikey_put_id(apikey_encoder_t *e, const apikey_count_t *count, unsigned flags)
         apikey_put_bytes(e, count->event, 16);
 
     } else if (flags & APIKEY_FLAG_ID) {
-        apikey_put_signed(e, (int64_t) (apikey_record_id_stamp(count->event)
+        apikey_put_signed(e, (int64_t) (apikey_uuid_stamp_get(count->event)
                                         - apikey_record_stamp(count->time)));
         apikey_put_bytes(e, count->event + 8, 8);
     }

@@ -34,34 +34,4 @@ apikey_record_stamp(int64_t us)
 }
 
 
-static inline uint64_t
-apikey_record_id_stamp(const uint8_t id[16])
-{
-    unsigned  i;
-    uint64_t  n;
-
-    n = 0;
-
-    for (i = 0; i < 6; i++) {
-        n = n << 8 | id[i];
-    }
-
-    return n << 12 | (uint64_t) (id[6] & 0x0f) << 8 | id[7];
-}
-
-
-static inline void
-apikey_record_id_put(uint8_t id[16], uint64_t stamp)
-{
-    unsigned  i;
-
-    for (i = 0; i < 6; i++) {
-        id[i] = (uint8_t) (stamp >> (52 - 8 * i));
-    }
-
-    id[6] = (uint8_t) (0x70 | (stamp >> 8 & 0x0f));
-    id[7] = (uint8_t) stamp;
-}
-
-
 #endif /* APIKEY_RECORD_FLAGS_H_INCLUDED */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/crc.h"
+#include "base/uuid.h"
 #include "base/varint.h"
 #include "usage/record.h"
 #include "usage/record_flags.h"
@@ -196,7 +197,7 @@ apikey_get_id(apikey_decoder_t *d, apikey_count_t *count, unsigned flags)
 
     stamp = apikey_record_stamp(count->time) + (uint64_t) delta;
 
-    apikey_record_id_put(count->event, stamp);
+    apikey_uuid_stamp_put(count->event, stamp);
 
     return apikey_get_bytes(d, count->event + 8, 8);
 }

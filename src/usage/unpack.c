@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/serial.h"
+#include "base/uuid.h"
 #include "base/varint.h"
 #include "usage/unpack_entry.h"
 #include "usage/record_flags.h"
@@ -237,7 +238,7 @@ apikey_unpack_id(apikey_unpacker_t *u, apikey_count_t *count, uint64_t flags)
     u->serial = (u->serial + 1 + (uint64_t) delta) & APIKEY_SERIAL_MASK;
     n = apikey_serial_hide(u->ids, u->serial);
 
-    apikey_record_id_put(count->event, stamp);
+    apikey_uuid_stamp_put(count->event, stamp);
 
     for (i = 16; i-- > 8; n >>= 8) {
         count->event[i] = (uint8_t) n;

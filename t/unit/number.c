@@ -64,6 +64,11 @@ test_hex(void)
     }
 
     ok(good, "each byte");
+
+    end = apikey_hex_format(text, bytes + 160, 19);
+
+    is_text(text, end - text, "a0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2",
+            "any number of bytes");
     ok(apikey_hex_format(text, bytes, 0) == text, "no bytes");
 }
 

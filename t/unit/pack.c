@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/serial.h"
+#include "base/uuid.h"
 #include "usage/pack.h"
 #include "usage/record_flags.h"
 
@@ -84,7 +85,7 @@ test_make(unsigned i, unsigned keys, test_record_t *r)
     }
 
     record->count.event[8] |= 0x80;
-    apikey_record_id_put(record->count.event,
+    apikey_uuid_stamp_put(record->count.event,
                          apikey_record_stamp(record->count.time)
                          + (test_random(20) == 0));
 
