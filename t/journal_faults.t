@@ -10,7 +10,7 @@ use JSON::PP ();
 use Test::More;
 
 use Apikey::Ctl;
-use Apikey::Test qw(wait_for);
+use Apikey::Test qw(wait_for crc32c);
 
 my $t = Apikey::Test->new;
 my $pg = $t->postgres;
@@ -200,6 +200,53 @@ subtest 'a deleted segment' => sub {
     $n->start;
     some($n, 5);
     all_in('a deleted segment');
+};
+
+
+# An older binary finds what it cannot read, and has in its ring what follows.
+
+sub layout {
+    my ($file, $layout) = @_;
+    my $was;
+
+    change($file, sub {
+        $was = unpack 'L<', substr $_, 8, 4;
+        substr($_, 8, 8) = pack 'L<2', $layout, 0;
+        substr($_, 12, 4) = pack 'L<', crc32c(substr $_, 0, 64);
+    });
+
+    return $was;
+}
+
+subtest 'segments of a later version' => sub {
+    my $before = said_lost();
+
+    $pg->stop;
+    frames($n, 3);
+    $n->stop('KILL');
+    my %was = map { $_ => layout($_, 99) } segments($n);
+
+    $n->start(wait => 0);
+    frames($n, 2);
+    $pg->start;
+
+    # unless all of it is in the ring still
+
+    my @want = grep { !$lost{$_} } $up->ids;
+
+    wait_for('word of it', sub {
+        my @have = eval { $t->events("outcome <> 'refused'") };
+        return $n->log_text =~ /segments of a later version/
+            || @have >= @want;
+    }, 20);
+    is(said_lost(), $before, 'nothing was given up');
+
+    $n->stop('KILL');
+    layout($_, $was{$_}) for grep { -e } keys %was;
+    $n->start;
+    some($n, 5);
+    all_in('segments of a later version');
+    is(said_lost(), $before, 'nothing is lost');
 };
 
 

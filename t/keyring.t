@@ -7,7 +7,7 @@ use File::Copy ();
 use Test::More;
 use Time::HiRes qw(time);
 use Apikey::Process qw(spawn);
-use Apikey::Test qw(wait_for json rounds plain_key);
+use Apikey::Test qw(wait_for json rounds plain_key crc32c);
 
 my $t = Apikey::Test->new;
 my $pg = $t->postgres;
@@ -49,17 +49,6 @@ sub long_limit {
 
     seek $f, 0, 0;
     print $f $all;
-}
-
-sub crc32c {
-    my ($crc) = 0xffffffff;
-
-    for my $byte (unpack 'C*', $_[0]) {
-        $crc ^= $byte;
-        $crc = $crc & 1 ? $crc >> 1 ^ 0x82f63b78 : $crc >> 1 for 1 .. 8;
-    }
-
-    return $crc ^ 0xffffffff;
 }
 
 # A change, until it is in force.

@@ -217,6 +217,9 @@ typedef struct {
     unsigned                         closing:1;  /* targets are set */
     unsigned                         told:1;     /* trouble was logged */
     unsigned                         told_unread:1;  /* ... of reading */
+    unsigned                         newer:1;    /* segments are a later
+                                                    version's to ship */
+    unsigned                         told_newer:1;
     unsigned                         no_raw:1;   /* raw_days is 0 */
 } ngx_http_apikey_ship_t;
 

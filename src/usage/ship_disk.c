@@ -341,6 +341,8 @@ ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship)
                       &ship->usage->conf.directory);
     }
 
+    ship->newer = (ship->spool.newer != 0);
+
     for (i = 0; i < ship->spool.n; i++) {
         if (ship->spool.segment[i].bad) {
             ngx_log_error(NGX_LOG_WARN, ship->log, 0,

@@ -47,6 +47,7 @@ static void ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_beat(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
+static void ngx_http_apikey_ship_behind(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_query(ngx_http_apikey_ship_t *ship);
 
@@ -182,7 +183,7 @@ ngx_http_apikey_ship_conf(ngx_http_apikey_ship_t *ship,
     conf->as_of = ship->frames_as_of ? ship->frames_as_of : ship->as_of;
     conf->marks = &ship->marks;
     conf->max = ship->max;
-    conf->no_gap = ship->direct;
+    conf->no_gap = ship->direct || ship->newer;
     conf->no_raw = ship->no_raw;
     conf->poison = ship->poison[0] ? ship->poison : NULL;
     conf->reason = ship->reason;
@@ -273,8 +274,9 @@ ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship)
 
         if (ship->batch->more) {
 
-            /* what comes before is on the disk that cannot be read now */
+            /* what comes before is on the disk and cannot be read now */
 
+            ngx_http_apikey_ship_behind(ship);
             ngx_http_apikey_ship_forget(ship);
             ngx_http_apikey_ship_retry(ship);
             return;
@@ -294,6 +296,24 @@ ngx_http_apikey_ship_send(ngx_http_apikey_ship_t *ship)
     ship->op.handler = ngx_http_apikey_ship_sent;
 
     ngx_http_apikey_ship_query(ship);
+}
+
+
+/* A mark that passes over what a later version has written would lose it. */
+
+static void
+ngx_http_apikey_ship_behind(ngx_http_apikey_ship_t *ship)
+{
+    if (!ship->newer || ship->told_newer) {
+        return;
+    }
+
+    ship->told_newer = 1;
+
+    ngx_log_error(NGX_LOG_ERR, ship->log, 0,
+                  "apikey: what follows segments of a later version in \"%V\""
+                  " is shipped when these are: start that version again, or "
+                  "take them away and reload", &ship->usage->conf.directory);
 }
 
 

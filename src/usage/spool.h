@@ -96,6 +96,8 @@ typedef struct {
     unsigned            size;
     unsigned            foreign;         /* segments of another layout or
                                             node: left alone */
+    unsigned            newer;           /* this node's of them, whose layout
+                                            a later version can read */
     uint64_t            seq;             /* of the newest file */
     int                 fd;              /* of the last segment, or -1 */
     bool                dirty;           /* written and not yet synced */

@@ -45,6 +45,9 @@ uint32_t apikey_spool_header_crc(apikey_spool_header_t header);
 /* It is one, of this node and of a layout that can be read. */
 bool apikey_spool_header_ours(const apikey_spool_header_t *header,
     const uint8_t node[16]);
+/* ... and of a layout that is still to come. */
+bool apikey_spool_header_newer(const apikey_spool_header_t *header,
+    const uint8_t node[16]);
 
 /*
  * The next sound frame at or behind *pos; false: *pos is where reading goes

@@ -23,6 +23,8 @@ static apikey_spool_e apikey_spool_part(apikey_spool_t *spool,
 static apikey_spool_e apikey_spool_fetch(apikey_spool_t *spool,
     const apikey_segment_t *segment, const apikey_cursor_t *cursor,
     size_t *len);
+static bool apikey_spool_header_sound(const apikey_spool_header_t *header,
+    const uint8_t node[16]);
 
 
 bool
@@ -375,8 +377,25 @@ bool
 apikey_spool_header_ours(const apikey_spool_header_t *header,
     const uint8_t node[16])
 {
+    return header->layout >= 1 && header->layout <= APIKEY_SPOOL_LAYOUT
+           && apikey_spool_header_sound(header, node);
+}
+
+
+bool
+apikey_spool_header_newer(const apikey_spool_header_t *header,
+    const uint8_t node[16])
+{
+    return header->layout > APIKEY_SPOOL_LAYOUT
+           && apikey_spool_header_sound(header, node);
+}
+
+
+static bool
+apikey_spool_header_sound(const apikey_spool_header_t *header,
+    const uint8_t node[16])
+{
     return header->magic == APIKEY_SPOOL_MAGIC
-           && header->layout >= 1 && header->layout <= APIKEY_SPOOL_LAYOUT
            && header->crc == apikey_spool_header_crc(*header)
            && memcmp(header->node, node, 16) == 0;
 }

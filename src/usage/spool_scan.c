@@ -55,6 +55,7 @@ apikey_spool_scan(apikey_spool_t *spool, apikey_segment_t *segment)
 
     if (header.magic != 0 && !apikey_spool_header_ours(&header, spool->node)) {
         spool->foreign++;
+        spool->newer += apikey_spool_header_newer(&header, spool->node);
         (void) close(fd);
         return APIKEY_SPOOL_OK;
     }

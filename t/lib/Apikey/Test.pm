@@ -133,7 +133,7 @@ C<wait_for(WHAT, CODE, SECONDS)> dies when CODE does not become true; never
 sleep and hope.  C<rounds(SHORT, LONG)>: LONG under C<make soak>.
 C<clear_of(900, 5)> waits where a quarter of an hour ends within 5 s; C<new>
 does where a day does within 90.  C<free_port>, C<json($r)>,
-C<plain_key(PREFIX)>.
+C<plain_key(PREFIX)>, C<crc32c(BYTES)>.
 
 =head1 THE END
 
@@ -175,7 +175,7 @@ use Apikey::RedisGroup;
 use Apikey::Upstream;
 
 our @EXPORT_OK = qw(wait_for free_port clear_of json json_encode rounds
-                    plain_key);
+                    plain_key crc32c);
 
 
 my %living;              # tests of this process that are not done
@@ -287,6 +287,20 @@ sub nginx {
 
     push @{$self->{nodes}}, $node;
     return $node;
+}
+
+
+# As the module's files have it.
+
+sub crc32c {
+    my ($crc) = 0xffffffff;
+
+    for my $byte (unpack 'C*', $_[0]) {
+        $crc ^= $byte;
+        $crc = $crc & 1 ? $crc >> 1 ^ 0x82f63b78 : $crc >> 1 for 1 .. 8;
+    }
+
+    return $crc ^ 0xffffffff;
 }
 
 
