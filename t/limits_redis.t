@@ -87,6 +87,17 @@ for my $mode (qw(direct leased)) { subtest $mode => sub {
     is($_->get('/', key => $many->{key})->{status}, 200, 'fifty limits of one')
         for $a, $b, $a;
 
+    # and as many of a plan, beside them in one value
+
+    is($a->admin('PUT', 'plans/fifty', body => { limits => [ map {
+        limit("p$_", 'requests', 99_999, 'total') } 1 .. 50 ] })->{status},
+       $mode eq 'direct' ? 201 : 200, 'a plan of fifty');
+    is($a->admin('PATCH', "api-keys/$many->{id}",
+                 body => { plan => 'fifty' })->{status}, 200, 'given to it');
+    $t->sync($a, $b);
+    is($_->get('/', key => $many->{key})->{status}, 200, 'a hundred of one')
+        for $a, $b, $a;
+
     # one of the nodes has settled later than the other answers
 
     my $have = [ 'small 10 2 83.3', 'budget 41.70 8.30 83.4', 'jobs 0 8 0',

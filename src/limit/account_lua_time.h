@@ -7,7 +7,7 @@
 
     "local SKEW = 1000000\n"
     "local ROLLING, PLACES = 2, 64\n"
-    "local LEVELS, COUNTERS = 64, 64\n"
+    "local LEVELS, COUNTERS = 128, 64\n"
     "local COUNTER, COUNTERSIZE = '<c8ddddd', 48\n"
 
     "local min, max = math.min, math.max\n"
