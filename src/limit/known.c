@@ -10,6 +10,7 @@
 #include <ngx_core.h>
 
 #include "limit/limiter.h"
+#include "limit/script.h"
 
 
 /* us between two who ask what nobody knows */
@@ -19,6 +20,8 @@
 static ngx_uint_t ngx_http_apikey_known_strict(ngx_http_apikey_limiter_t *l,
     const ngx_http_apikey_account_t *account,
     const ngx_http_apikey_lease_entry_t *entry);
+static void ngx_http_apikey_known_epoch(ngx_http_apikey_decision_t *d,
+    ngx_http_apikey_redis_epoch_t *epoch);
 
 
 uint64_t
@@ -152,18 +155,47 @@ void
 ngx_http_apikey_known_gone(ngx_http_apikey_decision_t *d,
     const ngx_http_apikey_bucket_t *b, uint64_t time)
 {
-    uint64_t  from, made, then;
+    uint64_t                       from, made, then;
+    ngx_http_apikey_redis_epoch_t  epoch;
+
+    ngx_http_apikey_known_epoch(d, &epoch);
 
     made = b->limit->made;
-    from = made < d->limiter->since ? d->limiter->since : 0;
+    from = made < epoch.since ? epoch.since : 0;
 
-    if (made < d->limiter->gone) {
-        from = ngx_max(from, d->limiter->gone);
+    if (made < epoch.gone) {
+        from = ngx_max(from, epoch.gone);
     }
 
     then = ngx_http_apikey_known_void(from, time);
 
     d->least = ngx_max(d->least, then);
+}
+
+
+/*
+ * Of who will be asked next: in a Cluster others have lost what they had at
+ * other times.  All accounts of a request stand in one slot.
+ */
+
+static void
+ngx_http_apikey_known_epoch(ngx_http_apikey_decision_t *d,
+    ngx_http_apikey_redis_epoch_t *epoch)
+{
+    u_char                      text[NGX_HTTP_APIKEY_LIMITER_KEY];
+    ngx_str_t                   key;
+    ngx_http_apikey_limiter_t  *l;
+
+    l = d->limiter;
+
+    ngx_memzero(epoch, sizeof(ngx_http_apikey_redis_epoch_t));
+
+    key.data = text;
+    key.len = ngx_http_apikey_script_key(text, &l->conf.redis->prefix,
+                                         &d->accounts[0])
+              - text;
+
+    (void) ngx_http_apikey_redis_epoch(l->redis, &d->call, &key, epoch);
 }
 
 

@@ -19,7 +19,6 @@
 #define NGX_HTTP_APIKEY_LIMITER_QUEUE     8192
 #define NGX_HTTP_APIKEY_LIMITER_WATCH     100    /* ms */
 #define NGX_HTTP_APIKEY_LIMITER_COMPLAIN  10     /* s between two messages */
-#define NGX_HTTP_APIKEY_LIMITER_KEY       256
 
 
 static ngx_int_t ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l);
@@ -440,9 +439,6 @@ ngx_http_apikey_limiter_send(ngx_http_apikey_limiter_t *l,
                          l->conf.redis->topology
                          == NGX_HTTP_APIKEY_REDIS_CLUSTER, complete)
                 - p;
-
-    l->since = epoch.since;
-    l->gone = epoch.gone;
 
     if (epoch.marker.len) {
         argv[argc++] = epoch.marker;

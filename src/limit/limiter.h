@@ -26,6 +26,7 @@
 
 
 #define NGX_HTTP_APIKEY_LIMITER_WAITS  256
+#define NGX_HTTP_APIKEY_LIMITER_KEY    256    /* no key is longer */
 
 
 struct ngx_http_apikey_limit_sh_s {
@@ -89,10 +90,6 @@ struct ngx_http_apikey_limiter_s {
     ngx_event_t                    poll;         /* of those */
     ngx_event_t                    tick;         /* of the wheel */
     ngx_msec_t                     ordered;      /* seats were looked at */
-
-    uint64_t                       since;        /* of the epoch, as it was
-                                                    sent last */
-    uint64_t                       gone;
 
     time_t                         complained;
     uint64_t                       missed;       /* owed, and complained of */
