@@ -9,7 +9,7 @@ use Apikey::Test qw(wait_for json);
 
 my $t = Apikey::Test->new;
 
-$t->postgres;
+my $pg = $t->postgres;
 $t->allow(qr/apikey_redis:/);
 
 my $up = $t->upstream;
@@ -57,6 +57,8 @@ my %key = map { my ($name, @limits) = @$_;
     [ small   => limit(requests => 12, '31d') ],
     [ unseen  => limit(requests => 12, '31d') ],
     [ month   => limit(requests => 12, 'month') ],
+    [ other   => limit(requests => 12, 'month') ],
+    [ nowhere => limit(requests => 12, 'month') ],
     [ total   => limit(requests => 12, 'total') ],
     [ money   => limit(cost => '0.12', 'month') ],
     [ tokens  => limit(tokens => 12, '31d') ]);
@@ -128,6 +130,14 @@ for my $name (qw(small month total money tokens)) {
               [ (200) x 4 ], "$name: four of twelve");
 }
 
+# ... where one node has never been asked
+
+for my $name (qw(other nowhere)) {
+    is_deeply([ map { get($_, $name)->{status} } qw(allow deny allow deny) ],
+              [ (200) x 4 ], "$name: four of twelve");
+    $t->wait_events(4, "key_id = '$key{$name}{id}'");
+}
+
 # a lease of an hour lasts for 20 s, one of a second for one
 
 wait_for('leases', sub {
@@ -171,6 +181,25 @@ is_deeply(answers('local', $_, 2), { '503 down_local' => 2 }, "$_: refused")
 is_deeply(answers('local', $_, 20),
           { '200 down_local' => 3, '429 down_local' => 17 },
           "$_: half of what was left") for qw(small month tokens);
+
+# what it has never seen Postgres says, if anybody does
+
+is_deeply(answers('local', 'other', 20),
+          { '200 down_local' => 4, '429 down_local' => 16 },
+          'other: half of what others had left');
+
+$pg->stop;
+is_deeply(answers('local', 'nowhere', 3), { '503 down_local' => 3 },
+          'nowhere: nobody knows');
+is_deeply(answers('local', 'other', 2), { '429 down_local' => 2 },
+          'other: what was said is known');
+
+$pg->start;
+wait_for('Postgres is back', sub {
+    get('local', 'nowhere')->{status} != 503 }, 30);
+is_deeply(answers('local', 'nowhere', 20),
+          { '200 down_local' => 3, '429 down_local' => 17 },
+          'nowhere: half of what others had left');
 
 
 # and back again

@@ -6,7 +6,8 @@
  * A start loses the counts of local mode.  Whatever this node had recorded
  * until then must have reached Postgres first, which it says by its heartbeat:
  * so the answer may be "not yet", and the request waits and asks again, for
- * a while.  Where Redis has lost them that holds for all nodes.
+ * a while.  Where Redis has lost them that holds for all nodes.  A node that
+ * goes on without Redis asks what it has never seen.
  */
 
 
@@ -33,6 +34,10 @@
 
 
 static void ngx_http_apikey_known_decided(ngx_http_apikey_decision_t *d);
+static ngx_int_t ngx_http_apikey_known_anyway(
+    ngx_http_apikey_known_t *known);
+static ngx_uint_t ngx_http_apikey_known_alone(
+    const ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known);
 static ngx_uint_t ngx_http_apikey_known_missing(
     ngx_http_apikey_decision_t *d);
@@ -40,6 +45,7 @@ static uint64_t ngx_http_apikey_known_after(
     const ngx_http_apikey_decision_t *d, int64_t us);
 static const char *ngx_http_apikey_known_request(
     ngx_http_apikey_known_t *known);
+static size_t ngx_http_apikey_known_size(const ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_known_limit(apikey_json_t *j,
     ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b);
 static void ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op,
@@ -82,9 +88,8 @@ ngx_http_apikey_known_decide(ngx_http_apikey_main_conf_t *amcf,
     if (rc == NGX_ERROR && d->unknown) {
         rc = ngx_http_apikey_known_ask(known);
 
-        if (rc == NGX_ERROR && d->blind) {
-            d->anyway = 1;
-            return ngx_http_apikey_decide(amcf->limiter, d);
+        if (rc == NGX_ERROR) {
+            return ngx_http_apikey_known_anyway(known);
         }
     }
 
@@ -125,14 +130,8 @@ ngx_http_apikey_known_decided(ngx_http_apikey_decision_t *d)
 
     if (d->rc == NGX_ERROR && d->unknown) {
 
-        if (ngx_http_apikey_known_ask(known) == NGX_AGAIN) {
-            return;
-        }
-
-        d->anyway = d->blind;
-
-        if (d->blind
-            && ngx_http_apikey_decide(known->amcf->limiter, d) == NGX_AGAIN)
+        if (ngx_http_apikey_known_ask(known) == NGX_AGAIN
+            || ngx_http_apikey_known_anyway(known) == NGX_AGAIN)
         {
             return;
         }
@@ -142,20 +141,48 @@ ngx_http_apikey_known_decided(ngx_http_apikey_decision_t *d)
 }
 
 
+/* What nobody knows passes where it only observes, else it is refused. */
+
+static ngx_int_t
+ngx_http_apikey_known_anyway(ngx_http_apikey_known_t *known)
+{
+    ngx_http_apikey_decision_t  *d;
+
+    d = ngx_http_apikey_known_decision(known);
+
+    if (!d->blind && !ngx_http_apikey_known_alone(d)) {
+        return NGX_ERROR;
+    }
+
+    d->anyway = 1;
+
+    return ngx_http_apikey_decide(known->amcf->limiter, d);
+}
+
+
+/* By this node's own table. */
+
+static ngx_uint_t
+ngx_http_apikey_known_alone(const ngx_http_apikey_decision_t *d)
+{
+    return d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL;
+}
+
+
 /* NGX_ERROR: there is nobody to ask, or nothing to be asked. */
 
 static ngx_int_t
 ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
 {
     ngx_uint_t                    up;
+    ngx_http_apikey_decision_t   *d;
     ngx_http_apikey_main_conf_t  *amcf;
 
     amcf = known->amcf;
+    d = ngx_http_apikey_known_decision(known);
 
-    if (amcf->quota == NULL
-        || !ngx_http_apikey_known_missing(
-                                       ngx_http_apikey_known_decision(known))
-        || known->tries++ == NGX_HTTP_APIKEY_KNOWN_TRIES)
+    if (amcf->quota == NULL || !ngx_http_apikey_known_missing(d)
+        || known->tries++ >= NGX_HTTP_APIKEY_KNOWN_TRIES)
     {
         return NGX_ERROR;
     }
@@ -165,7 +192,7 @@ ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
     /* at a start it may not be connected yet: that is not down */
 
     if (!up && apikey_clock_real()
-               - (int64_t) ngx_http_apikey_limiter_born(amcf->limiter)
+               - (int64_t) ngx_http_apikey_limiter_born(amcf->limiter, d->mode)
                > NGX_HTTP_APIKEY_KNOWN_START)
     {
         return NGX_ERROR;
@@ -212,7 +239,7 @@ ngx_http_apikey_known_missing(ngx_http_apikey_decision_t *d)
 {
     ngx_uint_t  i, k;
 
-    if (d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL) {
+    if (ngx_http_apikey_known_alone(d)) {
         return 1;
     }
 
@@ -244,7 +271,7 @@ ngx_http_apikey_known_after(const ngx_http_apikey_decision_t *d, int64_t us)
 {
     uint64_t  after, now;
 
-    if (d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL) {
+    if (ngx_http_apikey_known_alone(d)) {
         return 0;
     }
 
@@ -266,16 +293,7 @@ ngx_http_apikey_known_request(ngx_http_apikey_known_t *known)
     ngx_http_apikey_decision_t  *d;
 
     d = ngx_http_apikey_known_decision(known);
-    size = 256;
-
-    for (i = 0; i < d->naccounts; i++) {
-        account = &d->accounts[i];
-
-        for (k = 0; k < account->nbuckets; k++) {
-            size += 256 + 6 * (account->buckets[k].limit->service_len
-                               + account->buckets[k].limit->model_len);
-        }
-    }
+    size = ngx_http_apikey_known_size(d);
 
     if (known->text == NULL) {
         known->text = ngx_pnalloc(ngx_http_apikey_known_ctx(known)->pool,
@@ -290,7 +308,8 @@ ngx_http_apikey_known_request(ngx_http_apikey_known_t *known)
     apikey_json_name(&j, "node");
     apikey_json_uuid(&j, known->amcf->usage.node);
     apikey_json_name(&j, "born");
-    apikey_json_uint(&j, ngx_http_apikey_limiter_born(known->amcf->limiter));
+    apikey_json_uint(&j, ngx_http_apikey_limiter_born(known->amcf->limiter,
+                                                      d->mode));
     apikey_json_name(&j, "after");
     apikey_json_uint(&j, ngx_http_apikey_known_after(d, 0));
     apikey_json_name(&j, "limits");
@@ -318,6 +337,28 @@ ngx_http_apikey_known_request(ngx_http_apikey_known_t *known)
     known->text[apikey_json_len(&j)] = '\0';
 
     return known->text;
+}
+
+
+static size_t
+ngx_http_apikey_known_size(const ngx_http_apikey_decision_t *d)
+{
+    size_t                      size;
+    ngx_uint_t                  i, k;
+    ngx_http_apikey_account_t  *account;
+
+    size = 256;
+
+    for (i = 0; i < d->naccounts; i++) {
+        account = &d->accounts[i];
+
+        for (k = 0; k < account->nbuckets; k++) {
+            size += 256 + 6 * (account->buckets[k].limit->service_len
+                               + account->buckets[k].limit->model_len);
+        }
+    }
+
+    return size;
 }
 
 
@@ -383,6 +424,12 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
         ngx_http_apikey_known_take(known, res);
         ngx_http_apikey_known_again(known);
         return;
+    }
+
+    /* neither of the two stores answers: nobody waits for that for long */
+
+    if (res == NULL && d->mode == APIKEY_MODE_DOWN_LOCAL) {
+        known->tries = NGX_HTTP_APIKEY_KNOWN_TRIES;
     }
 
     if (res && PQresultStatus(res) != PGRES_TUPLES_OK) {

@@ -132,10 +132,8 @@ struct ngx_http_apikey_decision_s {
                                                 unseen */
     unsigned                    unknown:1;   /* rc NGX_ERROR: of some bucket
                                                 the use has to be asked for */
-    unsigned                    blind:1;     /* ... that refuses nothing: if
-                                                nobody can be asked, decide
-                                                anyway */
-    unsigned                    anyway:1;    /* in */
+    unsigned                    blind:1;     /* ... that refuses nothing */
+    unsigned                    anyway:1;    /* in: nobody can be asked */
 
     /* private to the limiter */
     ngx_http_apikey_redis_call_t  call;
@@ -186,9 +184,10 @@ typedef struct {
 /*
  * known.c: what was used of a limit, where d->unknown has said that nobody
  * knows.  It is to be decided again then.  Whatever was recorded before born
- * (us since the epoch) must be part of it.
+ * (us since the epoch) must be part of it, where mode has decided.
  */
-uint64_t ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l);
+uint64_t ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l,
+    apikey_mode_e mode);
 void ngx_http_apikey_limiter_known(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
     uint64_t used);

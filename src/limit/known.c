@@ -25,15 +25,19 @@ static void ngx_http_apikey_known_epoch(ngx_http_apikey_decision_t *d,
 
 
 uint64_t
-ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l)
+ngx_http_apikey_limiter_born(ngx_http_apikey_limiter_t *l,
+    apikey_mode_e mode)
 {
     uint64_t  born;
 
     born = ngx_http_apikey_table_born(l->conf.sh->table);
 
-    /* what passed without Redis is not known there either */
+    /*
+     * What passed without Redis is not known there either; while it is away
+     * that never ends, and the table has it.
+     */
 
-    if (l->redis) {
+    if (l->redis && mode != APIKEY_MODE_DOWN_LOCAL) {
         born = ngx_max(born, l->conf.tallies->file->owed.alone);
     }
 

@@ -67,11 +67,15 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d, ngx_uint_t alone, int64_t now)
 {
     ngx_int_t                   rc;
-    ngx_uint_t                  i, k;
+    ngx_uint_t                  i, k, ask;
     ngx_http_apikey_bucket_t   *b;
     ngx_http_apikey_account_t  *account;
 
     ngx_http_apikey_table_begin(table);
+
+    /* who has waited for Redis waits for nobody else */
+
+    ask = !d->anyway && (alone || !d->waiting);
 
     rc = NGX_OK;
     d->unknown = 0;
@@ -90,18 +94,20 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
                            || b->limit->kind == APIKEY_KIND_TOTAL
                            || b->limit->kind == APIKEY_KIND_CREDITS))
             {
+                d->unknown = 0;
                 return NGX_ERROR;
             }
 
             b->gauge = ngx_http_apikey_table_get(table, account, b, now);
 
             if (b->gauge == NULL) {
+                d->unknown = 0;
                 return NGX_ABORT;
             }
 
             if (b->gauge->bucket.used == APIKEY_GAUGE_UNKNOWN) {
                 b->unknown = 1;
-                d->unknown = alone;
+                d->unknown = ask;
                 rc = NGX_ERROR;
             }
         }
