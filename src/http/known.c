@@ -201,6 +201,11 @@ ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
     /* many wait for one count: the answer to some is the answer to all */
 
     if (!up || amcf->asking == NGX_HTTP_APIKEY_KNOWN_ASKING) {
+
+        if (d->blind) {
+            return NGX_ERROR;
+        }
+
         ngx_http_apikey_known_later(known);
         return NGX_AGAIN;
     }
@@ -426,16 +431,21 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
         return;
     }
 
-    /* neither of the two stores answers: nobody waits for that for long */
-
-    if (res == NULL && d->mode == APIKEY_MODE_DOWN_LOCAL) {
-        known->tries = NGX_HTTP_APIKEY_KNOWN_TRIES;
-    }
-
     if (res && PQresultStatus(res) != PGRES_TUPLES_OK) {
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
                       "apikey: asking what is used of a limit: %s",
                       PQresultErrorMessage(res));
+    }
+
+    /* who passes anyway does not wait, nor long who finds no store at all */
+
+    if (d->blind || (res == NULL && d->mode == APIKEY_MODE_DOWN_LOCAL)) {
+        known->tries = NGX_HTTP_APIKEY_KNOWN_TRIES;
+    }
+
+    if (d->blind) {
+        ngx_http_apikey_known_again(known);
+        return;
     }
 
     ngx_http_apikey_known_later(known);

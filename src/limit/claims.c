@@ -20,6 +20,12 @@
 #define NGX_HTTP_APIKEY_CLAIMS_SLOT  1000000
 
 
+/* get() has looked whether it is lost */
+#define ngx_http_apikey_claims_known(l, d, i)                                 \
+    ((d)->claims[i].conf != &(d)->parts[i].conf                               \
+     && ngx_http_apikey_claims_entry(l, &(d)->parts[i])->seen != 0)
+
+
 static apikey_lease_decision_e ngx_http_apikey_claims_pay(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_decision_t *d,
     int64_t *now);
@@ -65,10 +71,10 @@ ngx_http_apikey_claims_decide(ngx_http_apikey_limiter_t *l,
             return APIKEY_LEASE_UNAVAILABLE;
         }
 
-        /* never to be had, and nobody has to be asked why */
+        /* never to be had, and nobody has to be asked why, nor what is left */
 
         large |= d->claims[i].cost > d->claims[i].conf->burst;
-        seen &= (ngx_http_apikey_claims_entry(l, &d->parts[i])->seen != 0);
+        seen &= ngx_http_apikey_claims_known(l, d, i);
     }
 
     if (ngx_http_apikey_known_blind(l, d, now)) {
@@ -244,7 +250,9 @@ ngx_http_apikey_claims_direct(ngx_http_apikey_limiter_t *l,
 
         look |= d->parts[i].none
                 || l->conf.mode == NGX_HTTP_APIKEY_LIMIT_DIRECT
-                || ngx_http_apikey_claims_entry(l, &d->parts[i])->seen == 0;
+                || ngx_http_apikey_claims_entry(l, &d->parts[i])->seen == 0
+                || (!ngx_http_apikey_claims_known(l, d, i)
+                    && ngx_http_apikey_known_told(&d->accounts[i]));
     }
 
     return look;
@@ -466,7 +474,8 @@ ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
         b = seen;
 
         out->refused = 0;
-        out->unknown = 0;
+        out->unknown = (seen.used == APIKEY_ACCOUNT_MAX
+                        && apikey_limit_quota(out->limit));
         out->used = b.used / rate->token;
 
         /* what Redis had left, and what is ours: others may have taken */

@@ -20,6 +20,8 @@
 static ngx_uint_t ngx_http_apikey_known_strict(ngx_http_apikey_limiter_t *l,
     const ngx_http_apikey_account_t *account,
     const ngx_http_apikey_lease_entry_t *entry);
+static ngx_uint_t ngx_http_apikey_known_nothing(
+    const ngx_http_apikey_account_t *account);
 static void ngx_http_apikey_known_epoch(ngx_http_apikey_decision_t *d,
     ngx_http_apikey_redis_epoch_t *epoch);
 
@@ -95,21 +97,30 @@ ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, int64_t now)
 {
     uint64_t                        then;
-    ngx_uint_t                      i, k;
+    ngx_uint_t                      i, k, nothing;
     ngx_http_apikey_bucket_t       *b;
     ngx_http_apikey_lease_entry_t  *entry;
     ngx_http_apikey_lease_limit_t  *limit;
 
     for (i = 0; !d->look && i < d->naccounts; i++) {
         entry = ngx_http_apikey_claims_entry(l, &d->parts[i]);
+        nothing = ngx_http_apikey_known_nothing(&d->accounts[i]);
 
         if (d->anyway || (entry->seen && now < entry->blind)) {
             continue;
         }
 
+        /* Redis may know what nothing is wanted of */
+
+        if (nothing && entry->seen == 0) {
+            continue;
+        }
+
         /* TAKE will refuse, and all of them are asked for together */
 
-        if (ngx_http_apikey_known_strict(l, &d->accounts[i], entry)) {
+        if (!nothing
+            && ngx_http_apikey_known_strict(l, &d->accounts[i], entry))
+        {
             continue;
         }
 
@@ -119,7 +130,7 @@ ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
         for (k = 0; limit && k < d->accounts[i].nbuckets; k++) {
             b = &d->accounts[i].buckets[k];
 
-            b->unknown = b->limit->mode == APIKEY_OBSERVE
+            b->unknown = (nothing || b->limit->mode == APIKEY_OBSERVE)
                          && limit->terms.quota && !b->asked
                          && (entry->seen == 0
                              || limit->seen.used == APIKEY_ACCOUNT_MAX);
@@ -145,6 +156,62 @@ ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
     d->unknown = d->blind;
 
     return d->blind;
+}
+
+
+ngx_uint_t
+ngx_http_apikey_known_unpaid(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now)
+{
+    ngx_uint_t                  i, k, some;
+    ngx_http_apikey_account_t  *account;
+
+    some = 0;
+
+    for (i = 0; i < d->naccounts; i++) {
+        account = &d->accounts[i];
+
+        if (d->look || d->anyway || !ngx_http_apikey_known_nothing(account)) {
+            return 0;
+        }
+
+        if (d->parts[i].none
+            || now < ngx_http_apikey_claims_entry(l, &d->parts[i])->blind)
+        {
+            continue;
+        }
+
+        for (k = 0; k < account->nbuckets; k++) {
+            some |= account->buckets[k].unknown && !account->buckets[k].asked;
+        }
+    }
+
+    return some;
+}
+
+
+ngx_uint_t
+ngx_http_apikey_known_told(const ngx_http_apikey_account_t *account)
+{
+    ngx_uint_t  k;
+
+    for (k = 0; k < account->nbuckets; k++) {
+
+        if (account->buckets[k].asked) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* It is only to be told what is left. */
+
+static ngx_uint_t
+ngx_http_apikey_known_nothing(const ngx_http_apikey_account_t *account)
+{
+    return account->cost == 0 && !account->whole;
 }
 
 

@@ -198,11 +198,17 @@ void ngx_http_apikey_seed(ngx_http_apikey_limiter_t *l,
 
 /*
  * known.c, with the zone's mutex held: a quota that refuses nothing would be
- * unknown for ever.  Whoever comes first, and once a second, asks what is used
- * of it: 1, d->blind.
+ * unknown for ever, and who pays nothing would never be told what is left.
+ * Whoever comes first, and once a second, asks what is used of it: 1,
+ * d->blind.  unpaid(): a TAKE that paid nothing has just said that this is so.
+ * told(): there was an answer, which Redis should hear.
  */
 ngx_uint_t ngx_http_apikey_known_blind(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, int64_t now);
+ngx_uint_t ngx_http_apikey_known_unpaid(ngx_http_apikey_limiter_t *l,
+    ngx_http_apikey_decision_t *d, int64_t now);
+ngx_uint_t ngx_http_apikey_known_told(
+    const ngx_http_apikey_account_t *account);
 
 /*
  * By when all that was leased is void if something was lost then; and the same

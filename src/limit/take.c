@@ -327,7 +327,8 @@ ngx_http_apikey_take_check(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 
 /*
  * NGX_OK admitted, NGX_DECLINED refused, NGX_ERROR: yes, but too late,
- * NGX_AGAIN: once more, when what this node holds has gone back.
+ * NGX_AGAIN: once more, when what this node holds has gone back, or when it is
+ * known what is left.
  */
 
 static ngx_int_t
@@ -373,7 +374,9 @@ ngx_http_apikey_take_answer(ngx_http_apikey_decision_t *d, ngx_str_t *text)
 
     ngx_http_apikey_take_others(d, now);
 
-    again = rc == APIKEY_LEASE_REFUSED && ngx_http_apikey_yield(d);
+    again = (rc == APIKEY_LEASE_REFUSED && ngx_http_apikey_yield(d))
+            || (rc == APIKEY_LEASE_ADMITTED
+                && ngx_http_apikey_known_unpaid(l, d, now));
 
     ngx_shmtx_unlock(&shpool->mutex);
 
