@@ -13,11 +13,14 @@ my $pg = $t->postgres;
 $t->upstream;
 my $redis = $t->redis;
 
-my %n = map {
-    my $mode = $_;
+$t->allow(qr/apikey_redis:/);
 
-    $mode => $t->nginx(name => $mode, workers => 1, base => {
-        redis => "apikey_redis %%REDIS%%; apikey_limit_mode $mode;" },
+my %n = map {
+    my ($mode, $down) = split / /;
+
+    $down // $mode => $t->nginx(name => $down // $mode, workers => 1, base => {
+        redis => "apikey_redis %%REDIS%%; apikey_limit_mode $mode;\n"
+                 . ($down ? "    apikey_redis_down $down;" : '') },
         server => <<'EOT')->start
         location / {
             apikey required;
@@ -26,7 +29,7 @@ my %n = map {
             add_header X-Limit "$apikey_verdict $apikey_limit_name" always;
         }
 EOT
-} qw(direct leased local);
+} qw(direct leased local), 'direct deny';
 
 my %limits = (
     month => [ { name => 'month', limit => 100, window => 'month' } ],
@@ -57,7 +60,7 @@ sub told {
         $r->{headers}{'x-limit'};
 }
 
-for my $node (sort keys %n) {
+for my $node (qw(direct leased local)) {
     for my $kind (qw(month total)) {
         my $key = $free{$node}{$kind};
 
@@ -104,5 +107,28 @@ for my $node (qw(direct leased)) {
         told($node, $dark->{$node}, 0) eq '200 100 100 ok month' }),
        "$node: known again");
 }
+
+# nor does it matter to it whether there is a Redis
+
+$redis->stop('kill');
+
+for my $node (qw(direct deny)) {
+    wait_for("$node without Redis", sub {
+        told($node, $paid, 1);
+        return $n{$node}->metric('apikey_redis_up') == 0;
+    });
+
+    for my $kind (qw(month total two)) {
+        my $key = $free{$node}{$kind};
+
+        is(told($node, $key, 0), '200 - - ok',
+           "$node: a $kind, and nothing is to be paid");
+    }
+
+    is((split / /, told($node, $free{$node}{total}, 1))[0], 503,
+       '... as one has to');
+}
+
+$redis->start;
 
 $t->done;

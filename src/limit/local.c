@@ -62,12 +62,19 @@ ngx_http_apikey_local_take(ngx_http_apikey_table_t *table,
 }
 
 
+ngx_uint_t
+ngx_http_apikey_local_nothing(const ngx_http_apikey_account_t *account)
+{
+    return account->unit == APIKEY_UNIT_REQUESTS && account->cost == 0;
+}
+
+
 static ngx_int_t
 ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d, ngx_uint_t alone, int64_t now)
 {
     ngx_int_t                   rc;
-    ngx_uint_t                  i, k, ask;
+    ngx_uint_t                  i, k, ask, nothing;
     ngx_http_apikey_bucket_t   *b;
     ngx_http_apikey_account_t  *account;
 
@@ -82,6 +89,7 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
 
     for (i = 0; i < d->naccounts; i++) {
         account = &d->accounts[i];
+        nothing = ngx_http_apikey_local_nothing(account);
 
         for (k = 0; k < account->nbuckets; k++) {
             b = &account->buckets[k];
@@ -90,9 +98,10 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
             b->unknown = 0;
             b->paid_in = 0;
 
-            if (!alone && (account->unit == APIKEY_UNIT_COST
-                           || b->limit->kind == APIKEY_KIND_TOTAL
-                           || b->limit->kind == APIKEY_KIND_CREDITS))
+            if (!alone && !nothing
+                && (account->unit == APIKEY_UNIT_COST
+                    || b->limit->kind == APIKEY_KIND_TOTAL
+                    || b->limit->kind == APIKEY_KIND_CREDITS))
             {
                 d->unknown = 0;
                 return NGX_ERROR;
@@ -107,6 +116,11 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
 
             if (b->gauge->bucket.used == APIKEY_GAUGE_UNKNOWN) {
                 b->unknown = 1;
+
+                if (nothing && (d->anyway || !alone)) {
+                    continue;
+                }
+
                 d->unknown = ask;
                 rc = NGX_ERROR;
             }

@@ -23,12 +23,16 @@
  * caller.  nodes is the share: one of that many nodes decides; 0: this node
  * is alone, and counts all there is.  Fills the buckets' out members.
  *
- * NGX_OK, NGX_DECLINED; NGX_ERROR: the use of some bucket is unknown (with
- * nodes 0 d->unknown is set, and it can be asked for), or it is money or a
- * total, of which there are no shares; NGX_ABORT: the table is full.
+ * NGX_OK, NGX_DECLINED; NGX_ERROR: the use of some bucket is unknown
+ * (d->unknown: it can be asked for), or it is money or a total, of which there
+ * are no shares; NGX_ABORT: the table is full.
  */
 ngx_int_t ngx_http_apikey_local_take(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d, ngx_uint_t nodes, int64_t now);
+
+/* It passes whatever is left, and nobody has to know. */
+ngx_uint_t ngx_http_apikey_local_nothing(
+    const ngx_http_apikey_account_t *account);
 
 
 #endif /* NGX_HTTP_APIKEY_LOCAL_H_INCLUDED */
