@@ -142,10 +142,6 @@ ngx_http_apikey_extract_type(ngx_str_t *type, ngx_uint_t *stream)
 
     *stream = 0;
 
-    if (ngx_http_apikey_extract_is(type, "application/json")) {
-        return NGX_OK;
-    }
-
     for (len = 0; len < type->len; len++) {
         if (type->data[len] == ';' || type->data[len] == ' ') {
             break;
@@ -155,9 +151,12 @@ ngx_http_apikey_extract_type(ngx_str_t *type, ngx_uint_t *stream)
     text.data = type->data;
     text.len = len;
 
-    *stream = ngx_http_apikey_extract_is(&text, "text/event-stream");
+    if (ngx_http_apikey_extract_is(&text, "application/json")) {
+        return NGX_OK;
+    }
 
-    if (*stream || ngx_http_apikey_extract_is(&text, "application/json")) {
+    if (ngx_http_apikey_extract_is(&text, "text/event-stream")) {
+        *stream = 1;
         return NGX_OK;
     }
 
