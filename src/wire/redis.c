@@ -303,8 +303,6 @@ ngx_http_apikey_redis_epoch(ngx_http_apikey_redis_t *redis,
 
     *epoch = link->epoch;
 
-    ngx_str_null(&epoch->marker);
-
     if (redis->cluster == NULL || link->tag >= 0) {
         epoch->marker.data = link->marker;
         epoch->marker.len = link->nmarker;
