@@ -152,6 +152,63 @@ subtest 'many at once' => sub {
 };
 
 
+# Its indexes are made larger then, for some 2,000 keys first and for any number
+# from 16,000 on: no key is ever missing meanwhile.
+
+sub more_key { return sprintf 'more_%045d', $_[0] }
+
+sub more_keys {
+    my ($from, $to) = @_;
+
+    $pg->run(<<EOT);
+    BEGIN;
+    SET LOCAL search_path = apikey;
+    CREATE TEMP TABLE made ON COMMIT DROP AS
+        SELECT i, gen_random_uuid() AS id FROM generate_series($from, $to) i;
+    INSERT INTO key (id, name, prefix, scopes)
+        SELECT id, 'key ' || i, 'more', '{}' FROM made;
+    INSERT INTO secret (id, key_id, digest, start, last4)
+        SELECT gen_random_uuid(), id,
+            sha256(convert_to('more_' || lpad(i::text, 45, '0'), 'UTF8')),
+            'more_000', right(lpad(i::text, 45, '0'), 4) FROM made;
+    COMMIT;
+EOT
+}
+
+subtest 'as there are more and more' => sub {
+    my $n = $t->nginx(name => 'more', workers => 2, base => $fast)->start;
+    my $have = 0;
+    my %other;
+
+    for my $all (10, 1500, 4500, 10000, 20000) {
+        more_keys($have, $all - 1);
+
+        wait_for('the last one', sub {
+            my $s = $have ? status($n, more_key(int rand $have)) : 200;
+
+            $other{$s}++ if $s != 200;
+            return status($n, more_key($all - 1)) == 200;
+        }, 60);
+
+        $have = $all;
+    }
+
+    is_deeply(\%other, {}, 'those that were there pass all the time');
+
+    my %status;
+    $status{status($n, more_key($_ * 9))}++ for 0 .. int(($have - 1) / 9);
+    is_deeply([ keys %status ], [ 200 ], 'all pass');
+
+    for my $i (0, 1499, 4499, 9999, 19999) {
+        in_force($n, more_key($i), 401, "UPDATE apikey.key
+            SET enabled = false WHERE name = 'key $i' AND prefix = 'more'");
+        pass('one is disabled');
+    }
+
+    $n->stop;
+};
+
+
 subtest 'without notices' => sub {
     my $n = $t->nginx(name => 'n', base => $fast)->start;
     my $k = $t->key;

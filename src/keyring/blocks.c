@@ -12,6 +12,10 @@
 #include "keyring/store.h"
 
 
+#define NGX_HTTP_APIKEY_SLOTS_MIN  4096
+#define NGX_HTTP_APIKEY_SLOTS_FEW  32768     /* beyond these: all there are */
+
+
 static ngx_uint_t ngx_http_apikey_blocks_class(uint32_t *units);
 
 
@@ -122,6 +126,30 @@ ngx_http_apikey_blocks_chain(ngx_http_apikey_keyring_sh_t *sh, uint32_t off)
     b->next = sh->free[n];
     sh->free[n] = off;
     sh->nfree += b->units;
+}
+
+
+/*
+ * Twice as many slots with each step, all of them after the last: to fill
+ * these takes the mutex for a millisecond or two, once in a zone's life.
+ */
+
+void
+ngx_http_apikey_index_reset(ngx_http_apikey_index_t *index, uint64_t n)
+{
+    uint64_t  size;
+
+    ngx_memzero(index->slots, index->size * sizeof(uint64_t));
+
+    for (size = NGX_HTTP_APIKEY_SLOTS_MIN; n > size / 2; size *= 2) {
+        if (size == NGX_HTTP_APIKEY_SLOTS_FEW) {
+            size = index->room;
+            break;
+        }
+    }
+
+    index->size = ngx_min(size, index->room);
+    index->used = 0;
 }
 
 

@@ -18,6 +18,7 @@ static uint32_t ngx_http_apikey_store_ahead(ngx_http_apikey_keyring_sh_t *sh,
 static ngx_uint_t ngx_http_apikey_store_later(
     ngx_http_apikey_keyring_sh_t *sh, ngx_http_apikey_block_t *b,
     ngx_http_apikey_block_t *o);
+static void ngx_http_apikey_store_empty(ngx_http_apikey_keyring_sh_t *sh);
 static void ngx_http_apikey_store_relink(ngx_http_apikey_keyring_sh_t *sh,
     uint32_t off, ngx_uint_t revive);
 
@@ -90,7 +91,8 @@ ngx_http_apikey_store_release(ngx_http_apikey_keyring_sh_t *sh)
 
 
 /*
- * After a saved copy was read, or when a worker was killed while it wrote.
+ * After a saved copy was read, when a worker was killed while it wrote, or
+ * when the indexes are to grow.
  * Of two blocks for one row the later one stays.  revive: a block that was
  * freed while the copy was saved counts, its successor may not be in it.
  */
@@ -102,17 +104,7 @@ ngx_http_apikey_store_rebuild(ngx_http_apikey_keyring_sh_t *sh,
     uint32_t                  off, ahead;
     ngx_http_apikey_block_t  *b;
 
-    ngx_memzero(sh->digests.slots, sh->digests.size * 8);
-    ngx_memzero(sh->ids.slots, sh->ids.size * 8);
-    ngx_memzero(sh->free, sizeof(sh->free));
-
-    sh->digests.used = 0;
-    sh->ids.used = 0;
-    sh->nfree = 0;
-    sh->keys = 0;
-    sh->limbo = 0;
-    sh->saving = 0;
-    sh->hand = 1;
+    ngx_http_apikey_store_empty(sh);
 
     /* anchors first: keys and bodies point at them */
 
@@ -148,6 +140,42 @@ ngx_http_apikey_store_rebuild(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     sh->writing = 0;
+}
+
+
+/* No index and no list, but room in the indexes for what the blocks hold. */
+
+static void
+ngx_http_apikey_store_empty(ngx_http_apikey_keyring_sh_t *sh)
+{
+    uint32_t                    off;
+    uint64_t                    ids, digests;
+    ngx_http_apikey_key_rec_t  *rec;
+
+    ids = 0;
+    digests = 0;
+
+    for (off = 1; off < sh->used; off += rec->block.units) {
+        rec = (ngx_http_apikey_key_rec_t *) ngx_http_apikey_block(sh, off);
+
+        if (rec->block.state == NGX_HTTP_APIKEY_BLOCK_KEY) {
+            ids++;
+            digests += rec->nsecrets;
+
+        } else if (rec->block.state == NGX_HTTP_APIKEY_BLOCK_ANCHOR) {
+            ids++;
+        }
+    }
+
+    ngx_http_apikey_index_reset(&sh->digests, digests);
+    ngx_http_apikey_index_reset(&sh->ids, ids);
+    ngx_memzero(sh->free, sizeof(sh->free));
+
+    sh->nfree = 0;
+    sh->keys = 0;
+    sh->limbo = 0;
+    sh->saving = 0;
+    sh->hand = 1;
 }
 
 

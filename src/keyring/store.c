@@ -70,9 +70,12 @@ ngx_http_apikey_keyring_init_zone(ngx_slab_pool_t *shpool, size_t size,
     sh = (ngx_http_apikey_keyring_sh_t *) p;
 
     sh->digests.slots = (uint64_t *) (sh + 1);
-    sh->digests.size = slots;
+    sh->digests.room = slots;
     sh->ids.slots = sh->digests.slots + slots;
-    sh->ids.size = slots;
+    sh->ids.room = slots;
+
+    ngx_http_apikey_index_reset(&sh->digests, 0);
+    ngx_http_apikey_index_reset(&sh->ids, 0);
 
     sh->arena = ngx_align_ptr((u_char *) (sh->ids.slots + slots),
                               NGX_HTTP_APIKEY_UNIT);
@@ -123,6 +126,13 @@ ngx_http_apikey_store_apply(ngx_http_apikey_keyring_sh_t *sh,
     ngx_int_t  rc;
 
     ngx_shmtx_lock(&shpool->mutex);
+
+    if (ngx_http_apikey_index_crowded(&sh->digests)
+        || ngx_http_apikey_index_crowded(&sh->ids))
+    {
+        sh->writing = 1;
+        ngx_memory_barrier();
+    }
 
     if (sh->writing) {
         ngx_http_apikey_store_rebuild(sh, 0);

@@ -2,7 +2,8 @@
 /*
  * How the keyring lies in the zone; for the files of keyring/ only.
  *
- * Two flat indexes (by digest, by id) of 8-byte slots, and an arena of blocks
+ * Two flat indexes (by digest, by id) of 8-byte slots, of which no more are
+ * in use than few keys need, so that these stay near; and an arena of blocks
  * of 16-byte units that are never split or moved: keys with their secrets,
  * one anchor for each owner, and behind it a body that is replaced whole.
  * Keys point at the anchor, so a change of an owner is one write.  A calendar
@@ -136,6 +137,7 @@ typedef struct {
 
 typedef struct {
     uint64_t  *slots;            /* fingerprint << 32 | offset; 0 empty */
+    uint64_t   room;             /* so many at most: no other is ever set */
     uint64_t   size;
     uint64_t   used;
 } ngx_http_apikey_index_t;
@@ -255,7 +257,8 @@ void ngx_http_apikey_store_rebuild(ngx_http_apikey_keyring_sh_t *sh,
     ngx_uint_t revive);
 void ngx_http_apikey_store_release(ngx_http_apikey_keyring_sh_t *sh);
 
-/* blocks.c: with the mutex held */
+/* blocks.c: with the mutex held; empty, and of a size for so many */
+void ngx_http_apikey_index_reset(ngx_http_apikey_index_t *index, uint64_t n);
 uint32_t ngx_http_apikey_index_hash(const u_char *id);
 uint64_t *ngx_http_apikey_index_find(ngx_http_apikey_index_t *index,
     uint32_t hash, uint32_t off);
@@ -271,6 +274,8 @@ void ngx_http_apikey_index_remove(ngx_http_apikey_index_t *index,
      | (uint32_t) (digest)[2] << 8 | (digest)[3])
 #define ngx_http_apikey_index_room(index, n)                                  \
     ((index)->used + (n) <= (index)->size - (index)->size / 8)
+#define ngx_http_apikey_index_crowded(index)                                  \
+    ((index)->used > (index)->size / 2 && (index)->size < (index)->room)
 
 /* 0: no room */
 uint32_t ngx_http_apikey_blocks_alloc(ngx_http_apikey_keyring_sh_t *sh,
