@@ -21,6 +21,7 @@ static apikey_slot_t *apikey_ring_slot(const apikey_ring_t *ring,
 static uint32_t apikey_ring_number(const apikey_ring_t *ring,
     const apikey_slot_t *slot);
 static void apikey_ring_free(apikey_ring_t *ring, apikey_slot_t *slot);
+static void apikey_ring_fetch(const apikey_ring_t *ring, uint32_t number);
 static void apikey_ring_reclaim(apikey_ring_t *ring);
 static void apikey_ring_order(apikey_ring_t *ring, int64_t now);
 static void apikey_ring_lose(apikey_ring_t *ring, apikey_slot_t *slot);
@@ -235,7 +236,41 @@ apikey_ring_get(apikey_ring_t *ring, size_t size)
 }
 
 
-/* A few at a time: opening a slot must not pay for a whole batch. */
+void
+apikey_ring_ahead(const apikey_ring_t *ring)
+{
+    if (ring->file == NULL) {
+        return;
+    }
+
+    apikey_ring_fetch(ring, ring->freed < apikey_ring_tail(ring)
+                            ? ring->index[ring->freed % APIKEY_RING_INDEX]
+                            : ring->free_small);
+}
+
+
+static void
+apikey_ring_fetch(const apikey_ring_t *ring, uint32_t number)
+{
+    unsigned        i;
+    const uint8_t  *p;
+
+    if (number >= APIKEY_RING_SMALL) {
+        return;
+    }
+
+    p = (const uint8_t *) apikey_ring_slot(ring, number);
+
+    for (i = 0; i < APIKEY_RING_SMALL_SIZE; i += 64) {
+        __builtin_prefetch(p + i, 1);
+    }
+}
+
+
+/*
+ * As many as are wanted, and a few at most: opening a slot must not pay for a
+ * whole batch.  The one that is taken next is the one just looked at.
+ */
 
 static void
 apikey_ring_reclaim(apikey_ring_t *ring)
@@ -255,6 +290,12 @@ apikey_ring_reclaim(apikey_ring_t *ring)
 
         if (slot->state == APIKEY_SLOT_DONE && slot->number == ring->freed) {
             apikey_ring_free(ring, slot);
+        }
+
+        if (ring->free_small != APIKEY_RING_SLOTS
+            && ring->free_large != APIKEY_RING_SLOTS)
+        {
+            break;
         }
     }
 }
@@ -323,6 +364,13 @@ apikey_ring_record(const apikey_ring_t *ring, uint64_t number)
     s = apikey_ring_slot(ring, slot);
 
     return apikey_ring_sound(s, slot) ? &s->record : NULL;
+}
+
+
+void
+apikey_ring_record_ahead(const apikey_ring_t *ring, uint64_t number)
+{
+    apikey_ring_fetch(ring, ring->index[(number - 1) % APIKEY_RING_INDEX]);
 }
 
 

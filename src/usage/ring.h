@@ -161,6 +161,10 @@ void apikey_ring_release(apikey_ring_t *ring, int64_t now);
 /* The owner.  NULL: no slot is free; a record of `size` bytes fits. */
 apikey_slot_t *apikey_ring_get(apikey_ring_t *ring, size_t size);
 
+/* The slot that the next get() most likely gives comes into the cache; of a
+   ring that is not open none does. */
+void apikey_ring_ahead(const apikey_ring_t *ring);
+
 /* Where a slot's holds stand, and what room record and holds want. */
 apikey_hold_t *apikey_ring_holds(apikey_slot_t *slot);
 size_t apikey_ring_room(size_t record, unsigned holds);
@@ -177,6 +181,7 @@ uint64_t apikey_ring_tail(const apikey_ring_t *ring);
 /* The shipper.  number: from 1, above the tail, at most the head. */
 const apikey_record_t *apikey_ring_record(const apikey_ring_t *ring,
     uint64_t number);
+void apikey_ring_record_ahead(const apikey_ring_t *ring, uint64_t number);
 void apikey_ring_done(apikey_ring_t *ring, uint64_t number);
 
 

@@ -13,7 +13,8 @@
 #include "usage/ship.h"
 
 
-#define NGX_HTTP_APIKEY_SCAN   1000          /* ms between looks for rings */
+#define NGX_HTTP_APIKEY_SCAN           1000  /* ms between looks for rings */
+#define NGX_HTTP_APIKEY_RECORDS_AHEAD  4     /* on their way to the cache */
 
 
 static void ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
@@ -263,6 +264,9 @@ ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
 
     while (r->taken < head) {
         record = apikey_ring_record(&r->ring, r->taken + 1);
+
+        apikey_ring_record_ahead(&r->ring,
+                               r->taken + NGX_HTTP_APIKEY_RECORDS_AHEAD);
 
         if (record == NULL) {
 

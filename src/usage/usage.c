@@ -130,6 +130,8 @@ ngx_http_apikey_usage_id(ngx_http_apikey_usage_t *u, u_char id[16],
 {
     u->serial = (u->serial + 1) & APIKEY_SERIAL_MASK;
 
+    apikey_ring_ahead(&u->own[0]);       /* it will want a slot */
+
     apikey_uuid_number(id, time, apikey_serial_hide(u->ids, u->serial));
 }
 
@@ -273,7 +275,7 @@ ngx_http_apikey_usage_release(ngx_http_apikey_usage_slot_t *s)
 
     slot->holds = 0;
 
-    ngx_memory_barrier();
+    __atomic_thread_fence(__ATOMIC_RELEASE);   /* and only then given back */
 }
 
 
