@@ -172,13 +172,14 @@ static ngx_int_t
 ngx_http_apikey_access_start(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
+    u_char                       copy[APIKEY_KEY_MAX];
     ngx_int_t                    rc;
-    ngx_str_t                    id;
+    ngx_str_t                    id, key;
     ngx_http_apikey_loc_conf_t  *alcf;
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
-    rc = ngx_http_apikey_identify(r, ctx);
+    rc = ngx_http_apikey_identify(r, ctx, copy, &key);
 
     /* whatever the answer is, the key goes no further */
 
@@ -186,6 +187,10 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
         && ngx_http_apikey_credential_hide(r, alcf->sources) != NGX_OK)
     {
         rc = NGX_ERROR;
+    }
+
+    if (rc == NGX_OK) {
+        ngx_http_apikey_identify_ahead(r, ctx);
     }
 
     if (!ctx->named) {
@@ -197,6 +202,10 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
         if (ngx_http_apikey_request_id_set(r, &id) != NGX_OK) {
             rc = NGX_ERROR;
         }
+    }
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_apikey_identify_known(r, ctx, &key);
     }
 
     return ngx_http_apikey_access_identified(r, ctx, rc);
@@ -232,9 +241,14 @@ static ngx_int_t
 ngx_http_apikey_access_found(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
-    apikey_verdict_e  verdict;
+    apikey_verdict_e              verdict;
+    ngx_http_apikey_main_conf_t  *amcf;
 
     ctx->found = 1;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    ngx_http_apikey_limits_ahead(amcf, ctx);
 
     verdict = ngx_http_apikey_check_key(r, ctx);
 

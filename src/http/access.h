@@ -16,11 +16,21 @@
 ngx_http_apikey_ctx_t *ngx_http_apikey_ctx_create(ngx_http_request_t *r);
 
 /*
- * identify.c; NGX_OK: the key is found; NGX_AGAIN: it is looked up; NGX_DONE:
- * there is none and there need not be; NGX_DECLINED: refused, verdict is set.
+ * identify.c, in three steps, so that what a look-up needs of the zone is on
+ * its way to the cache while other things are done.
+ *
+ * identify(): NGX_OK: there is a key, to be looked up, and it stands in copy,
+ * for the request's may be hidden meanwhile; NGX_DONE: there is none and there
+ * need not be; NGX_DECLINED: refused, verdict is set.
+ * identify_known(): NGX_OK: it is found; NGX_AGAIN: it is looked up in
+ * Postgres; NGX_DECLINED.
  */
 ngx_int_t ngx_http_apikey_identify(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, u_char copy[APIKEY_KEY_MAX], ngx_str_t *key);
+void ngx_http_apikey_identify_ahead(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
+ngx_int_t ngx_http_apikey_identify_known(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
 
 /* Postgres has answered: NGX_OK, or NGX_DECLINED. */
 ngx_int_t ngx_http_apikey_identify_end(ngx_http_request_t *r,

@@ -16,8 +16,6 @@
 #include "http/access.h"
 
 
-static ngx_int_t ngx_http_apikey_identify_known(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
 static ngx_uint_t ngx_http_apikey_identify_stale(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_identify_lookup(ngx_http_request_t *r,
@@ -30,15 +28,15 @@ static void ngx_http_apikey_identify_uncharge(ngx_http_request_t *r,
 
 ngx_int_t
 ngx_http_apikey_identify(ngx_http_request_t *r,
-    ngx_http_apikey_ctx_t *ctx)
+    ngx_http_apikey_ctx_t *ctx, u_char copy[APIKEY_KEY_MAX], ngx_str_t *key)
 {
-    ngx_int_t                    rc;
-    ngx_str_t                    key;
-    ngx_http_apikey_loc_conf_t  *alcf;
+    ngx_int_t                     rc;
+    ngx_http_apikey_loc_conf_t   *alcf;
+    ngx_http_apikey_main_conf_t  *amcf;
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
-    rc = ngx_http_apikey_credential(r, alcf->sources, &key);
+    rc = ngx_http_apikey_credential(r, alcf->sources, key);
 
     switch (rc) {
 
@@ -64,25 +62,44 @@ ngx_http_apikey_identify(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    if (key.len < APIKEY_KEY_MIN || key.len > APIKEY_KEY_MAX) {
+    if (key->len < APIKEY_KEY_MIN || key->len > APIKEY_KEY_MAX) {
         return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
                                     APIKEY_FAIL_LENGTH);
     }
 
-    if (alcf->accept && !ngx_http_apikey_accepted(alcf->accept, &key)) {
+    if (alcf->accept && !ngx_http_apikey_accepted(alcf->accept, key)) {
         return ngx_http_apikey_fail(r, ctx, APIKEY_INVALID_KEY,
                                     APIKEY_FAIL_PREFIX);
     }
 
-    if (!apikey_sha256(key.data, key.len, ctx->digest)) {
+    if (!apikey_sha256(key->data, key->len, ctx->digest)) {
         return NGX_ERROR;
     }
 
-    return ngx_http_apikey_identify_known(r, ctx, &key);
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    ngx_http_apikey_keyring_ahead(amcf->sh->keyring, ctx->digest);
+
+    ngx_memcpy(copy, key->data, key->len);
+    key->data = copy;
+
+    return NGX_OK;
 }
 
 
-static ngx_int_t
+void
+ngx_http_apikey_identify_ahead(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    ngx_http_apikey_keyring_ahead_record(amcf->sh->keyring, ctx->digest);
+}
+
+
+ngx_int_t
 ngx_http_apikey_identify_known(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
 {

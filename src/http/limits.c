@@ -33,6 +33,12 @@ typedef struct {
 } ngx_http_apikey_build_t;
 
 
+static void ngx_http_apikey_limits_ahead_holder(
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_holder_t *holder);
+static void ngx_http_apikey_limits_key(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder);
+static void ngx_http_apikey_limits_owner(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder);
 static ngx_int_t ngx_http_apikey_limits_holder(ngx_http_apikey_ctx_t *ctx,
     ngx_http_apikey_holder_t *holder, ngx_http_apikey_build_t *build);
 static ngx_int_t ngx_http_apikey_limits_period(ngx_http_apikey_ctx_t *ctx,
@@ -46,6 +52,66 @@ static ngx_int_t ngx_http_apikey_limit_applies(ngx_http_apikey_ctx_t *ctx,
     const apikey_limit_t *limit);
 static ngx_int_t ngx_http_apikey_tighter(ngx_http_apikey_bucket_t *a,
     ngx_http_apikey_bucket_t *b);
+
+
+void
+ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_holder_t  holder;
+
+    ngx_http_apikey_limits_key(ctx, &holder);
+    ngx_http_apikey_limits_ahead_holder(amcf, &holder);
+
+    ngx_http_apikey_limits_owner(ctx, &holder);
+    ngx_http_apikey_limits_ahead_holder(amcf, &holder);
+}
+
+
+/* Whether each applies is not known yet: a hint too many is no harm. */
+
+static void
+ngx_http_apikey_limits_ahead_holder(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_holder_t *holder)
+{
+    ngx_uint_t                  i;
+    const apikey_limit_t       *limit;
+    ngx_http_apikey_account_t   account;
+
+    limit = holder->limits;
+
+    for (i = 0; i < holder->nlimits; i++, limit = apikey_limit_next(limit)) {
+
+        ngx_memcpy(account.holder, holder->holder, 16);
+        account.level = holder->level;
+        account.unit = limit->unit;
+        account.scope = limit->scope;
+
+        ngx_http_apikey_decide_ahead(amcf->limiter, &account, limit);
+    }
+}
+
+
+static void
+ngx_http_apikey_limits_key(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder)
+{
+    holder->limits = ctx->key.key_limits;
+    holder->nlimits = ctx->key.nkey_limits;
+    holder->level = APIKEY_LEVEL_KEY;
+    holder->holder = ctx->key.id;
+}
+
+
+static void
+ngx_http_apikey_limits_owner(ngx_http_apikey_ctx_t *ctx,
+    ngx_http_apikey_holder_t *holder)
+{
+    holder->limits = ctx->key.owner_limits;
+    holder->nlimits = ctx->key.nowner_limits;
+    holder->level = APIKEY_LEVEL_OWNER;
+    holder->holder = ctx->key.owner_uuid;
+}
 
 
 ngx_int_t
@@ -77,10 +143,7 @@ ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
     build.amcf = amcf;
     build.bucket = (ngx_http_apikey_bucket_t *) &ctx->decision.accounts[n];
 
-    holder.limits = ctx->key.key_limits;
-    holder.nlimits = ctx->key.nkey_limits;
-    holder.level = APIKEY_LEVEL_KEY;
-    holder.holder = ctx->key.id;
+    ngx_http_apikey_limits_key(ctx, &holder);
 
     rc = ngx_http_apikey_limits_holder(ctx, &holder, &build);
 
@@ -88,10 +151,7 @@ ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
         return rc;
     }
 
-    holder.limits = ctx->key.owner_limits;
-    holder.nlimits = ctx->key.nowner_limits;
-    holder.level = APIKEY_LEVEL_OWNER;
-    holder.holder = ctx->key.owner_uuid;
+    ngx_http_apikey_limits_owner(ctx, &holder);
 
     return ngx_http_apikey_limits_holder(ctx, &holder, &build);
 }
@@ -178,6 +238,9 @@ ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
             if (ngx_http_apikey_limits_period(ctx, limit, build) != NGX_OK) {
                 return NGX_DECLINED;
             }
+
+            ngx_http_apikey_decide_ahead_entry(build->amcf->limiter, account,
+                                               limit);
 
             build->bucket->limit = limit;
             build->bucket->period = build->periods[limit->period];

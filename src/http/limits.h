@@ -18,6 +18,10 @@
  * that cannot be counted here, NGX_ERROR no memory.  Of ctx->start service
  * and model must be set.
  */
+/* Once the key is known: its limits will be asked about. */
+void ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
+    ngx_http_apikey_ctx_t *ctx);
+
 ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_ctx_t *ctx);
 

@@ -3,14 +3,19 @@
  * Look-up: from a digest to the record of its key, its secret and its owner,
  * copied out of the zone into the caller's pool in one block.
  *
- * Called by http for each request.  Two cache misses, slot and record, and
- * those of the owner's record; a pool is never touched under the mutex.
+ * Called by http for each request.  Two cache misses, slot and record, which
+ * its caller gives something to do meanwhile, and those of the owner's record;
+ * a pool is never touched under the mutex.
  */
 
 
 #include "keyring/store.h"
 
 #include "base/digest.h"
+
+
+#define NGX_HTTP_APIKEY_LINES  6      /* of a key with a limit of its own */
+#define NGX_HTTP_APIKEY_AHEAD  4      /* slots that are looked at */
 
 
 static ngx_int_t ngx_http_apikey_lookup_copy(ngx_http_apikey_keyring_sh_t *sh,
@@ -173,6 +178,47 @@ ngx_http_apikey_lookup_find(ngx_http_apikey_keyring_sh_t *sh,
     }
 
     return 0;
+}
+
+
+void
+ngx_http_apikey_keyring_ahead(ngx_http_apikey_keyring_sh_t *sh,
+    const u_char digest[32])
+{
+    __builtin_prefetch(&sh->digests.slots[
+             ngx_http_apikey_index_home(&sh->digests,
+                                    ngx_http_apikey_index_digest(digest))]);
+}
+
+
+void
+ngx_http_apikey_keyring_ahead_record(ngx_http_apikey_keyring_sh_t *sh,
+    const u_char digest[32])
+{
+    u_char      *p;
+    uint32_t     hash;
+    uint64_t     i, value;
+    ngx_uint_t   n;
+
+    hash = ngx_http_apikey_index_digest(digest);
+    i = ngx_http_apikey_index_home(&sh->digests, hash);
+
+    for (n = 0; n < NGX_HTTP_APIKEY_AHEAD; n++) {
+
+        value = *(volatile uint64_t *) &sh->digests.slots[i];
+
+        if (value >> 32 == hash) {
+            p = (u_char *) ngx_http_apikey_block(sh, (uint32_t) value);
+
+            for (n = 0; n < NGX_HTTP_APIKEY_LINES; n++) {
+                __builtin_prefetch(p + n * 64);
+            }
+
+            return;
+        }
+
+        i = (i + 1 >= sh->digests.size) ? 0 : i + 1;
+    }
 }
 
 

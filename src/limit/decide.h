@@ -276,6 +276,16 @@ ngx_http_apikey_limiter_t *ngx_http_apikey_limiter_start(ngx_pool_t *pool,
 void ngx_http_apikey_limiter_stop(ngx_http_apikey_limiter_t *l);
 
 /*
+ * ahead.c: a hint that decide() will be asked about this limit of this account
+ * (its holder, level, unit, and scope), as early as that is known; and
+ * another one, some time after it and before decide().
+ */
+void ngx_http_apikey_decide_ahead(ngx_http_apikey_limiter_t *l,
+    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
+void ngx_http_apikey_decide_ahead_entry(ngx_http_apikey_limiter_t *l,
+    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
+
+/*
  * NGX_OK, NGX_DECLINED, NGX_ERROR: d->rc, the handler will not run.
  * NGX_AGAIN: the handler will run, from a posted event.
  */

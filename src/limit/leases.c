@@ -155,6 +155,40 @@ ngx_http_apikey_leases_get(ngx_http_apikey_leases_t *leases,
 }
 
 
+void
+ngx_http_apikey_leases_ahead(ngx_http_apikey_leases_t *leases,
+    const ngx_http_apikey_account_t *account)
+{
+    __builtin_prefetch(ngx_http_apikey_leases_head(leases, account->holder,
+                                       account->scope, account->level,
+                                       account->unit));
+}
+
+
+void
+ngx_http_apikey_leases_ahead_entry(ngx_http_apikey_leases_t *leases,
+    const ngx_http_apikey_account_t *account)
+{
+    u_char    *p;
+    size_t     n;
+    uint32_t   i;
+
+    i = *(volatile uint32_t *) ngx_http_apikey_leases_head(leases,
+                                       account->holder, account->scope,
+                                       account->level, account->unit);
+
+    if (i == 0 || i > leases->n) {
+        return;
+    }
+
+    p = (u_char *) &leases->entries[i - 1];
+
+    for (n = 0; n < sizeof(ngx_http_apikey_lease_entry_t); n += 64) {
+        __builtin_prefetch(p + n, 1);
+    }
+}
+
+
 static uint32_t *
 ngx_http_apikey_leases_head(ngx_http_apikey_leases_t *leases,
     const u_char holder[16], uint64_t scope, ngx_uint_t level, ngx_uint_t unit)

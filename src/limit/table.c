@@ -398,6 +398,36 @@ ngx_http_apikey_table_lookup(ngx_http_apikey_table_t *table,
 }
 
 
+void
+ngx_http_apikey_table_ahead(ngx_http_apikey_table_t *table,
+    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
+{
+    __builtin_prefetch(ngx_http_apikey_table_head(table, account->holder,
+                                            account->scope,
+                                            ngx_http_apikey_table_id(limit)));
+}
+
+
+void
+ngx_http_apikey_table_ahead_entry(ngx_http_apikey_table_t *table,
+    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
+{
+    uint32_t  i;
+    u_char   *p;
+
+    i = *(volatile uint32_t *) ngx_http_apikey_table_head(table,
+                                            account->holder, account->scope,
+                                            ngx_http_apikey_table_id(limit));
+
+    if (i && i <= table->n) {
+        p = (u_char *) &table->entries[i - 1];
+
+        __builtin_prefetch(p, 1);
+        __builtin_prefetch(p + 64, 1);
+    }
+}
+
+
 /* Of a quota that nobody has counted but this table. */
 
 static ngx_uint_t
@@ -427,7 +457,7 @@ ngx_http_apikey_table_head(ngx_http_apikey_table_t *table,
     h = (h ^ part) * 0x9e3779b97f4a7c15ULL;
     h = (h ^ (h >> 32) ^ scope ^ id) * 0x9e3779b97f4a7c15ULL;
 
-    return &table->heads[(h >> 32) % table->n];
+    return &table->heads[(h >> 32) * table->n >> 32];
 }
 
 
