@@ -382,14 +382,15 @@ ngx_http_apikey_claims_entry(ngx_http_apikey_limiter_t *l,
 
 
 apikey_tally_t *
-ngx_http_apikey_claims_tally(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_lease_entry_t *entry, int64_t now)
+ngx_http_apikey_claims_tally_get(ngx_http_apikey_limiter_t *l,
+    const u_char root[16], const u_char holder[16], ngx_uint_t level,
+    ngx_uint_t unit, uint64_t scope, int64_t now)
 {
     apikey_tallies_entry_t  *e;
 
-    if (entry->unit == APIKEY_UNIT_TOKENS || entry->unit == APIKEY_UNIT_COST) {
-        e = apikey_tallies_get(l->conf.tallies, entry->root, entry->holder,
-                               entry->level, entry->unit, entry->scope, now);
+    if (unit == APIKEY_UNIT_TOKENS || unit == APIKEY_UNIT_COST) {
+        e = apikey_tallies_get(l->conf.tallies, root, holder, level, unit,
+                               scope, now);
         if (e) {
             return &e->tally;
         }

@@ -24,6 +24,7 @@ static ngx_int_t ngx_http_apikey_decide_run(ngx_http_apikey_decision_t *d,
     ngx_uint_t first);
 static ngx_int_t ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
     apikey_lease_decision_e rc);
+static void ngx_http_apikey_decide_room(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_decide_release(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_decide_keep(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_decide_refund(ngx_http_apikey_decision_t *d);
@@ -202,6 +203,7 @@ ngx_http_apikey_decide_run(ngx_http_apikey_decision_t *d, ngx_uint_t first)
                                            APIKEY_MODE_LEASED);
 
     case APIKEY_LEASE_UNAVAILABLE:
+        ngx_http_apikey_decide_room(d);
         return ngx_http_apikey_decide_done(d, NGX_ERROR, APIKEY_MODE_LEASED);
 
     default: /* APIKEY_LEASE_TAKE, APIKEY_LEASE_WAIT */
@@ -218,6 +220,8 @@ ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
     ngx_http_apikey_limiter_t  *l;
 
     l = d->limiter;
+
+    ngx_http_apikey_decide_room(d);
 
     if (ngx_http_apikey_breaker_is_open(&l->conf.sh->breaker)) {
         ngx_http_apikey_limiter_watch(l);
@@ -241,6 +245,29 @@ ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
     }
 
     return ngx_http_apikey_decide_down(d);
+}
+
+
+/* The table of leases is full: it is exact all the same, but slow. */
+
+static void
+ngx_http_apikey_decide_room(ngx_http_apikey_decision_t *d)
+{
+    ngx_str_t   none;
+    ngx_uint_t  i, some;
+
+    for (i = 0, some = 0; !d->look && i < d->naccounts; i++) {
+        some |= d->parts[i].none;
+    }
+
+    if (some) {
+        ngx_str_null(&none);
+        ngx_http_apikey_limiter_complain(d->limiter, NGX_LOG_ERR,
+                                         "apikey_zone: no room for another "
+                                         "lease, each request asks Redis, and "
+                                         "where those in flight are limited "
+                                         "it is refused", &none);
+    }
 }
 
 

@@ -26,7 +26,15 @@ static uint32_t *ngx_http_apikey_leases_head(ngx_http_apikey_leases_t *leases,
     ngx_uint_t unit);
 static ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_take(
     ngx_http_apikey_leases_t *leases, int64_t now);
+static ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_spare(
+    ngx_http_apikey_leases_t *leases, int64_t now);
 static ngx_uint_t ngx_http_apikey_leases_idle(
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    int64_t now);
+static ngx_uint_t ngx_http_apikey_leases_rests(
+    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
+    int64_t now);
+static ngx_uint_t ngx_http_apikey_leases_told_all(
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
     int64_t now);
 static void ngx_http_apikey_leases_unlink(ngx_http_apikey_leases_t *leases,
@@ -211,7 +219,6 @@ static ngx_http_apikey_lease_entry_t *
 ngx_http_apikey_leases_take(ngx_http_apikey_leases_t *leases, int64_t now)
 {
     uint64_t                        epoch, calls;
-    ngx_uint_t                      i;
     ngx_http_apikey_lease_entry_t  *entry;
 
     if (leases->fresh < leases->n) {
@@ -221,6 +228,43 @@ ngx_http_apikey_leases_take(ngx_http_apikey_leases_t *leases, int64_t now)
         return entry;
     }
 
+    entry = ngx_http_apikey_leases_spare(leases, now);
+    if (entry == NULL) {
+        return NULL;
+    }
+
+    if (entry->linked) {
+        ngx_http_apikey_leases_unlink(leases, entry);
+        entry->linked = 0;
+    }
+
+    (void) ngx_http_apikey_leases_resize(leases, entry, 0);
+
+    epoch = entry->lease.epoch + 1;
+    calls = entry->lease.calls;
+
+    ngx_memzero(entry, sizeof(ngx_http_apikey_lease_entry_t));
+
+    entry->lease.epoch = epoch;
+    entry->lease.calls = calls;
+
+    return entry;
+}
+
+
+/*
+ * Best one that nobody misses.  Else one that nobody has asked for lately, and
+ * that has told all: Redis has what is used of it.
+ */
+
+static ngx_http_apikey_lease_entry_t *
+ngx_http_apikey_leases_spare(ngx_http_apikey_leases_t *leases, int64_t now)
+{
+    ngx_uint_t                      i;
+    ngx_http_apikey_lease_entry_t  *entry, *oldest;
+
+    oldest = NULL;
+
     for (i = 0; i < NGX_HTTP_APIKEY_LEASES_SCAN && i < leases->n; i++) {
 
         if (leases->hand >= leases->n) {
@@ -229,29 +273,18 @@ ngx_http_apikey_leases_take(ngx_http_apikey_leases_t *leases, int64_t now)
 
         entry = &leases->entries[leases->hand++];
 
-        if (!ngx_http_apikey_leases_idle(leases, entry, now)) {
-            continue;
+        if (ngx_http_apikey_leases_idle(leases, entry, now)) {
+            return entry;
         }
 
-        if (entry->linked) {
-            ngx_http_apikey_leases_unlink(leases, entry);
-            entry->linked = 0;
+        if (ngx_http_apikey_leases_told_all(leases, entry, now)
+            && (oldest == NULL || entry->seen < oldest->seen))
+        {
+            oldest = entry;
         }
-
-        (void) ngx_http_apikey_leases_resize(leases, entry, 0);
-
-        epoch = entry->lease.epoch + 1;
-        calls = entry->lease.calls;
-
-        ngx_memzero(entry, sizeof(ngx_http_apikey_lease_entry_t));
-
-        entry->lease.epoch = epoch;
-        entry->lease.calls = calls;
-
-        return entry;
     }
 
-    return NULL;
+    return oldest;
 }
 
 
@@ -262,20 +295,13 @@ ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry, int64_t now)
 {
     apikey_bucket_t                 b;
-    apikey_lease_t                 *lease;
     ngx_http_apikey_lease_limit_t  *l;
-
-    lease = &entry->lease;
 
     if (!entry->linked) {
         return 1;
     }
 
-    if (entry->turn == leases->turn || entry->queued || lease->call
-        || lease->held || lease->busy || lease->back
-        || (lease->left && now < lease->deadline)
-        || now - lease->demand_at < leases->rest)
-    {
+    if (!ngx_http_apikey_leases_rests(leases, entry, now)) {
         return 0;
     }
 
@@ -291,6 +317,46 @@ ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
         b.at = entry->seen;
 
         if (apikey_level_used(&b, &l->terms.rate, now)) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_leases_rests(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now)
+{
+    apikey_lease_t  *lease;
+
+    lease = &entry->lease;
+
+    return entry->turn != leases->turn && !entry->queued && !lease->call
+           && !lease->held && !lease->busy && !lease->back
+           && (lease->left == 0 || now >= lease->deadline)
+           && now - lease->demand_at >= leases->rest;
+}
+
+
+static ngx_uint_t
+ngx_http_apikey_leases_told_all(ngx_http_apikey_leases_t *leases,
+    ngx_http_apikey_lease_entry_t *entry, int64_t now)
+{
+    ngx_http_apikey_lease_limit_t  *l;
+
+    if (!ngx_http_apikey_leases_rests(leases, entry, now)
+        || now - entry->seen < leases->rest)
+    {
+        return 0;
+    }
+
+    for (l = ngx_http_apikey_leases_limit(leases, entry->limits);
+         l;
+         l = ngx_http_apikey_leases_limit(leases, l->next))
+    {
+        if (l->back || l->more) {
             return 0;
         }
     }

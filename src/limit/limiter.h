@@ -186,8 +186,16 @@ void ngx_http_apikey_claims_out(ngx_http_apikey_limiter_t *l,
 
 ngx_http_apikey_lease_entry_t *ngx_http_apikey_claims_entry(
     ngx_http_apikey_limiter_t *l, ngx_http_apikey_part_t *part);
-apikey_tally_t *ngx_http_apikey_claims_tally(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_lease_entry_t *entry, int64_t now);
+
+/* from: an account, or its entry. */
+#define ngx_http_apikey_claims_tally(l, from, now)                            \
+    ngx_http_apikey_claims_tally_get(l, (from)->root, (from)->holder,         \
+                                     (from)->level, (from)->unit,             \
+                                     (from)->scope, now)
+
+apikey_tally_t *ngx_http_apikey_claims_tally_get(ngx_http_apikey_limiter_t *l,
+    const u_char root[16], const u_char holder[16], ngx_uint_t level,
+    ngx_uint_t unit, uint64_t scope, int64_t now);
 
 /*
  * seed.c: what a node that goes on alone starts from, the levels it has seen;

@@ -19,6 +19,8 @@
 
 static ngx_uint_t ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d);
+static apikey_tally_t *ngx_http_apikey_take_tally(
+    ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now);
 static void ngx_http_apikey_take_touched(ngx_http_apikey_leases_t *leases,
     const ngx_http_apikey_lease_entry_t *entry,
     ngx_http_apikey_account_t *account, int64_t now);
@@ -129,7 +131,7 @@ ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
 
         entry = ngx_http_apikey_claims_entry(l, part);
 
-        apikey_tally_send(ngx_http_apikey_claims_tally(l, entry, now),
+        apikey_tally_send(ngx_http_apikey_take_tally(d, i, now),
                           NGX_HTTP_APIKEY_LEASES_HORIZON, now, &part->sums);
         ngx_http_apikey_rolls_take(l->conf.sh->leases, entry,
                                    &d->accounts[i]);
@@ -141,6 +143,22 @@ ngx_http_apikey_take_mark(ngx_http_apikey_limiter_t *l,
     ngx_shmtx_unlock(&l->conf.shpool->mutex);
 
     return n;
+}
+
+
+/* Where there is no entry nobody else tells it; who looks begins none. */
+
+static apikey_tally_t *
+ngx_http_apikey_take_tally(ngx_http_apikey_decision_t *d, ngx_uint_t i,
+    int64_t now)
+{
+    ngx_http_apikey_limiter_t  *l;
+
+    l = d->limiter;
+
+    return d->look && d->parts[i].none
+           ? &l->conf.tallies->file->none
+           : ngx_http_apikey_claims_tally(l, &d->accounts[i], now);
 }
 
 
@@ -522,10 +540,10 @@ ngx_http_apikey_take_account(ngx_http_apikey_decision_t *d, ngx_uint_t i,
         ngx_http_apikey_leases_told(leases, entry, now);
         ngx_http_apikey_quiet_told(entry, account, reply->taken,
                                    unknown ? 0 : us, now);
-
-        apikey_tally_acked(ngx_http_apikey_claims_tally(l, entry, now),
-                           &d->parts[i].sums, d->claims[i].era);
     }
+
+    apikey_tally_acked(ngx_http_apikey_take_tally(d, i, now),
+                       &d->parts[i].sums, d->claims[i].era);
 }
 
 
