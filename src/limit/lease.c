@@ -16,6 +16,8 @@
                                             slot */
 
 
+static uint64_t apikey_lease_goal(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, bool back, int64_t now);
 static bool apikey_lease_direct(const apikey_claim_t *claim);
 static bool apikey_lease_scarce(const apikey_lease_t *lease,
     const apikey_lease_conf_t *conf, double demand);
@@ -257,36 +259,19 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     const apikey_lease_conf_t *conf, uint64_t need, uint64_t least, bool back,
     int64_t now, apikey_account_ask_t *ask, apikey_account_sums_t *sums)
 {
-    double    goal, demand, young;
     uint64_t  enough;
 
+    /*
+     * Nobody spends any more what is left of it: until Redis writes it off it
+     * may be had again, by whoever wants it.
+     */
+
     if (now >= lease->deadline && (lease->left || lease->held)) {
+        lease->back += lease->left;
         apikey_lease_drop(lease);
     }
 
-    demand = apikey_lease_wanted(lease, now);
-    goal = demand * (double) conf->time / 2000000;
-
-    young = demand / apikey_lease_known(lease, conf, now);
-
-    if (apikey_lease_ample(lease, conf, young)) {
-        goal = young * (double) conf->time / 1000000;
-    }
-
-    /* what goes back is not fetched again by the same call */
-
-    if (conf->direct || (back && lease->back)
-        || apikey_lease_rests(lease, conf, now)
-        || apikey_lease_scarce(lease, conf, demand))
-    {
-        goal = 0;
-    }
-
-    if (goal > (double) (conf->burst / 2)) {
-        goal = (double) (conf->burst / 2);
-    }
-
-    enough = (uint64_t) goal + need;
+    enough = apikey_lease_goal(lease, conf, back, now) + need;
 
     ask->returned = lease->back;
     lease->back = 0;
@@ -312,6 +297,41 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     apikey_tally_send(tally, conf->horizon, now, sums);
 
     return lease->call;
+}
+
+
+/* What this node will need by itself until it asks again. */
+
+static uint64_t
+apikey_lease_goal(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, bool back, int64_t now)
+{
+    double  goal, demand, young;
+
+    demand = apikey_lease_wanted(lease, now);
+
+    /* what goes back is not fetched again by the same call */
+
+    if (conf->direct || (back && lease->back)
+        || apikey_lease_rests(lease, conf, now)
+        || apikey_lease_scarce(lease, conf, demand))
+    {
+        return 0;
+    }
+
+    goal = demand * (double) conf->time / 2000000;
+
+    young = demand / apikey_lease_known(lease, conf, now);
+
+    if (apikey_lease_ample(lease, conf, young)) {
+        goal = young * (double) conf->time / 1000000;
+    }
+
+    if (goal > (double) (conf->burst / 2)) {
+        return conf->burst / 2;
+    }
+
+    return (uint64_t) goal;
 }
 
 

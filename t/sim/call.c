@@ -111,7 +111,7 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
     }
 
     if (t >= s->lease.deadline) {
-        r->w.books[a].lost += s->lease.left + s->lease.held;
+        r->w.books[a].lost += s->lease.held;
     }
 
     held = s->lease.held;
