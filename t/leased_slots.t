@@ -133,6 +133,34 @@ for my $mode (qw(leased direct)) {
 
     is($refused, 0, "$mode: the slot is where it is wanted");
 
+    my $gate = sub {
+        my $conn = $a->conn;
+        my $hits = $t->upstream->hits;
+
+        $conn->send(Apikey::Http::build('GET', '/gate', key => $one->{key}));
+        $t->upstream->wait_hits($hits + 1);
+
+        return $conn;
+    };
+
+    # a call is on its way that the slot was too late for
+
+    my $conn = $gate->();
+    my $late = $a->conn;
+
+    $t->redis->freeze;
+    $late->send(Apikey::Http::build('GET', '/', key => $one->{key}));
+    wait_for('it waits', sub { ($a->metric('apikey_waiting') // 0) > 0 });
+    $late->abort;
+    wait_for('nobody waits', sub { $a->metric('apikey_waiting') == 0 });
+
+    $t->upstream->let_go;
+    is($conn->response->{status}, 200, "$mode: it ends meanwhile");
+    $a->get('/', key => $free->{key});
+    $t->redis->thaw;
+    $told->($a);
+    is($status->($b), 200, "$mode: and is free when that is answered");
+
     $_->stop for $a, $b;
 }
 

@@ -383,6 +383,10 @@ ngx_http_apikey_ask_handler(ngx_http_apikey_redis_call_t *call,
 
     } else {
         ngx_http_apikey_wait_wake(ask->limiter, ask->entry, 1);
+
+        if (ask->terms.slots) {
+            ngx_http_apikey_yield_freed(ask->limiter, ask->entry);
+        }
     }
 
     ngx_http_apikey_ask_put(ask);

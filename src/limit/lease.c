@@ -187,8 +187,6 @@ bool
 apikey_lease_leave(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
     uint64_t slots, uint64_t epoch, int64_t now)
 {
-    double  active;
-
     lease->busy -= slots;
 
     /*
@@ -202,7 +200,17 @@ apikey_lease_leave(apikey_lease_t *lease, const apikey_lease_conf_t *conf,
 
     lease->left += slots;
 
-    if (lease->call
+    return apikey_lease_freed(lease, conf, now);
+}
+
+
+bool
+apikey_lease_freed(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now)
+{
+    double  active;
+
+    if (!conf->slots || lease->call || lease->left == 0
         || (lease->busy && !apikey_lease_scarce(lease, conf, 0)))
     {
         return false;

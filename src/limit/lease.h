@@ -218,6 +218,13 @@ bool apikey_lease_leave(apikey_lease_t *lease,
     int64_t now);
 
 /*
+ * The same of slots that are left, after an answer: they were left while its
+ * call was on its way.
+ */
+bool apikey_lease_freed(const apikey_lease_t *lease,
+    const apikey_lease_conf_t *conf, int64_t now);
+
+/*
  * What is left goes back with the next call, which is to be sent now: TAKE
  * has refused what it would pay for.  False: there is nothing, or a call is
  * on its way that may bring it.

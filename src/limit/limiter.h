@@ -248,6 +248,9 @@ uint64_t ngx_http_apikey_quiet_pace(const apikey_limit_t *limit);
  */
 ngx_uint_t ngx_http_apikey_yield(ngx_http_apikey_decision_t *d);
 void ngx_http_apikey_yield_again(ngx_http_apikey_decision_t *d);
+/* After an answer, and who waited for it: slots that nobody has taken. */
+void ngx_http_apikey_yield_freed(ngx_http_apikey_limiter_t *l,
+    uint32_t index);
 
 /* wait.c */
 

@@ -1,10 +1,11 @@
 
 /*
  * What this node has leased itself must not be why TAKE refuses: it goes back,
- * and TAKE is asked once more.
+ * and TAKE is asked once more.  Nor are slots kept that were left while a call
+ * was on its way, which could not take them along.
  *
  * Called by take.c; the tokens are put aside under the same hold of the zone's
- * mutex in which the refusal was seen.
+ * mutex in which the refusal was seen.  And by ask.c.
  */
 
 
@@ -62,4 +63,25 @@ ngx_http_apikey_yield_again(ngx_http_apikey_decision_t *d)
     }
 
     ngx_http_apikey_decide_resume(d);
+}
+
+
+void
+ngx_http_apikey_yield_freed(ngx_http_apikey_limiter_t *l, uint32_t index)
+{
+    ngx_uint_t                      freed;
+    ngx_slab_pool_t                *shpool;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    shpool = l->conf.shpool;
+    entry = &l->conf.sh->leases->entries[index];
+
+    ngx_shmtx_lock(&shpool->mutex);
+    freed = apikey_lease_freed(&entry->lease, &entry->conf,
+                               apikey_clock_boot());
+    ngx_shmtx_unlock(&shpool->mutex);
+
+    if (freed) {
+        (void) ngx_http_apikey_ask(l, index, 1);
+    }
 }

@@ -394,6 +394,12 @@ on_answer(run_t *r, event_t *e)
                       m->fulls[0], local(nd, r->w.now));
 
     wake(r, m->node, m->acct);
+
+    if (apikey_lease_freed(&s->lease, &s->conf[s->version],
+                           local(nd, r->w.now)))
+    {
+        send_lease(r, m->node, m->acct, m->worker, true);
+    }
 }
 
 
