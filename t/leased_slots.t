@@ -143,9 +143,21 @@ for my $mode (qw(leased direct)) {
         return $conn;
     };
 
-    # a call is on its way that the slot was too late for
+    # who is refused tells his node that nothing is left, for a while
 
     my $conn = $gate->();
+
+    is($status->($a), 429, "$mode: one at a time");
+    $t->upstream->let_go;
+    is($conn->response->{status}, 200, "$mode: it ends");
+    $told->($a);
+    is($status->($a), 200, "$mode: and is free where others were refused");
+    $told->($a);
+
+    # a call is on its way that the slot was too late for
+
+    $conn = $gate->();
+
     my $late = $a->conn;
 
     $t->redis->freeze;

@@ -289,6 +289,12 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
         lease->left = enough;
     }
 
+    /* a slot that goes back may be had by this node, too */
+
+    if (conf->slots && ask->returned) {
+        lease->hold = 0;
+    }
+
     ask->node = tally->node;
     ask->born = lease->born;
     ask->generation = lease->generation;

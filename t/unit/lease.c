@@ -120,6 +120,31 @@ test_late(void)
 }
 
 
+/* Nothing is to be had, until this node gives back some of it. */
+
+static void
+test_hold(void)
+{
+    begin(true, 1);
+
+    tell(1, BEGIN, 0);
+    lease.left--;
+    lease.busy++;
+
+    tell(1, BEGIN + 1, 0);
+    ok(lease.hold > BEGIN + 1, "who asks for more is told to wait");
+
+    ok(apikey_lease_leave(&lease, &conf, 1, lease.epoch, BEGIN + 2),
+       "a request ends, and its slot goes back");
+
+    (void) apikey_lease_ask(&lease, &tally, &conf, 0, 1, true, BEGIN + 2,
+                            &ask, &call.sums);
+
+    is_uint(ask.returned, 1, "the slot");
+    ok(lease.hold <= BEGIN + 2, "nobody waits for another one");
+}
+
+
 /* Two generations later Redis has it, whatever is told. */
 
 static void
@@ -175,6 +200,7 @@ main(void)
 {
     test_over();
     test_late();
+    test_hold();
     test_written_off();
     test_held();
 
