@@ -21,6 +21,7 @@ my $server = <<'EOT';
             apikey required;
             proxy_pass http://%%UPSTREAM%%;
             add_header X-Limit-Name $apikey_limit_name always;
+            add_header X-Mode $apikey_decision_mode always;
         }
 EOT
 
@@ -214,6 +215,16 @@ for my $limit (sort keys %jobs) {
 
     @conns = all_run($key, $limit, 'who left before running keeps no slot');
 
+    # No call is on its way that would be lost: one has just been answered, and
+    # the next one is half a lease away.
+
+    my $calls = $n->metric('apikey_lease_calls_total');
+
+    wait_for('a renewal', sub {
+        $n->metric('apikey_lease_calls_total') > $calls });
+    $t->redis->command('PING');
+    $n->metric('apikey_waiting');
+
     # not killed: it ends in order, its requests do not
 
     kill 'TERM', $worker;
@@ -222,6 +233,33 @@ for my $limit (sort keys %jobs) {
 
     @conns = all_run($key, $limit, 'nor who ran on a worker that has gone');
     $_->abort for @conns;
+}
+
+
+# A worker goes whose call is on its way: nobody waits for that.
+
+my %asked = map {
+    $_ => $t->key(limits => [ { name => 'jobs', unit => 'concurrent',
+                                limit => 2 } ])->{key}
+} qw(TERM KILL);
+
+$t->sync($n);
+
+for my $signal (sort keys %asked) {
+    my ($worker) = $n->workers;
+    my $conn = $n->conn;
+
+    $t->redis->freeze;
+    $conn->send(Apikey::Http::build('GET', '/', key => $asked{$signal}));
+    wait_for('it waits', sub { ($n->metric('apikey_waiting') // 0) > 0 });
+
+    kill $signal, $worker;
+    wait_for('another worker', sub { grep { $_ != $worker } $n->workers });
+    $t->redis->thaw;
+
+    my $r = $n->get('/', key => $asked{$signal});
+    is("$r->{status} $r->{headers}{'x-mode'}", '200 leased',
+       "$signal: a call whose worker is gone holds up nobody");
 }
 
 

@@ -4,7 +4,8 @@
  * node, whichever worker has sent it.
  *
  * Asks are malloc'ed and kept for the next ones; stop() frees them.  A call
- * whose worker died is given up by whoever finds it.
+ * whose worker is gone is given up by whoever finds it: nobody will get its
+ * answer.
  */
 
 
@@ -293,8 +294,9 @@ ngx_http_apikey_ask_stale(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_lease_entry_t *entry, int64_t now)
 {
     if (entry->lease.call == 0
-        || now - entry->asked < (int64_t) l->conf.redis->timeout * 1000
-                                + NGX_HTTP_APIKEY_ASK_LATE)
+        || (now - entry->asked < (int64_t) l->conf.redis->timeout * 1000
+                                 + NGX_HTTP_APIKEY_ASK_LATE
+            && !ngx_http_apikey_holds_gone(l->conf.sh->holds, entry->asker)))
     {
         return 0;
     }

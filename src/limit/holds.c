@@ -127,19 +127,31 @@ ngx_http_apikey_holds_order(ngx_http_apikey_holds_t *holds,
 
 ngx_uint_t
 ngx_http_apikey_holds_enter(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, ngx_uint_t seat)
+    ngx_http_apikey_leases_t *leases, ngx_uint_t seat, uint64_t name)
 {
     ngx_uint_t  dead;
 
-    dead = holds->taken[seat];
+    dead = (holds->taken[seat] != 0);
 
     if (dead) {
         ngx_http_apikey_holds_reclaim(holds, leases, seat);
     }
 
-    holds->taken[seat] = 1;
+    holds->taken[seat] = name;
 
     return dead;
+}
+
+
+ngx_uint_t
+ngx_http_apikey_holds_gone(const ngx_http_apikey_holds_t *holds,
+    uint64_t name)
+{
+    uint64_t  seat;
+
+    seat = name % (2 * NGX_HTTP_APIKEY_HOLDS_SEATS);
+
+    return seat < NGX_HTTP_APIKEY_HOLDS_SEATS && holds->taken[seat] != name;
 }
 
 

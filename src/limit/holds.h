@@ -24,6 +24,12 @@
 
 #define NGX_HTTP_APIKEY_HOLDS_SEATS  256
 
+/* A worker's name: there is no other one, and it says its seat, or none. */
+#define ngx_http_apikey_holds_name(number, seat)                              \
+    ((uint64_t) (number) * 2 * NGX_HTTP_APIKEY_HOLDS_SEATS                    \
+     + ((seat) == NGX_ERROR ? NGX_HTTP_APIKEY_HOLDS_SEATS                     \
+                            : (uint64_t) (seat)))
+
 
 typedef enum {
     NGX_HTTP_APIKEY_HOLD_NONE = 0,
@@ -46,7 +52,7 @@ typedef struct {
     uint32_t                 n;
     uint32_t                 fresh;
     uint32_t                 free;
-    uint8_t                  taken[NGX_HTTP_APIKEY_HOLDS_SEATS];
+    uint64_t                 taken[NGX_HTTP_APIKEY_HOLDS_SEATS];  /* names */
     ngx_http_apikey_hold_t  *holds;
 } ngx_http_apikey_holds_t;
 
@@ -62,9 +68,13 @@ void ngx_http_apikey_holds_leave(ngx_http_apikey_holds_t *holds,
 
 /* 1: somebody had this seat and died; order() looks at all others. */
 ngx_uint_t ngx_http_apikey_holds_enter(ngx_http_apikey_holds_t *holds,
-    ngx_http_apikey_leases_t *leases, ngx_uint_t seat);
+    ngx_http_apikey_leases_t *leases, ngx_uint_t seat, uint64_t name);
 ngx_uint_t ngx_http_apikey_holds_order(ngx_http_apikey_holds_t *holds,
     ngx_http_apikey_leases_t *leases, int fd, ngx_uint_t seat);
+
+/* 1: this worker has left its seat, or was found dead. */
+ngx_uint_t ngx_http_apikey_holds_gone(const ngx_http_apikey_holds_t *holds,
+    uint64_t name);
 
 /* 0: no memory; the lease then has lost it when this worker dies. */
 uint32_t ngx_http_apikey_holds_add(ngx_http_apikey_holds_t *holds,

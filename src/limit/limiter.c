@@ -160,14 +160,15 @@ ngx_http_apikey_limiter_seat(ngx_http_apikey_limiter_t *l)
 
     ngx_shmtx_lock(&shpool->mutex);
 
-    l->id = ++leases->workers;
+    l->id = ngx_http_apikey_holds_name(++leases->workers, l->seat);
 
     leases->direct = (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_DIRECT);
     leases->rest = ngx_max(1000000,
                            2000 * (int64_t) l->conf.redis->timeout);
 
     if (l->seat != NGX_ERROR
-        && ngx_http_apikey_holds_enter(l->conf.sh->holds, leases, l->seat))
+        && ngx_http_apikey_holds_enter(l->conf.sh->holds, leases, l->seat,
+                                       l->id))
     {
         ngx_http_apikey_leases_rebuild(leases);
     }

@@ -22,6 +22,7 @@
 static ngx_http_apikey_leases_t       leases;
 static ngx_http_apikey_lease_entry_t  entries[2];        /* tokens, slots */
 static ngx_http_apikey_holds_t       *holds;
+static uint64_t                       name;              /* the last one */
 static int                            fd;
 
 
@@ -56,6 +57,17 @@ clean(void)
 }
 
 
+/* A worker that nobody has seen before. */
+
+static ngx_uint_t
+enter(ngx_uint_t seat)
+{
+    name = ngx_http_apikey_holds_name(++leases.workers, (ngx_int_t) seat);
+
+    return ngx_http_apikey_holds_enter(holds, &leases, seat, name);
+}
+
+
 static uint32_t
 hold(ngx_uint_t seat, ngx_uint_t kind, uint64_t cost)
 {
@@ -76,13 +88,13 @@ static void
 test_died(void)
 {
     clean();
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 3);
+    (void) enter(3);
     (void) hold(3, NGX_HTTP_APIKEY_HOLD_TOKENS, 10);
     (void) hold(3, NGX_HTTP_APIKEY_HOLD_SLOTS, 2);
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 4);
+    (void) enter(4);
     (void) hold(4, NGX_HTTP_APIKEY_HOLD_TOKENS, 20);
 
-    is_uint(ngx_http_apikey_holds_enter(holds, &leases, 3), 1,
+    is_uint(enter(3), 1,
             "a seat that somebody has left without a word");
     is_uint(entries[0].lease.held, 20, "what it held is not held any more");
     is_uint(entries[0].lease.left, 70, "but spent");
@@ -90,7 +102,7 @@ test_died(void)
     is_uint(entries[1].lease.busy, 3, "its slots are not busy");
     is_uint(entries[1].lease.left, 2, "but free");
 
-    is_uint(ngx_http_apikey_holds_enter(holds, &leases, 3), 1,
+    is_uint(enter(3), 1,
             "once more: it was taken");
     is_uint(entries[0].lease.spent, 10, "nothing is spent twice");
     is_uint(entries[1].lease.busy, 3, "nor freed twice");
@@ -101,7 +113,7 @@ static void
 test_void(void)
 {
     clean();
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 0);
+    (void) enter(0);
     (void) hold(0, NGX_HTTP_APIKEY_HOLD_TOKENS, 10);
     (void) hold(0, NGX_HTTP_APIKEY_HOLD_SLOTS, 2);
 
@@ -111,7 +123,7 @@ test_void(void)
     entries[0].lease.held = 0;
     entries[1].lease.epoch = 2;
 
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 0);
+    (void) enter(0);
     is_uint(entries[0].lease.spent, 0, "of another lease: nothing is spent");
     is_uint(entries[0].lease.left, 70, "nor comes back");
     is_uint(entries[1].lease.busy, 3, "slots are not busy");
@@ -127,7 +139,7 @@ test_turn(void)
     uint32_t  h;
 
     clean();
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 0);
+    (void) enter(0);
     entries[1].lease.held = 2;
     entries[1].lease.busy = 0;
     h = hold(0, NGX_HTTP_APIKEY_HOLD_SLOTS, 2);
@@ -137,7 +149,7 @@ test_turn(void)
     entries[1].lease.busy = 2;
     ngx_http_apikey_holds_turn(holds, h);
     ngx_http_apikey_holds_turn(holds, 0);
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 0);
+    (void) enter(0);
     is_uint(entries[1].lease.busy, 0, "it ran, and its slots are free");
     is_uint(entries[1].lease.left, 2, "both");
 }
@@ -152,7 +164,7 @@ test_list(void)
     uint32_t  h, have[HOLDS];
 
     clean();
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 1);
+    (void) enter(1);
     is_uint(holds->n, HOLDS, "as many as there is room for");
 
     n = 0;
@@ -190,7 +202,7 @@ test_list(void)
     holds->free = 3;
     holds->holds[2].kind = NGX_HTTP_APIKEY_HOLD_NONE;
     holds->holds[2].next = 3;
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 1);
+    (void) enter(1);
 
     for (n = 0; n <= HOLDS; n++) {
 
@@ -216,7 +228,7 @@ test_processes(void)
     clean();
     seat = ngx_http_apikey_holds_seat(holds, fd);
     is_uint(seat, 0, "the first seat");
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 0);
+    (void) enter(0);
 
     if (pipe(said) != 0) {
         exit(1);
@@ -239,7 +251,7 @@ test_processes(void)
 
     /* what it would have written into the zone */
 
-    (void) ngx_http_apikey_holds_enter(holds, &leases, 1);
+    (void) enter(1);
     (void) hold(1, NGX_HTTP_APIKEY_HOLD_TOKENS, 30);
 
     is_uint(ngx_http_apikey_holds_order(holds, &leases, fd, 0), 0,
@@ -259,11 +271,40 @@ test_processes(void)
     (void) hold(0, NGX_HTTP_APIKEY_HOLD_SLOTS, 5);
     ngx_http_apikey_holds_leave(holds, &leases, fd, 0);
     is_uint(entries[1].lease.busy, 0, "who leaves in order holds no more");
-    is_uint(ngx_http_apikey_holds_enter(holds, &leases, 0), 0,
+    is_uint(enter(0), 0,
             "and has left its seat");
 
     close(said[0]);
     close(said[1]);
+}
+
+
+/* What it has asked for it will not be told. */
+
+static void
+test_gone(void)
+{
+    uint64_t  first, none;
+
+    clean();
+    (void) enter(5);
+    first = name;
+    none = ngx_http_apikey_holds_name(++leases.workers, NGX_ERROR);
+
+    ok(!ngx_http_apikey_holds_gone(holds, first), "it is there");
+    ok(!ngx_http_apikey_holds_gone(holds, none),
+       "of one without a seat nobody knows");
+
+    (void) enter(255);
+    ok(!ngx_http_apikey_holds_gone(holds, first), "others do not matter");
+    ok(!ngx_http_apikey_holds_gone(holds, name), "and are there");
+
+    (void) enter(5);
+    ok(ngx_http_apikey_holds_gone(holds, first), "somebody else in its seat");
+    ok(!ngx_http_apikey_holds_gone(holds, name), "who is there");
+
+    ngx_http_apikey_holds_leave(holds, &leases, fd, 5);
+    ok(ngx_http_apikey_holds_gone(holds, name), "who leaves is not");
 }
 
 
@@ -301,6 +342,7 @@ main(void)
     test_turn();
     test_list();
     test_processes();
+    test_gone();
     test_room();
 
     free(holds);
