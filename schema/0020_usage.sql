@@ -30,6 +30,12 @@ COMMENT ON COLUMN usage_node.as_of IS
     'Everything this node recorded before is in; its own clock';
 COMMENT ON COLUMN usage_node.seen_at IS 'Last batch or heartbeat';
 
+ALTER TABLE usage_node ADD COLUMN IF NOT EXISTS runs_at timestamptz;
+
+COMMENT ON COLUMN usage_node.runs_at IS
+    'Everything this node admitted before is in, or in usage_running; null: it'
+    ' is of a version that does not say';
+
 
 CREATE TABLE IF NOT EXISTS usage_stream (
     node        uuid         NOT NULL,

@@ -7,10 +7,174 @@ SET LOCAL ROLE apikey_owner;
 SET LOCAL search_path = apikey, pg_temp;
 
 
+-- What runs is recorded when it ends.  So a node that is wanted to says once
+-- what runs at that moment, each as if its worker died just then; what it ships
+-- from then on takes away its row in the same transaction.  So what is in and
+-- what runs is together, at any time, all that was admitted before runs_at.
+
+CREATE TABLE IF NOT EXISTS usage_running (
+    node     uuid         NOT NULL,
+    event    uuid         NOT NULL,
+    time     timestamptz  NOT NULL,
+    key_id   uuid         NOT NULL,
+    owner    text         NOT NULL,
+    service  text         NOT NULL,
+    model    text         NOT NULL,
+    units    numeric      NOT NULL,
+    tokens   numeric      NOT NULL,
+    cost     numeric,
+    PRIMARY KEY (node, event)
+);
+
+CREATE INDEX IF NOT EXISTS usage_running_key ON usage_running (key_id);
+CREATE INDEX IF NOT EXISTS usage_running_owner ON usage_running (owner);
+
+COMMENT ON TABLE usage_running IS
+    'Requests that ran when Redis had lost what is used, until they are'
+    ' recorded';
+COMMENT ON COLUMN usage_running.event IS 'Their request_id';
+COMMENT ON COLUMN usage_running.tokens IS 'Reserved';
+COMMENT ON COLUMN usage_running.cost IS
+    'Reserved, in nano-units; null: nobody knows';
+
+
+CREATE TABLE IF NOT EXISTS usage_wanted (
+    one    boolean      PRIMARY KEY DEFAULT true CHECK (one),
+    until  timestamptz  NOT NULL
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE usage_wanted IS
+    'Until when somebody has to know what was admitted: one row';
+COMMENT ON COLUMN usage_wanted.until IS
+    'Nodes say what runs that they admitted before, once it is over';
+
+
+ALTER TABLE usage_running ENABLE ROW LEVEL SECURITY;
+
+DROP POLICY IF EXISTS node_all ON usage_running;
+
+CREATE POLICY node_all ON usage_running TO apikey_gateway
+    USING ((SELECT caller()) = 'node');
+
+
+CREATE OR REPLACE FUNCTION usage_want(a_node uuid)
+RETURNS bigint
+LANGUAGE sql
+SET search_path = apikey, pg_temp
+AS $$
+    UPDATE usage_node SET runs_at = '-infinity'
+    WHERE node = a_node AND runs_at IS NULL;
+
+    SELECT coalesce((SELECT micros(w.until) FROM usage_wanted w), 0)
+$$;
+
+COMMENT ON FUNCTION usage_want(uuid) IS
+    'What runs is wanted until then; the node can say it, and is waited for';
+
+
+CREATE OR REPLACE FUNCTION usage_runs_to(a_node uuid)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    PERFORM set_config('apikey.caller', 'node', true);
+
+    RETURN (SELECT coalesce(max(micros(r.time)), 0) FROM usage_running r
+            WHERE r.node = a_node);
+END
+$$;
+
+COMMENT ON FUNCTION usage_runs_to(uuid) IS
+    'When the last one was admitted that this node is said to run';
+
+
+-- A clock that is far ahead would have all wait for it.
+
+CREATE OR REPLACE FUNCTION usage_ask(us bigint)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = apikey, pg_temp
+AS $$
+DECLARE
+    wanted  timestamptz := least(usage_time(us), now() + interval '1 minute');
+BEGIN
+    IF us > 0 AND NOT EXISTS (SELECT FROM usage_wanted w
+                              WHERE w.until >= wanted)
+    THEN
+        INSERT INTO usage_wanted AS w (until) VALUES (wanted)
+        ON CONFLICT (one) DO UPDATE
+            SET until = greatest(w.until, excluded.until);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION usage_ask(bigint) IS
+    'Nodes are to say what runs that they admitted before that microsecond';
+
+
+CREATE OR REPLACE FUNCTION usage_told(us bigint)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN us = 0
+    OR (usage_as_of() > usage_time(us)
+        AND NOT EXISTS (
+            SELECT FROM usage_node u
+            WHERE u.runs_at <= usage_time(us)
+                AND greatest(u.seen_at, (SELECT n.seen_at FROM node n
+                                         WHERE n.id = u.node))
+                    > now() - interval '10 seconds'));
+
+COMMENT ON FUNCTION usage_told(bigint) IS
+    'All that any node alive admitted before is in, or is said to run';
+
+
+CREATE OR REPLACE FUNCTION quota_running(a_holder uuid, a_level text,
+    a_unit text, a_service text, a_model text, a_since bigint)
+RETURNS numeric
+LANGUAGE plpgsql STABLE
+SET search_path = apikey, pg_temp
+SET jit = off
+AS $$
+DECLARE
+    name     text := (SELECT o.external FROM owner o WHERE o.id = a_holder);
+    used     numeric;
+    unknown  bigint;
+BEGIN
+    SELECT coalesce(sum(CASE a_unit WHEN 'requests' THEN r.units
+            WHEN 'tokens' THEN r.tokens ELSE r.cost END), 0),
+        count(*) FILTER (WHERE r.cost IS NULL)
+    INTO used, unknown
+    FROM usage_running r
+    WHERE (a_level = 'key' AND r.key_id = a_holder
+            OR a_level = 'owner' AND r.owner = name)
+        AND r.time >= usage_time(a_since)
+        AND (coalesce(a_service, '') = ''
+            OR pattern_covers(a_service, r.service))
+        AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, r.model));
+
+    IF a_unit = 'cost' AND unknown > 0 THEN
+        used := greatest(used, coalesce(budget_left(a_holder, a_level), 0));
+    END IF;
+
+    RETURN used;
+END
+$$;
+
+COMMENT ON FUNCTION quota_running(uuid, text, text, text, text, bigint) IS
+    'What a holder has reserved of a unit (cost: nano-units) in a scope since'
+    ' that microsecond, by what is said to run';
+
+
 -- All of what a node had recorded before it began to count anew must be in,
 -- or nothing is said: it asks again.  So must what all nodes had until after,
--- if there is one: Redis has lost its count, and what came later is new.  Who
+-- if there is one, or be said to run: Redis has lost its count, and what came
+-- later is new.  until: an after that lies ahead, for nodes to be ready.  Who
 -- asks is alive, however long nothing of it has come in.
+--
+-- What is in and what runs are read by one statement: what ends meanwhile is in
+-- the one or in the other.
 
 CREATE OR REPLACE FUNCTION limits_known(req text)
 RETURNS TABLE (used numeric)
@@ -20,15 +184,16 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    r json := req::json;
+    r      json := req::json;
+    after  bigint := coalesce((r ->> 'after')::bigint, 0);
 BEGIN
-    PERFORM set_config('apikey.caller', 'node', true);
+    PERFORM set_config('apikey.caller', 'node', true),
+        usage_ask(greatest((r ->> 'until')::bigint, after));
 
     IF NOT EXISTS (SELECT FROM usage_node n
                    WHERE n.node = (r ->> 'node')::uuid
                        AND n.as_of > usage_time(greatest(
-                           (r ->> 'born')::bigint, (r ->> 'after')::bigint)))
-        OR usage_as_of() <= usage_time(coalesce((r ->> 'after')::bigint, 0))
+                           (r ->> 'born')::bigint, after)))
     THEN
         RETURN;
     END IF;
@@ -41,15 +206,23 @@ BEGIN
         ELSE (SELECT q.used FROM quota_used((l ->> 'holder')::uuid,
                 l ->> 'level', l ->> 'unit', l ->> 'service', l ->> 'model',
                 (l ->> 'since')::bigint) AS q) END
+        + CASE WHEN after > 0 THEN quota_running((l ->> 'holder')::uuid,
+                l ->> 'level', l ->> 'unit', l ->> 'service', l ->> 'model',
+                (l ->> 'since')::bigint) ELSE 0 END
     FROM json_array_elements(r -> 'limits') WITH ORDINALITY AS x (l, n)
+    WHERE usage_told(after)
     ORDER BY x.n;
 END
 $$;
 
 COMMENT ON FUNCTION limits_known(text) IS
-    'What is used of each of {"node", "born", "after", "limits": [{"holder",'
-    ' "level", "kind", "unit", "service", "model", "since"}]}, in their order;'
-    ' no rows: this node has not shipped all until born, or some node not all'
-    ' until after';
+    'What is used of each of {"node", "born", "after", "until", "limits":'
+    ' [{"holder", "level", "kind", "unit", "service", "model", "since"}]}, in'
+    ' their order; no rows: this node has not shipped all until born, or some'
+    ' node has neither shipped all until after nor said what of it runs';
 
-GRANT EXECUTE ON FUNCTION limits_known(text) TO apikey_gateway;
+GRANT SELECT, INSERT, DELETE ON usage_running TO apikey_gateway;
+GRANT SELECT, INSERT, UPDATE ON usage_wanted TO apikey_gateway;
+GRANT EXECUTE ON FUNCTION limits_known(text), usage_want(uuid),
+    usage_runs_to(uuid), usage_ask(bigint), usage_told(bigint),
+    quota_running(uuid, text, text, text, text, bigint) TO apikey_gateway;

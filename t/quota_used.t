@@ -133,9 +133,31 @@ sub known {
 my $later = now() + 3_600_000_000;
 
 is(known(), 3, 'of all that is in');
+is(known(born => $end, after => $end), '', 'until it is said what ran then');
+wait_for('what runs', sub { known(after => $end) ne '' });
 is(known(born => $end, after => $end), 3, 'at that time');
 is(known(born => $later), '', 'nothing before the node has told all');
 is(known(after => $later), '', 'nor before all nodes have');
+
+# What runs counts where all of it has to be known, and when it has ended, too.
+
+my $c = $n->conn;
+
+$c->send(Apikey::Http::build('GET', '/gate?weight=2', key => $key[0]{key}));
+wait_for('it to run', sub { grep { $_->{uri} =~ m{^/gate} } $up->requests });
+
+my $ran = now();
+
+wait_for('what runs', sub { known(after => $ran) ne '' });
+is(known(after => $ran), 5, 'with what runs');
+is(known(), 3, 'where nothing was lost it is counted by itself');
+
+$up->let_go;
+$c->response;
+wait_for('its end', sub { used() == 5 });
+is(known(after => $ran), 5, 'what has ended counts once');
+is($pg->value('SELECT count(*) FROM apikey.usage_running'), 0,
+   'and runs no more');
 
 $pg->run("DELETE FROM apikey.usage_event");
 is(used(since => $end, unit => 'cost'), 750_000_000,

@@ -122,7 +122,7 @@ like($@, qr/insufficient_privilege|42501/, 'nor of nobody');
 # what of the gateway's tables is not in here holds nothing of a tenant
 
 my %known = map { $_ => 1 } qw(plan calendar price price_list price_history model change migration node setting
-                               usage_node usage_stream
+                               usage_node usage_stream usage_wanted
                                usage_import usage_import_part);
 
 is_deeply([ grep { !$known{$_} } $pg->column(q{
@@ -133,7 +133,7 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
     ORDER BY 1}) ],
     [ qw(alert alert_entry alert_progress alert_state audit billing_period
          credit export_schedule idempotency key key_usage leak limit_rule owner secret
-         secret_usage usage_correction usage_quarter usage_request webhook webhook_attempt
+         secret_usage usage_correction usage_quarter usage_request usage_running webhook webhook_attempt
          webhook_delivery webhook_event webhook_secret) ],
     'all tables are tried');
 

@@ -43,9 +43,13 @@ static ngx_uint_t ngx_http_apikey_known_missing(
     ngx_http_apikey_decision_t *d);
 static uint64_t ngx_http_apikey_known_after(
     const ngx_http_apikey_decision_t *d, int64_t us);
+static uint64_t ngx_http_apikey_known_until(
+    const ngx_http_apikey_decision_t *d);
 static const char *ngx_http_apikey_known_request(
     ngx_http_apikey_known_t *known);
 static size_t ngx_http_apikey_known_size(const ngx_http_apikey_decision_t *d);
+static void ngx_http_apikey_known_head(apikey_json_t *j,
+    ngx_http_apikey_main_conf_t *amcf, const ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_known_limit(apikey_json_t *j,
     ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b);
 static void ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op,
@@ -287,6 +291,18 @@ ngx_http_apikey_known_after(const ngx_http_apikey_decision_t *d, int64_t us)
 }
 
 
+/*
+ * A loss that this node knows of: what is asked for when that is over takes
+ * other nodes a while.
+ */
+
+static uint64_t
+ngx_http_apikey_known_until(const ngx_http_apikey_decision_t *d)
+{
+    return ngx_http_apikey_known_alone(d) ? 0 : d->least;
+}
+
+
 static const char *
 ngx_http_apikey_known_request(ngx_http_apikey_known_t *known)
 {
@@ -309,16 +325,7 @@ ngx_http_apikey_known_request(ngx_http_apikey_known_t *known)
     }
 
     apikey_json_init(&j, known->text, size - 1);
-    apikey_json_object(&j);
-    apikey_json_name(&j, "node");
-    apikey_json_uuid(&j, known->amcf->usage.node);
-    apikey_json_name(&j, "born");
-    apikey_json_uint(&j, ngx_http_apikey_limiter_born(known->amcf->limiter,
-                                                      d->mode));
-    apikey_json_name(&j, "after");
-    apikey_json_uint(&j, ngx_http_apikey_known_after(d, 0));
-    apikey_json_name(&j, "limits");
-    apikey_json_array(&j);
+    ngx_http_apikey_known_head(&j, known->amcf, d);
 
     for (i = 0; i < d->naccounts; i++) {
         account = &d->accounts[i];
@@ -352,7 +359,7 @@ ngx_http_apikey_known_size(const ngx_http_apikey_decision_t *d)
     ngx_uint_t                  i, k;
     ngx_http_apikey_account_t  *account;
 
-    size = 256;
+    size = 320;
 
     for (i = 0; i < d->naccounts; i++) {
         account = &d->accounts[i];
@@ -364,6 +371,25 @@ ngx_http_apikey_known_size(const ngx_http_apikey_decision_t *d)
     }
 
     return size;
+}
+
+
+static void
+ngx_http_apikey_known_head(apikey_json_t *j,
+    ngx_http_apikey_main_conf_t *amcf, const ngx_http_apikey_decision_t *d)
+{
+    apikey_json_object(j);
+    apikey_json_name(j, "node");
+    apikey_json_uuid(j, amcf->usage.node);
+    apikey_json_name(j, "born");
+    apikey_json_uint(j, ngx_http_apikey_limiter_born(amcf->limiter,
+                                                     d->mode));
+    apikey_json_name(j, "after");
+    apikey_json_uint(j, ngx_http_apikey_known_after(d, 0));
+    apikey_json_name(j, "until");
+    apikey_json_uint(j, ngx_http_apikey_known_until(d));
+    apikey_json_name(j, "limits");
+    apikey_json_array(j);
 }
 
 

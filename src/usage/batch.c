@@ -79,6 +79,7 @@ ngx_http_apikey_batch_release(ngx_http_apikey_batch_t *batch)
     ngx_http_apikey_text_free(&batch->copy);
     ngx_http_apikey_text_free(&batch->rows);
     ngx_http_apikey_text_free(&batch->used);
+    ngx_http_apikey_text_free(&batch->ran);
 }
 
 
@@ -114,10 +115,12 @@ ngx_http_apikey_batch_clear(ngx_http_apikey_batch_t *batch)
     batch->copy.len = 0;
     batch->rows.len = 0;
     batch->used.len = 0;
+    batch->ran.len = 0;
     batch->sql.failed = 0;
     batch->copy.failed = 0;
     batch->rows.failed = 0;
     batch->used.failed = 0;
+    batch->ran.failed = 0;
     batch->taken = 0;
     batch->nstreams = 0;
     batch->count = 0;
@@ -188,7 +191,7 @@ ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
     }
 
     return batch->sql.failed || batch->copy.failed || batch->rows.failed
-           || batch->used.failed ? NGX_ERROR : NGX_OK;
+           || batch->used.failed || batch->ran.failed ? NGX_ERROR : NGX_OK;
 }
 
 
@@ -328,6 +331,13 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
     apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf)
 {
     ngx_http_apikey_row_t  *row;
+
+    if (event->shape.kind == APIKEY_RECORD_EVENT
+        && event->count.time < conf->runs_to)
+    {
+        ngx_http_apikey_text_uuid(&batch->ran, event->count.event);
+        ngx_http_apikey_text_put(&batch->ran, ",");
+    }
 
     if (conf->poison) {
         ngx_http_apikey_batch_poison(batch, event, conf);

@@ -29,6 +29,10 @@
     "SELECT set_config('lock_timeout', '0', true);"
 
 
+static void ngx_http_apikey_sql_end(ngx_http_apikey_text_t *t,
+    ngx_http_apikey_batch_conf_t *conf);
+static void ngx_http_apikey_sql_ran(ngx_http_apikey_batch_t *batch,
+    ngx_http_apikey_batch_conf_t *conf);
 static void ngx_http_apikey_sql_streams(ngx_http_apikey_batch_t *batch);
 static void ngx_http_apikey_sql_column(ngx_http_apikey_batch_t *batch,
     ngx_uint_t column);
@@ -74,6 +78,8 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
         ngx_http_apikey_text_put(t, NGX_HTTP_APIKEY_SQL_ALONE);
     }
 
+    ngx_http_apikey_sql_ran(batch, conf);
+
     ngx_http_apikey_text_put(t, "SELECT apikey.usage_apply('");
     ngx_http_apikey_text_uuid(t, conf->node);
     ngx_http_apikey_text_put(t, "',");
@@ -106,9 +112,25 @@ ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
         }
     }
 
-    ngx_http_apikey_text_put(t, NGX_HTTP_APIKEY_RAW_SQL);
+    ngx_http_apikey_sql_end(t, conf);
+}
+
+
+/* What ngx_http_apikey_ship_told() reads. */
+
+static void
+ngx_http_apikey_sql_end(ngx_http_apikey_text_t *t,
+    ngx_http_apikey_batch_conf_t *conf)
+{
+    u_char  *p;
+
+    ngx_http_apikey_text_put(t, "SELECT (" NGX_HTTP_APIKEY_RAW_SQL "),"
+                                NGX_HTTP_APIKEY_WANT_SQL "'");
+    ngx_http_apikey_text_uuid(t, conf->node);
+    ngx_http_apikey_text_put(t, "')");
 
     p = ngx_http_apikey_text_add(t, 1);
+
     if (p) {
         *p = '\0';
     }
@@ -171,6 +193,38 @@ ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
         ngx_http_apikey_text_put(t, "');");
         (void) end;
     }
+}
+
+
+/* Who is recorded now is not said to run any more. */
+
+static void
+ngx_http_apikey_sql_ran(ngx_http_apikey_batch_t *batch,
+    ngx_http_apikey_batch_conf_t *conf)
+{
+    u_char                  *p;
+    size_t                   len;
+    ngx_http_apikey_text_t  *t;
+
+    if (batch->ran.len == 0) {
+        return;
+    }
+
+    t = &batch->sql;
+    len = batch->ran.len - 1;            /* the last comma */
+
+    ngx_http_apikey_text_put(t, "DELETE FROM apikey.usage_running"
+                                " WHERE node = '");
+    ngx_http_apikey_text_uuid(t, conf->node);
+    ngx_http_apikey_text_put(t, "' AND event = ANY ('{");
+
+    p = ngx_http_apikey_text_add(t, len);
+
+    if (p) {
+        ngx_memcpy(p, batch->ran.data, len);
+    }
+
+    ngx_http_apikey_text_put(t, "}');");
 }
 
 

@@ -387,6 +387,46 @@ apikey_ring_done(apikey_ring_t *ring, uint64_t number)
 }
 
 
+/* Its owner may take it back meanwhile for another one, which is newer. */
+
+bool
+apikey_ring_runs(const apikey_ring_t *ring, uint32_t i, uint64_t number,
+    apikey_record_t *copy)
+{
+    size_t          size;
+    uint32_t        state;
+    apikey_slot_t  *slot;
+
+    slot = apikey_ring_slot(ring, i);
+    state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+
+    if (state != APIKEY_SLOT_OPEN
+        && (state != APIKEY_SLOT_DONE || slot->number <= number))
+    {
+        return false;
+    }
+
+    memcpy(copy, &slot->record, sizeof(apikey_record_t));
+
+    size = apikey_record_size(&copy->shape);
+
+    if (size > APIKEY_RECORD_LARGE
+        || offsetof(apikey_slot_t, record) + size > apikey_ring_slot_size(i))
+    {
+        return false;
+    }
+
+    memcpy(copy->text, slot->record.text, size - sizeof(apikey_record_t));
+
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+
+    state = __atomic_load_n(&slot->state, __ATOMIC_RELAXED);
+
+    return (state == APIKEY_SLOT_OPEN || state == APIKEY_SLOT_DONE)
+           && memcmp(copy->count.event, slot->record.count.event, 16) == 0;
+}
+
+
 static void
 apikey_ring_free(apikey_ring_t *ring, apikey_slot_t *slot)
 {

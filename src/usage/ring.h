@@ -184,5 +184,12 @@ const apikey_record_t *apikey_ring_record(const apikey_ring_t *ring,
 void apikey_ring_record_ahead(const apikey_ring_t *ring, uint64_t number);
 void apikey_ring_done(apikey_ring_t *ring, uint64_t number);
 
+/*
+ * A copy (of APIKEY_RECORD_LARGE bytes) of what stands in the i-th slot, if
+ * that runs, or has ended as an event above that number.
+ */
+bool apikey_ring_runs(const apikey_ring_t *ring, uint32_t i, uint64_t number,
+    apikey_record_t *copy);
+
 
 #endif /* APIKEY_RING_H_INCLUDED */

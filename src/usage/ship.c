@@ -273,6 +273,7 @@ ngx_http_apikey_ship_free(ngx_http_apikey_ship_t *ship)
         ngx_http_apikey_batch_destroy(ship->batch);
     }
 
+    ngx_http_apikey_text_free(&ship->runs);
     free(ship->chunk);
     free(ship->frames);
     free(ship);

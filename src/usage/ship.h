@@ -41,6 +41,11 @@
     "SELECT value FROM apikey.setting WHERE name = 'raw_days'"
 
 
+/* Until when what runs is to be said. */
+
+#define NGX_HTTP_APIKEY_WANT_SQL  "apikey.usage_want("
+
+
 /* A growing buffer; failed: out of memory, and the content is a prefix. */
 
 typedef struct {
@@ -101,6 +106,7 @@ typedef struct {
 
     ngx_http_apikey_text_t           rows;       /* of ..._row_t */
     ngx_http_apikey_text_t           used;       /* of ..._used_t */
+    ngx_http_apikey_text_t           ran;        /* ids, each and a comma */
     uint32_t                        *table;      /* hash of rows, then used */
     uint32_t                         slots;      /* of each; a power of two */
     size_t                           taken;      /* bytes of the frames */
@@ -126,6 +132,8 @@ typedef struct {
     ngx_uint_t                       max;
     ngx_uint_t                       no_gap;     /* stop where one begins */
     ngx_uint_t                       no_raw;     /* roll-ups only */
+    int64_t                          runs_to;    /* who was admitted before is
+                                                    perhaps said to run */
     const char                      *poison;     /* SQLSTATE: quarantine it */
     const char                      *reason;
     uint64_t                         client;     /* APIKEY_CLIENT_PREFIX */
@@ -136,6 +144,8 @@ typedef struct {
     apikey_ring_t                    ring;
     uint64_t                         taken;      /* last one in the chunk */
     uint64_t                         target;     /* ship up to it, then exit */
+    uint64_t                         ran;        /* ended when it was looked at
+                                                    what runs */
     unsigned                         open:1;
     unsigned                         foreign:1;
 } ngx_http_apikey_ship_ring_t;
@@ -192,6 +202,14 @@ typedef struct {
     int64_t                          as_of;      /* told to Postgres */
     int64_t                          since;      /* the oldest segment's
                                                     time, at the start */
+    int64_t                          wanted;     /* what runs of those who
+                                                    were admitted until then */
+    int64_t                          runs_at;    /* it was said then */
+    int64_t                          runs_seen;  /* and looked at then; 0: that
+                                                    is said, or nothing is */
+    int64_t                          runs_to;    /* no later one is said to */
+    ngx_msec_t                       runs_next;
+    ngx_http_apikey_text_t           runs;       /* SQL */
     ngx_msec_t                       beat_at;
     ngx_msec_t                       retry_at;
     ngx_msec_t                       backoff;
@@ -309,6 +327,10 @@ void ngx_http_apikey_ship_hold(ngx_http_apikey_ship_t *ship,
     ngx_uint_t events);
 
 void ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship);
+void ngx_http_apikey_ship_query(ngx_http_apikey_ship_t *ship);
+
+/* ship_runs.c: 1: a statement was sent */
+ngx_uint_t ngx_http_apikey_ship_runs(ngx_http_apikey_ship_t *ship);
 
 /* ship_refused.c */
 void ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship,

@@ -40,7 +40,7 @@ static ngx_int_t ngx_http_apikey_ship_copy(ngx_http_apikey_pg_op_t *op,
     PGconn *conn);
 static void ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
-static void ngx_http_apikey_ship_raw(ngx_http_apikey_ship_t *ship,
+static void ngx_http_apikey_ship_told(ngx_http_apikey_ship_t *ship,
     PGresult *res, int column);
 static void ngx_http_apikey_ship_applied(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship);
@@ -49,7 +49,6 @@ static void ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static void ngx_http_apikey_ship_behind(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship);
-static void ngx_http_apikey_ship_query(ngx_http_apikey_ship_t *ship);
 
 
 /* Starts the next thing to say, if nothing is being said. */
@@ -65,6 +64,10 @@ ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship)
 
     if (!ship->known) {
         ngx_http_apikey_ship_ask(ship);
+        return;
+    }
+
+    if (ngx_http_apikey_ship_runs(ship)) {
         return;
     }
 
@@ -124,8 +127,9 @@ ngx_http_apikey_ship_ask(ngx_http_apikey_ship_t *ship)
     ship->text[APIKEY_UUID_TEXT_LEN] = '\0';
     ship->values[0] = (char *) ship->text;
 
-    ship->op.sql = "SELECT stream, epoch, mark FROM apikey.usage_stream"
-                   " WHERE node = $1::uuid";
+    ship->op.sql = "SELECT stream, epoch, mark,"
+                   " (SELECT apikey.usage_runs_to($1::uuid))"
+                   " FROM apikey.usage_stream WHERE node = $1::uuid";
     ship->op.nparams = 1;
     ship->op.values = ship->values;
     ship->op.handler = ngx_http_apikey_ship_marks;
@@ -161,6 +165,11 @@ ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op, PGresult *res)
         }
     }
 
+    if (PQntuples(res)) {
+        ship->runs_to = strtoll(PQgetvalue(res, 0, 3), NULL, 10) + 1;
+    }
+
+    ship->runs_seen = 0;
     ship->known = 1;
     ship->seek = 1;
     ship->backoff = 0;
@@ -185,6 +194,7 @@ ngx_http_apikey_ship_conf(ngx_http_apikey_ship_t *ship,
     conf->max = ship->max;
     conf->no_gap = ship->direct || ship->newer;
     conf->no_raw = ship->no_raw;
+    conf->runs_to = ship->runs_to;
     conf->poison = ship->poison[0] ? ship->poison : NULL;
     conf->reason = ship->reason;
     conf->client = ngx_http_apikey_usage_prefix(ship->usage);
@@ -365,7 +375,7 @@ ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op, PGresult *res)
     status = PQresultStatus(res);
 
     if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK) {
-        ngx_http_apikey_ship_raw(ship, res, 0);
+        ngx_http_apikey_ship_told(ship, res, 0);
         ngx_http_apikey_ship_applied(ship);
         ngx_http_apikey_ship_run(ship);
         return;
@@ -375,12 +385,18 @@ ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op, PGresult *res)
 }
 
 
+/* In each answer: are raw events kept, and what runs is wanted until when. */
+
 static void
-ngx_http_apikey_ship_raw(ngx_http_apikey_ship_t *ship, PGresult *res,
+ngx_http_apikey_ship_told(ngx_http_apikey_ship_t *ship, PGresult *res,
     int column)
 {
-    ship->no_raw = PQntuples(res) == 1
-                   && ngx_strcmp(PQgetvalue(res, 0, column), "0") == 0;
+    if (PQntuples(res) != 1 || PQnfields(res) != column + 2) {
+        return;
+    }
+
+    ship->no_raw = ngx_strcmp(PQgetvalue(res, 0, column), "0") == 0;
+    ship->wanted = strtoll(PQgetvalue(res, 0, column + 1), NULL, 10);
 }
 
 
@@ -493,7 +509,8 @@ ngx_http_apikey_ship_beat(ngx_http_apikey_ship_t *ship)
 
     ship->op.sql = "SELECT set_config('synchronous_commit', 'off', true),"
                    " apikey.usage_heartbeat($1::uuid, $2, $3::bigint),"
-                   " (" NGX_HTTP_APIKEY_RAW_SQL ")";
+                   " (" NGX_HTTP_APIKEY_RAW_SQL "), "
+                   NGX_HTTP_APIKEY_WANT_SQL "$1::uuid)";
     ship->op.nparams = 3;
     ship->op.values = ship->values;
     ship->op.handler = ngx_http_apikey_ship_beaten;
@@ -516,7 +533,7 @@ ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op, PGresult *res)
         return;
     }
 
-    ngx_http_apikey_ship_raw(ship, res, 2);
+    ngx_http_apikey_ship_told(ship, res, 2);
     ngx_http_apikey_ship_run(ship);
 }
 
@@ -556,7 +573,7 @@ ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship)
 }
 
 
-static void
+void
 ngx_http_apikey_ship_query(ngx_http_apikey_ship_t *ship)
 {
     ship->op.data = ship;

@@ -75,6 +75,7 @@ ngx_http_apikey_ship_scan(ngx_http_apikey_ship_t *ship)
             ngx_http_apikey_usage_heir(u, &r->ring);
 
             r->open = 1;
+            r->ran = 0;
             ngx_http_apikey_ship_found(ship, r);
         }
 

@@ -320,6 +320,62 @@ test_holds(uint64_t zone, unsigned want)
 }
 
 
+static unsigned
+test_runs_above(const apikey_ring_t *ring, uint64_t number)
+{
+    uint32_t  i;
+    unsigned  n;
+    union {
+        apikey_record_t  record;
+        uint8_t          bytes[APIKEY_RECORD_LARGE];
+    } copy;
+
+    for (i = 0, n = 0; i < APIKEY_RING_SLOTS; i++) {
+
+        if (apikey_ring_runs(ring, i, number, &copy.record)) {
+            n += 1 + copy.record.shape.len[APIKEY_TEXT_SERVICE];
+        }
+    }
+
+    return n;
+}
+
+
+/* What runs, and what has ended since it was looked at what had. */
+
+static void
+test_runs(void)
+{
+    apikey_slot_t  *slot, *sum;
+    apikey_ring_t   ring;
+
+    (void) apikey_ring_create(&ring, test_dir, 3, test_node, 81, -1, -1);
+    (void) apikey_ring_open(&ring, test_dir, 3, test_node);
+    (void) apikey_ring_claim(&ring, 1);
+
+    slot = test_open(&ring, 0, 0);
+    (void) test_open(&ring, 99, 2);
+    (void) test_open(&ring, 254, APIKEY_HOLDS);
+    is_uint(test_runs_above(&ring, 0), 1 + 100 + 255, "what runs");
+
+    apikey_ring_put(&ring, test_open(&ring, 7, 0));
+    sum = test_open(&ring, 7, 0);
+    sum->state = APIKEY_SLOT_SUM;
+    is_uint(test_runs_above(&ring, 0), 356, "and nothing else");
+
+    apikey_ring_publish(&ring, slot);
+    is_uint(test_runs_above(&ring, 0), 356, "what ended since");
+    is_uint(test_runs_above(&ring, 1), 355, "and not what had");
+
+    slot = test_open(&ring, 3, 0);
+    slot->record.shape.len[APIKEY_TEXT_MODEL] = 255;
+    slot->record.shape.len[APIKEY_TEXT_OWNER] = 255;
+    is_uint(test_runs_above(&ring, 1), 355, "damaged memory is no request");
+
+    apikey_ring_close(&ring);
+}
+
+
 /* A copy is read, but what is counted next goes into a file of its own. */
 
 static void
@@ -397,6 +453,7 @@ main(void)
     test_holds(5, 2 + APIKEY_HOLDS);
     test_holds(6, 0);
     test_copied();
+    test_runs();
 
     snprintf(command, sizeof(command), "rm -rf %s", test_dir);
 
