@@ -407,7 +407,8 @@ CREATE TABLE IF NOT EXISTS limit_past (
 );
 
 COMMENT ON TABLE limit_past IS
-    'Limits that were taken away: one that is made again is as old as it was';
+    'Limits that were taken away, or of a plan that was left: one that is made'
+    ' again, or a plan''s of the same name, is as old as it was';
 COMMENT ON COLUMN limit_past.holder IS 'Id of a key, an owner or a plan';
 COMMENT ON COLUMN limit_past.service IS 'Empty: any';
 COMMENT ON COLUMN limit_past.model IS 'Empty: any';
@@ -649,6 +650,7 @@ ALTER TABLE owner ENABLE ROW LEVEL SECURITY;
 ALTER TABLE key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
 ALTER TABLE limit_rule ENABLE ROW LEVEL SECURITY;
+ALTER TABLE limit_past ENABLE ROW LEVEL SECURITY;
 ALTER TABLE credit ENABLE ROW LEVEL SECURITY;
 ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
 ALTER TABLE idempotency ENABLE ROW LEVEL SECURITY;
@@ -663,12 +665,14 @@ DROP POLICY IF EXISTS operator_see ON owner;
 DROP POLICY IF EXISTS operator_see ON key;
 DROP POLICY IF EXISTS operator_see ON secret;
 DROP POLICY IF EXISTS operator_see ON limit_rule;
+DROP POLICY IF EXISTS operator_see ON limit_past;
 DROP POLICY IF EXISTS operator_see ON credit;
 DROP POLICY IF EXISTS operator_see ON audit;
 DROP POLICY IF EXISTS key_see ON owner;
 DROP POLICY IF EXISTS key_see ON key;
 DROP POLICY IF EXISTS key_see ON secret;
 DROP POLICY IF EXISTS key_see ON limit_rule;
+DROP POLICY IF EXISTS key_see ON limit_past;
 DROP POLICY IF EXISTS key_see ON credit;
 DROP POLICY IF EXISTS owner_see ON owner;
 DROP POLICY IF EXISTS owner_see ON key;
@@ -676,6 +680,7 @@ DROP POLICY IF EXISTS owner_add ON key;
 DROP POLICY IF EXISTS owner_change ON key;
 DROP POLICY IF EXISTS owner_all ON secret;
 DROP POLICY IF EXISTS owner_see ON limit_rule;
+DROP POLICY IF EXISTS owner_see ON limit_past;
 DROP POLICY IF EXISTS owner_see ON credit;
 DROP POLICY IF EXISTS node_all ON credit;
 DROP POLICY IF EXISTS owner_all ON limit_rule;
@@ -705,6 +710,8 @@ CREATE POLICY operator_see ON secret FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'operator_read');
 CREATE POLICY operator_see ON limit_rule FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'operator_read');
+CREATE POLICY operator_see ON limit_past FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) IN ('operator', 'operator_read', 'node'));
 CREATE POLICY operator_see ON credit FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'operator_read');
 CREATE POLICY operator_see ON audit FOR SELECT TO apikey_gateway
@@ -720,6 +727,9 @@ CREATE POLICY key_see ON limit_rule FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'key'
         AND (key_id = (SELECT caller_key())
              OR owner_id = (SELECT caller_owner())));
+CREATE POLICY key_see ON limit_past FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'key'
+        AND holder IN ((SELECT caller_key()), (SELECT caller_owner())));
 
 CREATE POLICY key_see ON credit FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'key'
@@ -753,6 +763,11 @@ CREATE POLICY owner_see ON limit_rule FOR SELECT TO apikey_gateway
         AND (owner_id = (SELECT caller_owner())
              OR (SELECT k.owner_id FROM key k WHERE k.id = key_id)
                 = (SELECT caller_owner())));
+CREATE POLICY owner_see ON limit_past FOR SELECT TO apikey_gateway
+    USING ((SELECT caller()) = 'owner'
+        AND (holder = (SELECT caller_owner())
+             OR (SELECT k.owner_id FROM key k WHERE k.id = holder)
+                = (SELECT caller_owner())));
 CREATE POLICY owner_see ON credit FOR SELECT TO apikey_gateway
     USING ((SELECT caller()) = 'owner'
         AND (owner_id = (SELECT caller_owner())
@@ -783,6 +798,7 @@ GRANT SELECT (id, key_id, start, last4, created_at, expires_at, ended_at)
 GRANT INSERT ON secret TO apikey_gateway;
 GRANT UPDATE (expires_at, ended_at) ON secret TO apikey_gateway;
 GRANT SELECT, INSERT, DELETE ON limit_rule TO apikey_gateway;
+GRANT SELECT ON limit_past TO apikey_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON credit TO apikey_gateway;
 GRANT SELECT, INSERT ON audit TO apikey_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO apikey_gateway;

@@ -363,7 +363,14 @@ BEGIN ATOMIC
         limit_kind(l.unit, l.window_text, l.rolling),
         CASE WHEN l.window_text IN ('day', 'week', 'month')
             THEN l.window_text END,
-        coalesce(micros(l.made), 0), NULL::bigint, NULL::bigint
+        coalesce(micros(nullif(least(coalesce(l.made, '-infinity'), (
+            SELECT coalesce(w.made, '-infinity')
+            FROM limit_past w
+            WHERE w.holder = coalesce(holder_key, holder_owner)
+                AND w.name = l.name AND w.unit = l.unit
+                AND w.service = coalesce(l.service, '')
+                AND w.model = coalesce(l.model, ''))), '-infinity')), 0),
+        NULL::bigint, NULL::bigint
     FROM plan p JOIN limit_rule l ON l.plan_id = p.id
     WHERE p.external = holder_plan
         AND NOT EXISTS (SELECT FROM limit_rule o

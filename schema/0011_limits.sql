@@ -400,7 +400,41 @@ COMMENT ON TRIGGER limit_left ON limit_rule IS
 COMMENT ON TRIGGER limit_again ON limit_rule IS
     'It is as old as what it takes the place of';
 
-GRANT EXECUTE ON FUNCTION limit_left(), limit_again() TO apikey_gateway;
+-- Nor does it begin anew for who moves to a plan that is younger.
+
+CREATE OR REPLACE FUNCTION plan_left()
+RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = apikey, pg_temp
+AS $$
+BEGIN
+    INSERT INTO limit_past AS p
+    SELECT NEW.id, l.name, l.unit, coalesce(l.service, ''),
+        coalesce(l.model, ''), l.made
+    FROM plan x JOIN limit_rule l ON l.plan_id = x.id
+    WHERE x.external = OLD.plan
+    ON CONFLICT (holder, name, unit, service, model)
+    DO UPDATE SET made = CASE WHEN p.made IS NOT NULL
+        AND excluded.made IS NOT NULL THEN least(p.made, excluded.made) END;
+
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION plan_left() IS
+    'Trigger: notes since when a key or an owner had limits of a plan that it'
+    ' leaves';
+
+CREATE OR REPLACE TRIGGER plan_left AFTER UPDATE OF plan ON key FOR EACH ROW
+    WHEN (OLD.plan IS DISTINCT FROM NEW.plan) EXECUTE FUNCTION plan_left();
+CREATE OR REPLACE TRIGGER plan_left AFTER UPDATE OF plan ON owner FOR EACH ROW
+    WHEN (OLD.plan IS DISTINCT FROM NEW.plan) EXECUTE FUNCTION plan_left();
+
+COMMENT ON TRIGGER plan_left ON key IS 'What has used it is not forgotten';
+COMMENT ON TRIGGER plan_left ON owner IS 'What has used it is not forgotten';
+
+GRANT EXECUTE ON FUNCTION limit_left(), limit_again(), plan_left()
+    TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION check_window(jsonb, text),
     check_amount(jsonb, text, text, text),
     check_limit(jsonb, text), check_window_of(jsonb, text, text),

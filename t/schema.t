@@ -90,7 +90,7 @@ is_deeply([ sort $pg->column(q{
     SELECT p.proname FROM pg_proc p
     WHERE p.pronamespace = 'apikey'::regnamespace AND p.prosecdef}) ],
     [ qw(audit_drop conversations_open export_open import_find key_item key_page key_unused keyring_find keyring_rows
-         limit_again limit_left periods_due requests_page secret_item usage_keep) ],
+         limit_again limit_left periods_due plan_left requests_page secret_item usage_keep) ],
     'only what reads digests, lists, how old limits are, and what drops old'
     . ' rows and closes periods run as the owner');
 

@@ -132,7 +132,8 @@ is_deeply([ grep { !$known{$_} } $pg->column(q{
         AND has_any_column_privilege('apikey_gateway', c.oid, 'SELECT')
     ORDER BY 1}) ],
     [ qw(alert alert_entry alert_progress alert_state audit billing_period
-         credit export_schedule idempotency key key_usage leak limit_rule owner secret
+         credit export_schedule idempotency key key_usage leak limit_past limit_rule owner
+         secret
          secret_usage usage_correction usage_quarter usage_request usage_running webhook webhook_attempt
          webhook_delivery webhook_event webhook_secret) ],
     'all tables are tried');
@@ -141,6 +142,10 @@ $pg->run(qq{SELECT apikey.put_credits(NULL, id, '{"unit": "tokens",
     "remaining": 5}') FROM apikey.owner;
     SELECT apikey.put_credits(id, NULL, '{"unit": "requests",
     "remaining": 5}') FROM apikey.key});
+
+$pg->run(q{INSERT INTO apikey.limit_past
+    SELECT id, 'x', 'requests', '', '', now() FROM apikey.owner UNION ALL
+    SELECT id, 'x', 'requests', '', '', now() FROM apikey.key});
 
 $pg->run(q{INSERT INTO apikey.webhook (owner_id, url)
     SELECT id, 'http://x.example/' FROM apikey.owner UNION ALL
@@ -168,6 +173,9 @@ my %whose = (
     limit_rule => "coalesce((SELECT 'ada' FROM apikey.key k"
         . " WHERE k.id = x.key_id), (SELECT o.external FROM apikey.owner o"
         . " WHERE o.id = x.owner_id))",
+    limit_past => "coalesce((SELECT 'ada' FROM apikey.key k"
+        . " WHERE k.id = x.holder), (SELECT o.external FROM apikey.owner o"
+        . " WHERE o.id = x.holder))",
     credit => "coalesce((SELECT 'ada' FROM apikey.key k"
         . " WHERE k.id = x.key_id), (SELECT o.external FROM apikey.owner o"
         . " WHERE o.id = x.owner_id))",
@@ -193,7 +201,8 @@ my %whose = (
         . ' apikey.webhook w, apikey.webhook_delivery d WHERE o.id ='
         . ' w.owner_id AND w.id = d.webhook_id AND d.id = x.delivery_id)',
 );
-my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4, credit => 4, audit => 5,
+my %rows = (owner => 1, key => 3, secret => 3, limit_rule => 4,
+            limit_past => 4, credit => 4, audit => 5,
             idempotency => 1, key_usage => 3, leak => 0, secret_usage => 3,
             usage_quarter => 3, usage_request => 3, webhook => 1,
             webhook_event => 1, webhook_delivery => 1, webhook_secret => 1,
