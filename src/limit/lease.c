@@ -270,12 +270,12 @@ apikey_lease_ask(apikey_lease_t *lease, apikey_tally_t *tally,
     uint64_t  enough;
 
     /*
-     * Nobody spends any more what is left of it: until Redis writes it off it
-     * may be had again, by whoever wants it.
+     * Nobody runs any more in the slots that are left of it: until Redis
+     * writes them off they may be had again, by whoever wants them.
      */
 
     if (now >= lease->deadline && (lease->left || lease->held)) {
-        lease->back += lease->left;
+        lease->back += conf->slots ? lease->left : 0;
         apikey_lease_drop(lease);
     }
 

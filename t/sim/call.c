@@ -112,6 +112,10 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
 
     if (t >= s->lease.deadline) {
         r->w.books[a].lost += s->lease.held;
+
+        if (!r->w.cfg->accts[a].slots) {
+            r->w.books[a].lost += s->lease.left;
+        }
     }
 
     held = s->lease.held;

@@ -1,7 +1,7 @@
 
 /*
- * A node's lease against the value that Redis keeps: what is left of a lease
- * that is over is nobody's, and is told so.
+ * A node's lease against the value that Redis keeps: slots that are left of a
+ * lease that is over are nobody's, and are told so.
  */
 
 
@@ -162,7 +162,7 @@ test_written_off(void)
 }
 
 
-/* Who holds some of it waits for TAKE, and may have been told of it. */
+/* What Postgres may know of is not told of when its time is over. */
 
 static void
 test_held(void)
@@ -187,8 +187,8 @@ test_held(void)
     lease.held += 3;
 
     tell(1, BEGIN + 99 * SECOND / 100, 0);
-    is_uint(ask.returned, 7, "what nobody holds goes back");
-    is_uint(lease.held, 0, "what is held is lost");
+    is_uint(ask.returned, 0, "tokens do not go back");
+    is_uint(lease.held, 0, "nor what is held");
 
     apikey_lease_release(&claim, 1);
     is_uint(lease.left, 1, "and does not come back to another lease");
