@@ -137,13 +137,8 @@ sub primary {
 sub named {
     my ($self) = @_;
 
-    my %port;
-
-    for my $sentinel (grep { $_->awake } @{$self->{sentinels}}) {
-        my $address = $sentinel->command('SENTINEL',
-            'get-master-addr-by-name', $self->{name});
-        $port{$address->[1]} = 1;
-    }
+    my %port = map { $self->named_by($_) => 1 }
+               grep { $_->awake } @{$self->{sentinels}};
 
     my ($port, @more) = keys %port;
     return undef if @more;
@@ -153,15 +148,29 @@ sub named {
 }
 
 
+sub named_by {
+    my ($self, $sentinel) = @_;
+
+    return $sentinel->command('SENTINEL', 'get-master-addr-by-name',
+                              $self->{name})->[1];
+}
+
+
+# A Sentinel whose clock has jumped does nothing for half a minute, and one that
+# has given up tries again some seconds later.
+
 sub wait_failover {
-    my ($self, $old) = @_;
+    my ($self, $old, $again) = @_;
 
     return wait_for('another primary', sub {
         my $new = $self->named;
-        return $new && $new != $old
-               && eval { $new->command('INFO', 'replication')
-                         =~ /role:master/ } ? $new : undef;
-    }, 30);
+
+        return $new if $new && $new != $old
+                       && eval { $new->command('INFO', 'replication')
+                                 =~ /role:master/ };
+        $again->() if $again;
+        return undef;
+    }, 90);
 }
 
 
@@ -183,17 +192,22 @@ sub wait_in_step {
 }
 
 
+# Sentinel refuses while what it knows of the replicas is old, ten seconds at
+# times, and gives up where the one that it has chosen is slow to become a
+# primary.  Then it is asked again.
+
 sub failover {
     my ($self) = @_;
 
-    my $old = $self->named;
+    my $old = wait_for('a primary', sub { $self->named });
+    my $asked = $self->{sentinels}[0];
 
-    wait_for('a failover is taken', sub {
-        eval { $self->{sentinels}[0]->command('SENTINEL', 'failover',
-                                              $self->{name}) };
+    return $self->wait_failover($old, sub {
+        eval {
+            $asked->command('SENTINEL', 'failover', $self->{name})
+                if $self->named_by($asked) == $self->port_of($old);
+        };
     });
-
-    return $self->wait_failover($old);
 }
 
 
