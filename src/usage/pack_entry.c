@@ -16,13 +16,22 @@
 
 static size_t apikey_pack_shape_bytes(uint8_t *buf,
     const apikey_event_t *event);
+static uint32_t *apikey_pack_slot(apikey_packer_t *p, uint32_t hash);
 static bool apikey_pack_new(apikey_packer_t *p, size_t len);
+static void apikey_pack_spread(apikey_packer_t *p);
 
 
 apikey_packer_t *
 apikey_packer_create(void)
 {
-    return calloc(1, sizeof(apikey_packer_t));
+    apikey_packer_t  *p;
+
+    p = calloc(1, sizeof(apikey_packer_t));
+    if (p) {
+        p->nslots = APIKEY_PACK_FEW;
+    }
+
+    return p;
 }
 
 
@@ -53,7 +62,8 @@ apikey_packer_reset(apikey_packer_t *p)
     p->frame = 0;
     p->written = 0;
 
-    memset(p->slot, 0, sizeof(p->slot));
+    memset(p->slot, 0, p->nslots * sizeof(uint32_t));
+    p->nslots = APIKEY_PACK_FEW;
 }
 
 
@@ -180,7 +190,7 @@ apikey_pack_find(apikey_packer_t *p, apikey_pack_kind_e kind,
     hash = apikey_crc32c((uint32_t) kind, bytes, len);
 
     for (i = hash; ; i++) {
-        slot = &p->slot[i % APIKEY_PACK_SLOTS];
+        slot = &p->slot[i % p->nslots];
 
         if (*slot == 0) {
             break;
@@ -200,6 +210,11 @@ apikey_pack_find(apikey_packer_t *p, apikey_pack_kind_e kind,
         return APIKEY_PACK_NONE;
     }
 
+    if (p->n == p->nslots / 2 && p->nslots < APIKEY_PACK_SLOTS) {
+        apikey_pack_spread(p);
+        slot = apikey_pack_slot(p, hash);
+    }
+
     entry = &p->entry[p->n];
     memset(entry, 0, sizeof(apikey_pack_entry_t));
     entry->kind = (uint8_t) kind;
@@ -215,6 +230,35 @@ apikey_pack_find(apikey_packer_t *p, apikey_pack_kind_e kind,
     *slot = ++p->n;
 
     return p->n - 1;
+}
+
+
+static uint32_t *
+apikey_pack_slot(apikey_packer_t *p, uint32_t hash)
+{
+    uint32_t  i;
+
+    for (i = hash; p->slot[i % p->nslots]; i++) {
+        continue;
+    }
+
+    return &p->slot[i % p->nslots];
+}
+
+
+/* Few entries stand close together: it is they that are looked for most. */
+
+static void
+apikey_pack_spread(apikey_packer_t *p)
+{
+    uint32_t  i;
+
+    memset(p->slot, 0, p->nslots * sizeof(uint32_t));
+    p->nslots *= 2;
+
+    for (i = 0; i < p->n; i++) {
+        *apikey_pack_slot(p, p->entry[i].hash) = i + 1;
+    }
 }
 
 

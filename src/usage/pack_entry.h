@@ -51,6 +51,7 @@ typedef enum {
 
 
 #define APIKEY_PACK_SLOTS    (2 * APIKEY_PACK_ENTRIES)
+#define APIKEY_PACK_FEW      1024      /* slots of an empty dictionary */
 #define APIKEY_PACK_SCRATCH  (APIKEY_FRAME_MAX + 8192)
 #define APIKEY_PACK_NONE     UINT32_MAX
 
@@ -84,6 +85,7 @@ struct apikey_packer_s {
     apikey_pack_entry_t  *entry;
     uint32_t              n;
     uint32_t              room;
+    uint32_t              nslots;    /* in use; a power of two */
     uint32_t              slot[APIKEY_PACK_SLOTS];   /* numbers from 1 */
     uint64_t              written;   /* bytes packed */
     bool                  full;
