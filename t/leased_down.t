@@ -61,6 +61,8 @@ my %key = map { my ($name, @limits) = @$_;
     [ nowhere => limit(requests => 12, 'month') ],
     [ total   => limit(requests => 12, 'total') ],
     [ money   => limit(cost => '0.12', 'month') ],
+    [ watched => limit(cost => '0.12', 'month', mode => 'observe') ],
+    [ looked  => limit(tokens => 12, 'month', mode => 'observe') ],
     [ tokens  => limit(tokens => 12, '31d') ]);
 
 $t->sync;
@@ -181,6 +183,9 @@ is_deeply(answers('local', $_, 2), { '503 down_local' => 2 }, "$_: refused")
 is_deeply(answers('local', $_, 20),
           { '200 down_local' => 3, '429 down_local' => 17 },
           "$_: half of what was left") for qw(small month tokens);
+
+is_deeply(answers('local', $_, 20), { '200 down_local' => 20 },
+          "$_: what only observes refuses nobody") for qw(watched looked);
 
 # what it has never seen Postgres says, if anybody does
 

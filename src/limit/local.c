@@ -74,7 +74,7 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d, ngx_uint_t alone, int64_t now)
 {
     ngx_int_t                   rc;
-    ngx_uint_t                  i, k, ask, nothing;
+    ngx_uint_t                  i, k, ask, never;
     ngx_http_apikey_bucket_t   *b;
     ngx_http_apikey_account_t  *account;
 
@@ -89,16 +89,17 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
 
     for (i = 0; i < d->naccounts; i++) {
         account = &d->accounts[i];
-        nothing = ngx_http_apikey_local_nothing(account);
 
         for (k = 0; k < account->nbuckets; k++) {
             b = &account->buckets[k];
+            never = b->limit->mode == APIKEY_OBSERVE
+                    || ngx_http_apikey_local_nothing(account);
 
             b->refused = 0;
             b->unknown = 0;
             b->paid_in = 0;
 
-            if (!alone && !nothing
+            if (!alone && !never
                 && (account->unit == APIKEY_UNIT_COST
                     || b->limit->kind == APIKEY_KIND_TOTAL
                     || b->limit->kind == APIKEY_KIND_CREDITS))
@@ -117,7 +118,7 @@ ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
             if (b->gauge->bucket.used == APIKEY_GAUGE_UNKNOWN) {
                 b->unknown = 1;
 
-                if (nothing && (d->anyway || !alone)) {
+                if (never && (d->anyway || !alone)) {
                     continue;
                 }
 
@@ -221,9 +222,9 @@ ngx_http_apikey_local_pay(ngx_http_apikey_account_t *account,
 
         b->paid_in = apikey_gauge_period(b->gauge);
 
-        /* limits of slots share their count */
+        /* limits of slots share their count, what observes may be unknown */
 
-        if (k && account->unit == APIKEY_UNIT_CONCURRENT) {
+        if (b->unknown || (k && account->unit == APIKEY_UNIT_CONCURRENT)) {
             continue;
         }
 
