@@ -89,7 +89,15 @@ EOS
         $run->($of, 10);
     }
 
-    $redis->command('FLUSHALL');
+    # emptied; or started again without its data
+
+    if ($mode eq 'direct') {
+        $redis->command('FLUSHALL');
+
+    } else {
+        $redis->stop('kill');
+        $redis->start;
+    }
 
     # a worker that dies meanwhile tells of its requests itself
 
@@ -143,4 +151,5 @@ EOS
 
 
 $t->allow(qr/exited on signal 9/);
+$t->allow(qr/apikey_redis:/);
 $t->done;
