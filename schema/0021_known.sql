@@ -10,10 +10,13 @@ SET LOCAL search_path = apikey, pg_temp;
 -- What runs is recorded when it ends.  So a node that is wanted to says once
 -- what runs at that moment, each as if its worker died just then; what it ships
 -- from then on takes away its row in the same transaction.  So what is in and
--- what runs is together, at any time, all that was admitted before runs_at.
+-- what runs is together, at any time, all that was admitted before runs_at:
+-- which is moved there when all that had ended by then is in, too.  What was
+-- said before counts until then.
 
 CREATE TABLE IF NOT EXISTS usage_running (
     node     uuid         NOT NULL,
+    at       timestamptz  NOT NULL,
     event    uuid         NOT NULL,
     time     timestamptz  NOT NULL,
     key_id   uuid         NOT NULL,
@@ -23,7 +26,7 @@ CREATE TABLE IF NOT EXISTS usage_running (
     units    numeric      NOT NULL,
     tokens   numeric      NOT NULL,
     cost     numeric,
-    PRIMARY KEY (node, event)
+    PRIMARY KEY (node, event, at)
 );
 
 CREATE INDEX IF NOT EXISTS usage_running_key ON usage_running (key_id);
@@ -32,6 +35,8 @@ CREATE INDEX IF NOT EXISTS usage_running_owner ON usage_running (owner);
 COMMENT ON TABLE usage_running IS
     'Requests that ran when Redis had lost what is used, until they are'
     ' recorded';
+COMMENT ON COLUMN usage_running.at IS
+    'They ran then; it counts if it is the node''s runs_at';
 COMMENT ON COLUMN usage_running.event IS 'Their request_id';
 COMMENT ON COLUMN usage_running.tokens IS 'Reserved';
 COMMENT ON COLUMN usage_running.cost IS
@@ -138,7 +143,7 @@ SET search_path = apikey, pg_temp
 SET jit = off
 AS $$
 DECLARE
-    name     text := (SELECT o.external FROM owner o WHERE o.id = a_holder);
+    mine     text := (SELECT o.external FROM owner o WHERE o.id = a_holder);
     used     numeric;
     unknown  bigint;
 BEGIN
@@ -146,9 +151,10 @@ BEGIN
             WHEN 'tokens' THEN r.tokens ELSE r.cost END), 0),
         count(*) FILTER (WHERE r.cost IS NULL)
     INTO used, unknown
-    FROM usage_running r
+    FROM usage_running r JOIN usage_node n
+            ON n.node = r.node AND n.runs_at = r.at
     WHERE (a_level = 'key' AND r.key_id = a_holder
-            OR a_level = 'owner' AND r.owner = name)
+            OR a_level = 'owner' AND r.owner = mine)
         AND r.time >= usage_time(a_since)
         AND (coalesce(a_service, '') = ''
             OR pattern_covers(a_service, r.service))

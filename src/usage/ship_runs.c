@@ -5,8 +5,8 @@
  *
  * The slots of all rings are looked at; who ends after that is taken off again
  * by the batch that ships it.  It is of use when all that had ended before is
- * in, so it is said twice: what runs, and then as of when that is all there
- * was.
+ * in, so it is said twice: what runs, and then that this counts, and nothing
+ * that was said before.
  */
 
 
@@ -31,8 +31,9 @@ static void ngx_http_apikey_runs_row(ngx_http_apikey_ship_t *ship,
     const apikey_record_t *record);
 static void ngx_http_apikey_runs_text(ngx_http_apikey_text_t *t,
     const apikey_record_t *record, ngx_uint_t text);
-static void ngx_http_apikey_runs_as_of(ngx_http_apikey_ship_t *ship,
-    int64_t at);
+static void ngx_http_apikey_runs_begin(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_runs_at(ngx_http_apikey_ship_t *ship);
+static void ngx_http_apikey_runs_count(ngx_http_apikey_ship_t *ship);
 static ngx_uint_t ngx_http_apikey_runs_send(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_pg_handler_pt handler);
 static void ngx_http_apikey_runs_said(ngx_http_apikey_pg_op_t *op,
@@ -52,10 +53,7 @@ ngx_http_apikey_ship_runs(ngx_http_apikey_ship_t *ship)
             return 0;
         }
 
-        ship->runs.len = 0;
-        ship->runs.failed = 0;
-
-        ngx_http_apikey_runs_as_of(ship, ship->runs_seen);
+        ngx_http_apikey_runs_count(ship);
 
         return ngx_http_apikey_runs_send(ship, ngx_http_apikey_runs_done);
     }
@@ -101,6 +99,7 @@ ngx_http_apikey_runs_shipped(ngx_http_apikey_ship_t *ship)
 static void
 ngx_http_apikey_runs_look(ngx_http_apikey_ship_t *ship)
 {
+    u_char                  *p;
     ngx_uint_t               i, n;
     ngx_http_apikey_text_t  *t;
 
@@ -111,26 +110,32 @@ ngx_http_apikey_runs_look(ngx_http_apikey_ship_t *ship)
     ship->scan_at = ngx_current_msec;
     ngx_http_apikey_ship_scan(ship);
 
-    t = &ship->runs;
-    t->len = 0;
-    t->failed = 0;
+    ngx_http_apikey_runs_begin(ship);
 
-    ngx_http_apikey_text_put(t, "SELECT set_config('apikey.caller', 'node',"
-        " true), set_config('synchronous_commit', 'off', true);"
-        "DELETE FROM apikey.usage_running WHERE node = '");
+    t = &ship->runs;
+
+    ngx_http_apikey_text_put(t, "DELETE FROM apikey.usage_running WHERE node ="
+                                " '");
     ngx_http_apikey_text_uuid(t, ship->usage->conf.node);
-    ngx_http_apikey_text_put(t, "';");
+    ngx_http_apikey_text_put(t, "' AND at IS DISTINCT FROM (SELECT n.runs_at"
+                                " FROM apikey.usage_node n WHERE n.node = '");
+    ngx_http_apikey_text_uuid(t, ship->usage->conf.node);
+    ngx_http_apikey_text_put(t, "');");
 
     for (i = 0, n = 0; i < ship->nrings; i++) {
 
-        if (ship->rings[i].open) {
+        if (ship->rings[i].open && !ship->rings[i].ring.copied) {
             ngx_http_apikey_runs_ring(ship, &ship->rings[i], &n);
         }
     }
 
-    ngx_http_apikey_text_put(t, n ? " ON CONFLICT DO NOTHING;" : "");
+    ngx_http_apikey_text_put(t, n ? " ON CONFLICT DO NOTHING" : "");
 
-    ngx_http_apikey_runs_as_of(ship, 0);
+    p = ngx_http_apikey_text_add(t, 1);
+
+    if (p) {
+        *p = '\0';
+    }
 
     ship->runs_to = apikey_clock_real() + NGX_HTTP_APIKEY_RUNS_SKEW;
 }
@@ -180,7 +185,9 @@ ngx_http_apikey_runs_row(ngx_http_apikey_ship_t *ship,
 
     ngx_http_apikey_text_put(t, "('");
     ngx_http_apikey_text_uuid(t, ship->usage->conf.node);
-    ngx_http_apikey_text_put(t, "','");
+    ngx_http_apikey_text_put(t, "',");
+    ngx_http_apikey_runs_at(ship);
+    ngx_http_apikey_text_put(t, ",'");
     ngx_http_apikey_text_uuid(t, c->event);
     ngx_http_apikey_text_put(t, "',apikey.usage_time(");
     ngx_http_apikey_text_int(t, c->time);
@@ -224,30 +231,45 @@ ngx_http_apikey_runs_text(ngx_http_apikey_text_t *t,
 }
 
 
-/* 0: it is said, and not all that had ended before is in. */
+static void
+ngx_http_apikey_runs_begin(ngx_http_apikey_ship_t *ship)
+{
+    ship->runs.len = 0;
+    ship->runs.failed = 0;
+
+    ngx_http_apikey_text_put(&ship->runs, "SELECT set_config('apikey.caller',"
+        " 'node', true), set_config('synchronous_commit', 'off', true);");
+}
+
 
 static void
-ngx_http_apikey_runs_as_of(ngx_http_apikey_ship_t *ship, int64_t at)
+ngx_http_apikey_runs_at(ngx_http_apikey_ship_t *ship)
+{
+    ngx_http_apikey_text_put(&ship->runs, "apikey.usage_time(");
+    ngx_http_apikey_text_int(&ship->runs, ship->runs_seen);
+    ngx_http_apikey_text_put(&ship->runs, ")");
+}
+
+
+static void
+ngx_http_apikey_runs_count(ngx_http_apikey_ship_t *ship)
 {
     u_char                  *p;
     ngx_http_apikey_text_t  *t;
 
+    ngx_http_apikey_runs_begin(ship);
+
     t = &ship->runs;
 
     ngx_http_apikey_text_put(t, "UPDATE apikey.usage_node SET runs_at = ");
-
-    if (at) {
-        ngx_http_apikey_text_put(t, "apikey.usage_time(");
-        ngx_http_apikey_text_int(t, at);
-        ngx_http_apikey_text_put(t, ")");
-
-    } else {
-        ngx_http_apikey_text_put(t, "'-infinity'");
-    }
-
+    ngx_http_apikey_runs_at(ship);
     ngx_http_apikey_text_put(t, " WHERE node = '");
     ngx_http_apikey_text_uuid(t, ship->usage->conf.node);
-    ngx_http_apikey_text_put(t, "'");
+    ngx_http_apikey_text_put(t, "';DELETE FROM apikey.usage_running"
+                                " WHERE node = '");
+    ngx_http_apikey_text_uuid(t, ship->usage->conf.node);
+    ngx_http_apikey_text_put(t, "' AND at <> ");
+    ngx_http_apikey_runs_at(ship);
 
     p = ngx_http_apikey_text_add(t, 1);
 
