@@ -29,7 +29,6 @@ static void ngx_http_apikey_decide_release(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_decide_keep(ngx_http_apikey_decision_t *d);
 static void ngx_http_apikey_decide_refund(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d);
-static ngx_int_t ngx_http_apikey_decide_deny(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_allow(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_decide_local(ngx_http_apikey_decision_t *d,
     ngx_uint_t nodes, apikey_mode_e mode);
@@ -407,7 +406,8 @@ ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d)
         return ngx_http_apikey_decide_allow(d);
 
     case NGX_HTTP_APIKEY_DOWN_DENY:
-        return ngx_http_apikey_decide_deny(d);
+        return ngx_http_apikey_decide_done(d, NGX_ERROR,
+                                           APIKEY_MODE_DOWN_DENY);
 
     default: /* NGX_HTTP_APIKEY_DOWN_LOCAL */
 
@@ -420,26 +420,6 @@ ngx_http_apikey_decide_down(ngx_http_apikey_decision_t *d)
         return ngx_http_apikey_decide_local(d, ngx_max(nodes, 1),
                                             APIKEY_MODE_DOWN_LOCAL);
     }
-}
-
-
-/* What costs nothing would pass whatever Redis said. */
-
-static ngx_int_t
-ngx_http_apikey_decide_deny(ngx_http_apikey_decision_t *d)
-{
-    ngx_int_t   rc;
-    ngx_uint_t  i;
-
-    rc = NGX_OK;
-
-    for (i = 0; i < d->naccounts; i++) {
-        if (!ngx_http_apikey_local_nothing(&d->accounts[i])) {
-            rc = NGX_ERROR;
-        }
-    }
-
-    return ngx_http_apikey_decide_done(d, rc, APIKEY_MODE_DOWN_DENY);
 }
 
 

@@ -18,6 +18,8 @@
 
 static ngx_int_t ngx_http_apikey_local_open(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d, ngx_uint_t alone, int64_t now);
+static ngx_uint_t ngx_http_apikey_local_nothing(
+    const ngx_http_apikey_account_t *account);
 static ngx_int_t ngx_http_apikey_local_check(
     ngx_http_apikey_account_t *account, ngx_uint_t nodes);
 static uint64_t ngx_http_apikey_local_rest(ngx_http_apikey_account_t *account,
@@ -62,7 +64,9 @@ ngx_http_apikey_local_take(ngx_http_apikey_table_t *table,
 }
 
 
-ngx_uint_t
+/* It passes whatever is left, and nobody has to know. */
+
+static ngx_uint_t
 ngx_http_apikey_local_nothing(const ngx_http_apikey_account_t *account)
 {
     return account->unit == APIKEY_UNIT_REQUESTS && account->cost == 0;

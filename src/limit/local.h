@@ -30,9 +30,5 @@
 ngx_int_t ngx_http_apikey_local_take(ngx_http_apikey_table_t *table,
     ngx_http_apikey_decision_t *d, ngx_uint_t nodes, int64_t now);
 
-/* It passes whatever is left, and nobody has to know. */
-ngx_uint_t ngx_http_apikey_local_nothing(
-    const ngx_http_apikey_account_t *account);
-
 
 #endif /* NGX_HTTP_APIKEY_LOCAL_H_INCLUDED */
