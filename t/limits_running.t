@@ -1,7 +1,7 @@
 
 # What runs when Redis loses its values: Postgres has it only when it has
 # ended, and it was admitted all the same.  No quota and no budget lets more
-# in for that, whatever ends when; and what was reserved too much comes back.
+# in for that, whatever ends when.
 
 use strict;
 use warnings;
@@ -128,23 +128,8 @@ EOS
 
     cmp_ok($hits->('cost') * 0.01 + 0.09 * 10, '<=', 2.00, 'cost: what runs');
 
-    # a tenth of it was used; who died has used all
-
     $up->let_go;
-
-    my $ended = grep { eval { $_->response->{status} == 200 } }
-                     @{$running{cost}};
-    my $back = sprintf '%.2f', 0.09 * $ended;
-
-    cmp_ok($ended, '>', 0, 'cost: some end');
-    ok(eval { wait_for('what comes back', sub {
-        $n[0]->get("/set/X-Usage-Cost/0?cost=$back",
-                   key => $key{cost}{key})->{status} == 200;
-    }, 30) }, 'cost: what was reserved too much comes back');
-
-    $back += 0.10;
-    is($n[0]->get("/?cost=$back", key => $key{cost}{key})->{status}, 402,
-       'cost: and no more');
+    eval { $_->response } for map { @$_ } values %running;
 
     $_->stop for @n;
 } }

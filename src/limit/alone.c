@@ -263,48 +263,6 @@ ngx_http_apikey_alone_settle(ngx_http_apikey_limiter_t *l,
 }
 
 
-void
-ngx_http_apikey_alone_less(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b,
-    uint64_t tokens, int64_t now)
-{
-    uint64_t            end, real;
-    apikey_owed_t      *owed;
-    apikey_owed_key_t   key;
-    apikey_owed_set_t  *set;
-
-    set = ngx_http_apikey_alone_set(l);
-
-    if (set == NULL) {
-        return;
-    }
-
-    real = apikey_clock_real();
-    end = ngx_http_apikey_alone_end(b, real);
-
-    ngx_http_apikey_alone_key(&key, account, b->limit->id);
-
-    owed = apikey_owed_get(set, &key, apikey_tallies_name(l->conf.tallies),
-                           now, real);
-
-    /* another kind of limit had that name, and owes yet */
-
-    if (owed == NULL || (end && end <= real)
-        || (owed->sinks && !apikey_owed_clean(owed, real)))
-    {
-        return;
-    }
-
-    owed->sinks = 0;
-    owed->share = 1;
-
-    apikey_owed_less(set, owed, tokens, end,
-                     apikey_tallies_name(l->conf.tallies), real);
-
-    ngx_http_apikey_alone_mark(l, account, now);
-}
-
-
 /* It is told with the next LEASE, or by the wheel. */
 
 static void

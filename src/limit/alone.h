@@ -24,14 +24,6 @@ void ngx_http_apikey_alone_paid(ngx_http_apikey_limiter_t *l,
 void ngx_http_apikey_alone_settled(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, int64_t now);
 
-/*
- * A request has ended that ran when Redis lost what it had paid: what it was
- * then said to run with, by Postgres, was so much more than it has cost.
- */
-void ngx_http_apikey_alone_less(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b,
-    uint64_t tokens, int64_t now);
-
 /* Something of this account is still to be told, before more is taken. */
 ngx_uint_t ngx_http_apikey_alone_owes(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_lease_entry_t *entry);

@@ -244,17 +244,6 @@ ngx_http_apikey_known_gone(ngx_http_apikey_decision_t *d,
 }
 
 
-uint64_t
-ngx_http_apikey_known_loss(ngx_http_apikey_decision_t *d)
-{
-    ngx_http_apikey_redis_epoch_t  epoch;
-
-    ngx_http_apikey_known_epoch(d, &epoch);
-
-    return ngx_max(epoch.since, epoch.gone);
-}
-
-
 /*
  * Of who will be asked next: in a Cluster others have lost what they had at
  * other times.  All accounts of a request stand in one slot.

@@ -223,9 +223,6 @@ ngx_uint_t ngx_http_apikey_known_told(
  * of what this limit may have gone with, into d->least.
  */
 uint64_t ngx_http_apikey_known_void(uint64_t lost, uint64_t time);
-
-/* us, by Redis' time: it last lost what it had of these accounts; 0: never. */
-uint64_t ngx_http_apikey_known_loss(ngx_http_apikey_decision_t *d);
 void ngx_http_apikey_known_gone(ngx_http_apikey_decision_t *d,
     const ngx_http_apikey_bucket_t *b, uint64_t time);
 

@@ -17,8 +17,6 @@
 static uint64_t apikey_owed_hash(const apikey_owed_key_t *key);
 static bool apikey_owed_free(const apikey_owed_t *owed, uint64_t real);
 static void apikey_owed_begin(apikey_owed_t *owed, uint64_t name);
-static void apikey_owed_in(apikey_owed_set_t *set, apikey_owed_t *owed,
-    uint64_t end, uint64_t name, uint64_t real);
 
 
 apikey_owed_t *
@@ -131,42 +129,11 @@ apikey_owed_add(apikey_owed_set_t *set, apikey_owed_t *owed, uint64_t tokens,
 {
     int64_t  most;
 
-    apikey_owed_in(set, owed, end, name, real);
-
-    most = (int64_t) APIKEY_ACCOUNT_MAX + owed->sum;
-
-    owed->sum -= tokens > (uint64_t) most ? most : (int64_t) tokens;
-
-    set->alone = real;
-}
-
-
-void
-apikey_owed_less(apikey_owed_set_t *set, apikey_owed_t *owed, uint64_t tokens,
-    uint64_t end, uint64_t name, uint64_t real)
-{
-    int64_t  most;
-
-    apikey_owed_in(set, owed, end, name, real);
-
-    most = (int64_t) APIKEY_ACCOUNT_MAX - owed->sum;
-
-    owed->sum += tokens > (uint64_t) most ? most : (int64_t) tokens;
-}
-
-
-static void
-apikey_owed_in(apikey_owed_set_t *set, apikey_owed_t *owed, uint64_t end,
-    uint64_t name, uint64_t real)
-{
-    uint64_t  sum;
-
-    sum = owed->sum < 0 ? (uint64_t) -owed->sum : (uint64_t) owed->sum;
-
     /* of a period that is over nothing is owed; sums stay countable */
 
     if ((owed->end && owed->end != end && owed->end <= real)
-        || (apikey_owed_clean(owed, real) && sum > APIKEY_ACCOUNT_MAX / 2))
+        || (apikey_owed_clean(owed, real)
+            && owed->sum < -(int64_t) (APIKEY_ACCOUNT_MAX / 2)))
     {
         apikey_owed_begin(owed, name);
     }
@@ -176,6 +143,12 @@ apikey_owed_in(apikey_owed_set_t *set, apikey_owed_t *owed, uint64_t end,
     }
 
     owed->end = end;
+
+    most = (int64_t) APIKEY_ACCOUNT_MAX + owed->sum;
+
+    owed->sum -= tokens > (uint64_t) most ? most : (int64_t) tokens;
+
+    set->alone = real;
 }
 
 

@@ -33,7 +33,7 @@ typedef struct {
     uint64_t  name;              /* to Redis */
     uint64_t  number;            /* of the last call that took it along */
     uint64_t  acked_number;
-    int64_t   sum;               /* tokens; < 0: admitted; > 0: less used */
+    int64_t   sum;               /* tokens; < 0: admitted */
     int64_t   acked;
     uint64_t  era;               /* us: Redis had answered last, before that
                                     was admitted */
@@ -89,13 +89,6 @@ void apikey_owed_add(apikey_owed_set_t *set, apikey_owed_t *owed,
 
 /* So much less was used: of what was admitted in that period. */
 void apikey_owed_back(apikey_owed_t *owed, uint64_t tokens, uint64_t end);
-
-/*
- * So much less was used, in the period that ends then, of what Redis has
- * charged since it was known again: it does that once.
- */
-void apikey_owed_less(apikey_owed_set_t *set, apikey_owed_t *owed,
-    uint64_t tokens, uint64_t end, uint64_t name, uint64_t real);
 
 /* No more than so much is owed by now, unless it is on its way. */
 void apikey_owed_most(apikey_owed_t *owed, uint64_t tokens);

@@ -23,9 +23,6 @@
 
 static void ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
     ngx_http_apikey_decision_t *d, ngx_uint_t i);
-static void ngx_http_apikey_settle_again(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, ngx_uint_t i, const apikey_tally_t *tally,
-    int64_t now);
 static void ngx_http_apikey_settle_queue(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_decision_t *d, ngx_uint_t i, int64_t now);
 static ngx_uint_t ngx_http_apikey_settle_missed(
@@ -153,68 +150,6 @@ ngx_http_apikey_settle_redis(ngx_http_apikey_limiter_t *l,
                      now - d->paid_at, NGX_HTTP_APIKEY_LEASES_HORIZON);
 
     ngx_http_apikey_settle_queue(leases, d, i, now);
-
-    if (account->actual < account->cost && claim->state != APIKEY_CLAIM_NONE) {
-        ngx_http_apikey_settle_again(l, d, i, &e->tally, now);
-    }
-}
-
-
-/*
- * What it has paid was lost, and its quotas are known again: by Postgres,
- * which was told that it ran.  No settlement of before the loss comes off
- * them; nor does this one, unless both is certain.
- */
-
-static void
-ngx_http_apikey_settle_again(ngx_http_apikey_limiter_t *l,
-    ngx_http_apikey_decision_t *d, ngx_uint_t i, const apikey_tally_t *tally,
-    int64_t now)
-{
-    uint64_t                        lost, paid, told;
-    ngx_uint_t                      k;
-    ngx_http_apikey_leases_t       *leases;
-    ngx_http_apikey_account_t      *account;
-    ngx_http_apikey_lease_entry_t  *entry;
-    ngx_http_apikey_lease_limit_t  *limit;
-
-    account = &d->accounts[i];
-    leases = l->conf.sh->leases;
-
-    told = apikey_stats_get(&l->conf.stats->runs_at);
-    paid = (uint64_t) (apikey_clock_real() - (now - d->paid_at));
-
-    if (told <= paid
-        || now - d->paid_at > (int64_t) NGX_HTTP_APIKEY_LEASES_HORIZON / 2)
-    {
-        return;
-    }
-
-    lost = ngx_http_apikey_known_loss(d);
-
-    if (d->claims[i].era >= lost || tally->era < lost) {
-        return;
-    }
-
-    entry = ngx_http_apikey_leases_find(leases, account);
-
-    if (entry == NULL || entry->seen == 0 || entry->lost) {
-        return;
-    }
-
-    limit = ngx_http_apikey_leases_limit(leases, entry->limits);
-
-    for (k = 0; limit && k < account->nbuckets; k++) {
-
-        if (limit->terms.id == account->buckets[k].limit->id
-            && limit->terms.quota && limit->seen.used != APIKEY_ACCOUNT_MAX)
-        {
-            ngx_http_apikey_alone_less(l, account, &account->buckets[k],
-                                       account->cost - account->actual, now);
-        }
-
-        limit = ngx_http_apikey_leases_limit(leases, limit->next);
-    }
 }
 
 

@@ -187,39 +187,6 @@ test_much(void)
 }
 
 
-/* What was said to run, and has used less. */
-
-static void
-test_less(void)
-{
-    uint64_t                name;
-    apikey_owed_t          *owed;
-    apikey_account_sums_t   sums;
-
-    owed = get(5, SECOND);
-    name = owed->name;
-
-    apikey_owed_less(set, owed, 4, REAL + 10, ++names, REAL);
-    ok(!apikey_owed_clean(owed, REAL), "less is told, too");
-    apikey_owed_send(owed, 0, &sums);
-    is_sum(sums.sum, 4, "above 0");
-    is_sum(sums.part_acked, (int64_t) REAL + 10, "of a period");
-    apikey_owed_acked(owed, &sums);
-    ok(apikey_owed_clean(owed, REAL), "once");
-
-    add(owed, 6, REAL + 10, REAL);
-    is_sum(owed->sum, -2, "beside what is owed");
-
-    apikey_owed_less(set, owed, 1, REAL + 99, ++names, REAL + 11);
-    is_sum(owed->sum, 1, "and of the next period alone");
-    ok(owed->name != name, "under another name");
-
-    apikey_owed_less(set, owed, APIKEY_ACCOUNT_MAX, REAL + 99, ++names,
-                     REAL + 11);
-    is_sum(owed->sum, (int64_t) APIKEY_ACCOUNT_MAX, "it can be counted");
-}
-
-
 /* More limits than there are places. */
 
 static void
@@ -275,7 +242,6 @@ main(void)
     test_period();
     test_sinks();
     test_much();
-    test_less();
     test_full();
 
     free(set);
