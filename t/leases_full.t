@@ -1,5 +1,6 @@
-# A zone that is too small for all accounts in use: limits stay exact, and
-# whoever is refused for it is told that the store is missing.
+# A zone that is too small for all accounts in use: limits stay exact, also
+# without Redis, and whoever is refused for it is told that the store is
+# missing.
 
 use strict;
 use warnings;
@@ -113,5 +114,62 @@ is_deeply(answers(3, $month[1]),
           { '200 ok' => 2, '429 quota_exceeded' => 1 },
           'what was used is used');
 
+subtest 'Redis goes away' => sub {
+    my $alone = $t->nginx(name => 'alone', workers => 1, base => {
+        zone => 'apikey_zone zone=apikey:1m;',
+        redis => "apikey_redis %%REDIS%% timeout=500ms;\n"
+                 . '    apikey_redis_down local nodes=1;' },
+        server => <<'EOT')->start;
+        location / {
+            apikey required;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+EOT
+
+    my $one = { name => 'one', unit => 'requests', limit => 3 };
+    my @all = ([ bucket => { %$one, window => '31d' } ],
+               [ rolling => { %$one, window => '31d', rolling => \1 } ],
+               [ both => { %$one, window => '31d' },
+                         { %$one, name => 'two', limit => 50,
+                           window => 'month' } ],
+               [ month => { %$one, window => 'month' } ]);
+    my %key;
+
+    for (@all) {
+        my ($name, @limits) = @$_;
+        $key{$name} = $t->key(limits => \@limits);
+    }
+
+    $t->sync;
+
+    my $get = sub { return $alone->get('/', key => $_[0]{key})->{status} };
+
+    for my $name (map { $_->[0] } @all) {
+        is_deeply([ map { $get->($key{$name}) } 1 .. 4 ],
+                  [ (200) x 3, 429 ], "$name: all is used");
+    }
+
+    $t->wait_events(4, "key_id = '$key{month}{id}'");
+
+    # each of these takes a place of the oldest in its part of the table, and
+    # nobody is older than the four
+
+    $get->($_) for @month;
+
+    for my $slot (@slots[0 .. 31]) {
+        wait_for('a place', sub { $get->($slot) == 200 });
+    }
+
+    $redis->stop('kill');
+    wait_for('Redis has gone', sub {
+        return $alone->metric('apikey_redis_up') == 0 });
+
+    for my $name (map { $_->[0] } @all) {
+        is_deeply([ map { $get->($key{$name}) } 1 .. 4 ], [ (429) x 4 ],
+                  "$name: nothing of it is forgotten");
+    }
+};
+
+$t->allow(qr/apikey_redis:/);
 $t->allow(qr/apikey_zone: no room/);
 $t->done;

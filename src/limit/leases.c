@@ -37,6 +37,9 @@ static ngx_uint_t ngx_http_apikey_leases_rests(
 static ngx_uint_t ngx_http_apikey_leases_told_all(
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
     int64_t now);
+static uint64_t ngx_http_apikey_leases_used(
+    const ngx_http_apikey_lease_entry_t *entry,
+    const ngx_http_apikey_lease_limit_t *limit, int64_t now);
 static void ngx_http_apikey_leases_unlink(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry);
 static ngx_uint_t ngx_http_apikey_leases_ids(
@@ -254,7 +257,7 @@ ngx_http_apikey_leases_take(ngx_http_apikey_leases_t *leases, int64_t now)
 
 /*
  * Best one that nobody misses.  Else one that nobody has asked for lately, and
- * that has told all: Redis has what is used of it.
+ * of which others know all: Redis, and where that has gone, Postgres.
  */
 
 static ngx_http_apikey_lease_entry_t *
@@ -294,7 +297,6 @@ static ngx_uint_t
 ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry, int64_t now)
 {
-    apikey_bucket_t                 b;
     ngx_http_apikey_lease_limit_t  *l;
 
     if (!entry->linked) {
@@ -313,10 +315,7 @@ ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
          l;
          l = ngx_http_apikey_leases_limit(leases, l->next))
     {
-        b.used = l->seen.used;
-        b.at = entry->seen;
-
-        if (apikey_level_used(&b, &l->terms.rate, now)) {
+        if (ngx_http_apikey_leases_used(entry, l, now)) {
             return 0;
         }
     }
@@ -340,6 +339,11 @@ ngx_http_apikey_leases_rests(ngx_http_apikey_leases_t *leases,
 }
 
 
+/*
+ * Postgres is asked what is used of a quota that was never seen.  The level of
+ * a bucket or a rolling window is known here alone when Redis goes away.
+ */
+
 static ngx_uint_t
 ngx_http_apikey_leases_told_all(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry, int64_t now)
@@ -359,9 +363,26 @@ ngx_http_apikey_leases_told_all(ngx_http_apikey_leases_t *leases,
         if (l->back || l->more) {
             return 0;
         }
+
+        if (!l->terms.quota && ngx_http_apikey_leases_used(entry, l, now)) {
+            return 0;
+        }
     }
 
     return 1;
+}
+
+
+static uint64_t
+ngx_http_apikey_leases_used(const ngx_http_apikey_lease_entry_t *entry,
+    const ngx_http_apikey_lease_limit_t *limit, int64_t now)
+{
+    apikey_bucket_t  b;
+
+    b.used = limit->seen.used;
+    b.at = entry->seen;
+
+    return apikey_level_used(&b, &limit->terms.rate, now);
 }
 
 
