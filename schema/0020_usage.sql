@@ -36,6 +36,13 @@ COMMENT ON COLUMN usage_node.runs_at IS
     'Everything this node admitted before is in, or in usage_running; null: it'
     ' is of a version that does not say';
 
+ALTER TABLE usage_node ADD COLUMN IF NOT EXISTS asked_at timestamptz NOT NULL
+    DEFAULT now();
+
+COMMENT ON COLUMN usage_node.asked_at IS
+    'Its batch or heartbeat of then asked whether that is wanted; noted every'
+    ' five seconds';
+
 
 CREATE TABLE IF NOT EXISTS usage_stream (
     node        uuid         NOT NULL,

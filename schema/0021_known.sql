@@ -67,8 +67,11 @@ RETURNS bigint
 LANGUAGE sql
 SET search_path = apikey, pg_temp
 AS $$
-    UPDATE usage_node SET runs_at = '-infinity'
-    WHERE node = a_node AND runs_at IS NULL;
+    UPDATE usage_node SET runs_at = coalesce(runs_at, '-infinity'),
+        asked_at = seen_at
+    WHERE node = a_node
+        AND (runs_at IS NULL OR asked_at
+             NOT BETWEEN seen_at - interval '5 seconds' AND seen_at);
 
     SELECT coalesce((SELECT micros(w.until) FROM usage_wanted w), 0)
 $$;
@@ -92,6 +95,27 @@ $$;
 
 COMMENT ON FUNCTION usage_runs_to(uuid) IS
     'When the last one was admitted that this node is said to run';
+
+
+-- A node that has gone back to an older module ships and does not ask; one that
+-- hangs does neither.
+
+CREATE OR REPLACE FUNCTION usage_sayers()
+RETURNS TABLE (node uuid, runs_at timestamptz)
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+BEGIN ATOMIC
+    SELECT u.node, u.runs_at FROM usage_node u
+    WHERE u.runs_at IS NOT NULL
+        AND u.asked_at > u.seen_at - interval '10 seconds'
+        AND greatest(u.seen_at, (SELECT n.seen_at FROM node n
+                                 WHERE n.id = u.node))
+            > now() - interval '10 seconds';
+END;
+
+COMMENT ON FUNCTION usage_sayers() IS
+    'Nodes alive that say what runs when it is wanted, and what they said it'
+    ' of';
 
 
 -- A clock that is far ahead would have all wait for it.
@@ -125,11 +149,8 @@ SET search_path = apikey, pg_temp
 RETURN us = 0
     OR (usage_as_of() > usage_time(us)
         AND NOT EXISTS (
-            SELECT FROM usage_node u
-            WHERE u.runs_at <= usage_time(us)
-                AND greatest(u.seen_at, (SELECT n.seen_at FROM node n
-                                         WHERE n.id = u.node))
-                    > now() - interval '10 seconds'));
+            SELECT FROM usage_sayers() s
+            WHERE s.runs_at <= usage_time(us)));
 
 COMMENT ON FUNCTION usage_told(bigint) IS
     'All that any node alive admitted before is in, or is said to run';
@@ -230,5 +251,6 @@ COMMENT ON FUNCTION limits_known(text) IS
 GRANT SELECT, INSERT, DELETE ON usage_running TO apikey_gateway;
 GRANT SELECT, INSERT, UPDATE ON usage_wanted TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION limits_known(text), usage_want(uuid),
-    usage_runs_to(uuid), usage_ask(bigint), usage_told(bigint),
+    usage_runs_to(uuid), usage_sayers(), usage_ask(bigint),
+    usage_told(bigint),
     quota_running(uuid, text, text, text, text, bigint) TO apikey_gateway;

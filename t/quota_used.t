@@ -159,6 +159,51 @@ is(known(after => $ran), 5, 'what has ended counts once');
 is($pg->value('SELECT count(*) FROM apikey.usage_running'), 0,
    'and runs no more');
 
+
+# A node that goes back to an older module ships, and does not ask any more
+# whether anybody wants to know what runs.  One that hangs does neither.
+
+{
+    my $back = $pg->value(q{SELECT md5('back')::uuid});
+    my $beat = "SELECT apikey.usage_heartbeat('$back', 'back', $later)";
+    my $want = "SELECT apikey.usage_want('$back')";
+    my $told = sub { known(after => $_[0]) ne '' };
+    my $at = now();
+
+    my $says = sub {
+        my $real = "SELECT min(runs_at) FROM apikey.usage_node
+                    WHERE node <> '$back'";
+
+        known(after => $at);
+        wait_for('the other one',
+            sub { $pg->value("SELECT ($real) > apikey.usage_time($at)
+                              AND apikey.usage_as_of()
+                                  > apikey.usage_time($at)") eq 't' });
+    };
+
+    $pg->run($beat, user => 'apikey_gateway');
+    $says->();
+    ok($told->($at), 'a node that never asked is not waited for');
+
+    $pg->run($want, user => 'apikey_gateway');
+    ok(!$told->($at), 'one that asks is');
+
+    $pg->run("INSERT INTO apikey.node VALUES ('$back', 'back', '0');
+              UPDATE apikey.usage_node SET seen_at = now() - interval '1 min'
+              WHERE node = '$back'; $want");
+    ok(!$told->($at), 'also when it hangs');
+
+    $pg->run($beat, user => 'apikey_gateway');
+    ok($told->($at), 'and no more when it ships and does not ask');
+
+    $pg->run($want, user => 'apikey_gateway');
+    ok(!$told->($at), 'until it asks again');
+
+    $pg->run("DELETE FROM apikey.usage_running;
+              DELETE FROM apikey.node WHERE id = '$back';
+              DELETE FROM apikey.usage_node WHERE node = '$back'");
+}
+
 $pg->run("DELETE FROM apikey.usage_event");
 is(used(since => $end, unit => 'cost'), 750_000_000,
    'without raw events all of the quarter counts');
