@@ -119,6 +119,9 @@ COMMENT ON FUNCTION usage_sayers() IS
 
 
 -- A clock that is far ahead would have all wait for it.
+--
+-- What a node had said before, it takes away itself when it says it anew; what
+-- ran on one that does not say it any more, nobody else does.
 
 CREATE OR REPLACE FUNCTION usage_ask(us bigint)
 RETURNS void
@@ -134,6 +137,11 @@ BEGIN
         INSERT INTO usage_wanted AS w (until) VALUES (wanted)
         ON CONFLICT (one) DO UPDATE
             SET until = greatest(w.until, excluded.until);
+
+        DELETE FROM usage_running r
+        WHERE r.at < now() - interval '1 day'
+            AND NOT EXISTS (SELECT FROM usage_sayers() s
+                            WHERE s.node = r.node);
     END IF;
 END
 $$;

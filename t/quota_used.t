@@ -199,6 +199,18 @@ is($pg->value('SELECT count(*) FROM apikey.usage_running'), 0,
     $pg->run($want, user => 'apikey_gateway');
     ok(!$told->($at), 'until it asks again');
 
+    # what ran on it is over after a day, where it does not say so itself
+
+    $pg->run("INSERT INTO apikey.usage_running
+              SELECT n::uuid, now() - interval '25 h', gen_random_uuid(),
+                  now() - interval '25 h', '$lone->{id}', '', '', '', 1, 1, 1
+              FROM unnest(ARRAY['$back', md5('gone')]) AS n");
+
+    my $kept = 'SELECT string_agg(node::text, \' \') FROM apikey.usage_running';
+
+    known(after => $later);
+    is($pg->value($kept), $back, 'what ran on a node that is away is over');
+
     $pg->run("DELETE FROM apikey.usage_running;
               DELETE FROM apikey.node WHERE id = '$back';
               DELETE FROM apikey.usage_node WHERE node = '$back'");
