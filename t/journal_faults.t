@@ -41,13 +41,22 @@ sub frames {
     my ($n, $count) = @_;
 
     for (1 .. $count) {
-        my $bytes = $n->metric('apikey_journal_bytes');
+        my $have = written($n);
 
         some($n, 5);
-        wait_for('a frame', sub {
-            $n->metric('apikey_journal_bytes') > $bytes;
-        });
+        wait_for('a frame', sub { written($n) == $have + 5 });
     }
+}
+
+# Ids in the journal's files.
+
+sub written {
+    my ($n) = @_;
+
+    my (undef, $out) = $ctl->run([ 'journal', 'export', journal($n) ]);
+
+    return map { $_->{request_id} } grep { $_->{requests} }
+           map { JSON::PP::decode_json($_) } split /\n/, $out;
 }
 
 
@@ -116,9 +125,7 @@ sub slurp {
 sub destroyed {
     my ($n) = @_;
 
-    my (undef, $out) = $ctl->run([ 'journal', 'export', journal($n) ]);
-    my %there = map { $_->{request_id} => 1 } grep { $_->{requests} }
-                map { JSON::PP::decode_json($_) } split /\n/, $out;
+    my %there = map { $_ => 1 } written($n);
     my %in = map { $_ => 1 } $t->events("outcome <> 'refused'");
     my @gone = grep { !$there{$_} && !$in{$_} && !$lost{$_} } $up->ids;
 
