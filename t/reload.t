@@ -31,6 +31,7 @@ EOT
             proxy_cache cache;
             proxy_cache_valid 200 1m;
             proxy_cache_key $uri;
+            proxy_cache_lock on;
             proxy_pass http://%%UPSTREAM%%;
         }
 EOS
