@@ -85,9 +85,6 @@ typedef struct {
                                             unshipped event, 0 none */
     uint64_t            dropped;         /* usage records lost to a full
                                             journal */
-    uint64_t            runs_at;         /* us since the epoch: Postgres knows
-                                            what ran then; 0 nothing.  Written
-                                            by usage, read by limit */
     uint64_t            drift;           /* nano-units between a budget and
                                             Postgres, the largest found */
 } apikey_stats_t;

@@ -328,11 +328,6 @@ ngx_http_apikey_runs_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
         ship->runs_at = ship->runs_seen;
         ship->runs_seen = 0;
 
-        if (ship->usage->conf.stats) {
-            apikey_stats_set(&ship->usage->conf.stats->runs_at,
-                             (uint64_t) ship->runs_at);
-        }
-
         ngx_http_apikey_ship_run(ship);
     }
 }
