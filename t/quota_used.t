@@ -216,6 +216,52 @@ is($pg->value('SELECT count(*) FROM apikey.usage_running'), 0,
               DELETE FROM apikey.usage_node WHERE node = '$back'");
 }
 
+# A node that has shipped nothing yet, for all it has admitted still runs: what
+# its worker leaves that dies is taken off what is said to run, too.
+
+{
+    my $young = $t->nginx(name => 'young', server => <<'EOT')->start;
+        location / {
+            apikey required;
+            proxy_pass http://%%UPSTREAM%%;
+        }
+EOT
+    my $key = $t->key;
+    my @c = map { $young->conn } 1 .. 3;
+    my $hits = $up->hits;
+
+    $t->sync;
+    $_->send(Apikey::Http::build('GET', '/gate', key => $key->{key})) for @c;
+    $up->wait_hits($hits + @c);
+
+    my $from = "FROM apikey.usage_running WHERE key_id = '$key->{id}'";
+
+    known(after => now());
+    wait_for('it to say so', sub { $pg->value("SELECT count(*) $from") == 3 });
+
+    $pg->run("CREATE TABLE twice (runs int);
+        CREATE FUNCTION twice() RETURNS trigger LANGUAGE plpgsql
+            SECURITY DEFINER AS \$\$ BEGIN
+                INSERT INTO twice SELECT count(*) $from;
+                RETURN NULL;
+            END \$\$;
+        CREATE CONSTRAINT TRIGGER twice AFTER INSERT ON apikey.usage_stream
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+            EXECUTE FUNCTION twice()");
+
+    $young->kill_worker;
+    wait_for('the first batch',
+             sub { $pg->value('SELECT count(*) FROM twice') });
+    is($pg->value('SELECT sum(runs) FROM twice'), 0,
+       'a first batch takes away what is said to run');
+
+    $young->stop;
+    $pg->run("DROP TRIGGER twice ON apikey.usage_stream;
+              DROP FUNCTION twice; DROP TABLE twice;
+              DELETE FROM apikey.node WHERE name = 'young';
+              DELETE FROM apikey.usage_node WHERE name = 'young'");
+}
+
 $pg->run("DELETE FROM apikey.usage_event");
 is(used(since => $end, unit => 'cost'), 750_000_000,
    'without raw events all of the quarter counts');

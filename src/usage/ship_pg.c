@@ -127,9 +127,9 @@ ngx_http_apikey_ship_ask(ngx_http_apikey_ship_t *ship)
     ship->text[APIKEY_UUID_TEXT_LEN] = '\0';
     ship->values[0] = (char *) ship->text;
 
-    ship->op.sql = "SELECT stream, epoch, mark,"
-                   " (SELECT apikey.usage_runs_to($1::uuid))"
-                   " FROM apikey.usage_stream WHERE node = $1::uuid";
+    ship->op.sql = "SELECT s.stream, s.epoch, s.mark, r.until"
+                   " FROM (SELECT apikey.usage_runs_to($1::uuid)) AS r (until)"
+                   " LEFT JOIN apikey.usage_stream s ON s.node = $1::uuid";
     ship->op.nparams = 1;
     ship->op.values = ship->values;
     ship->op.handler = ngx_http_apikey_ship_marks;
@@ -155,6 +155,11 @@ ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op, PGresult *res)
     ship->marks.n = 0;
 
     for (i = 0; i < PQntuples(res); i++) {
+
+        if (PQgetisnull(res, i, 0)) {
+            break;                       /* it has shipped nothing yet */
+        }
+
         if (!apikey_marks_raise(&ship->marks,
                       (uint32_t) strtoul(PQgetvalue(res, i, 0), NULL, 10),
                       (uint64_t) strtoull(PQgetvalue(res, i, 1), NULL, 10),
