@@ -121,7 +121,8 @@ COMMENT ON FUNCTION usage_sayers() IS
 -- A clock that is far ahead would have all wait for it.
 --
 -- What a node had said before, it takes away itself when it says it anew; what
--- ran on one that does not say it any more, nobody else does.
+-- ran on one that does not say it any more, nobody else does.  That node may be
+-- back just now and be taking it away in another order: nobody waits for it.
 
 CREATE OR REPLACE FUNCTION usage_ask(us bigint)
 RETURNS void
@@ -139,9 +140,13 @@ BEGIN
             SET until = greatest(w.until, excluded.until);
 
         DELETE FROM usage_running r
-        WHERE r.at < now() - interval '1 day'
-            AND NOT EXISTS (SELECT FROM usage_sayers() s
-                            WHERE s.node = r.node);
+        USING (SELECT o.node, o.event, o.at FROM usage_running o
+               WHERE o.at < now() - interval '1 day'
+                   AND NOT EXISTS (SELECT FROM usage_sayers() s
+                                   WHERE s.node = o.node)
+               FOR UPDATE SKIP LOCKED) AS left_over
+        WHERE (r.node, r.event, r.at)
+            = (left_over.node, left_over.event, left_over.at);
     END IF;
 END
 $$;
@@ -256,7 +261,7 @@ COMMENT ON FUNCTION limits_known(text) IS
     ' their order; no rows: this node has not shipped all until born, or some'
     ' node has neither shipped all until after nor said what of it runs';
 
-GRANT SELECT, INSERT, DELETE ON usage_running TO apikey_gateway;
+GRANT SELECT, INSERT, DELETE, UPDATE (at) ON usage_running TO apikey_gateway;
 GRANT SELECT, INSERT, UPDATE ON usage_wanted TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION limits_known(text), usage_want(uuid),
     usage_runs_to(uuid), usage_sayers(), usage_ask(bigint),

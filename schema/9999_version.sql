@@ -14,7 +14,7 @@ SET LOCAL search_path = apikey, pg_temp;
 CREATE OR REPLACE FUNCTION schema_version()
 RETURNS int
 LANGUAGE sql STABLE
-RETURN 111;
+RETURN 112;
 
 COMMENT ON FUNCTION schema_version() IS
     'What this schema can do, as a number that only grows';

@@ -122,7 +122,8 @@ sub known {
     my ($node) = $pg->value("SELECT node FROM apikey.usage_node
                              WHERE as_of > to_timestamp(0) LIMIT 1");
 
-    return join ' ', $pg->column("SELECT used FROM apikey.limits_known("
+    return join ' ', $pg->column(($of{first} // '')
+        . 'SELECT used FROM apikey.limits_known('
         . $pg->quote(Apikey::Test::json_encode({ node => $node,
             born => $of{born} // 0, after => $of{after},
             limits => [ { holder => $key[0]{id}, level => 'key', kind => '',
@@ -207,6 +208,20 @@ is($pg->value('SELECT count(*) FROM apikey.usage_running'), 0,
               FROM unnest(ARRAY['$back', md5('gone')]) AS n");
 
     my $kept = 'SELECT string_agg(node::text, \' \') FROM apikey.usage_running';
+
+    # it may be back, and be taking that away itself: nobody waits for it
+
+    open my $psql, '|-', Apikey::Postgres::bindir() . '/psql', '-Xqo',
+        '/dev/null', $pg->conninfo(user => 'postgres') or die "psql: $!\n";
+    $psql->autoflush;
+    print $psql "BEGIN; DELETE FROM apikey.usage_running
+                 WHERE node = md5('gone')::uuid;\n";
+    wait_for('who takes it away', sub { $pg->value("SELECT count(*)
+        FROM pg_stat_activity WHERE state = 'idle in transaction'") });
+    is(eval { known(after => $later, first => 'SET lock_timeout = 1;') }, '',
+       'a node that is back does not hold up who asks');
+    print $psql "ROLLBACK;\n";
+    close $psql or die "psql: $?\n";
 
     known(after => $later);
     is($pg->value($kept), $back, 'what ran on a node that is away is over');

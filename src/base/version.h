@@ -9,7 +9,7 @@
 
 
 #define APIKEY_VERSION  "0.1.0"
-#define APIKEY_SCHEMA   111          /* as schema/9999_version.sql says */
+#define APIKEY_SCHEMA   112          /* as schema/9999_version.sql says */
 
 /* The advisory lock that "apikeyctl schema apply" holds: "apikey" in ASCII. */
 #define APIKEY_SCHEMA_LOCK    "107135432877433"
