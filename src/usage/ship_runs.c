@@ -58,6 +58,9 @@ ngx_http_apikey_ship_runs(ngx_http_apikey_ship_t *ship)
         return ngx_http_apikey_runs_send(ship, ngx_http_apikey_runs_done);
     }
 
+    /* again and again while that lies ahead: it is the latest that anybody
+       waits for, others do so for an earlier one */
+
     if (ship->wanted <= ship->runs_at
         || (ngx_msec_int_t) (ship->runs_next - ngx_current_msec) > 0)
     {
