@@ -202,8 +202,11 @@ subtest 'a lower number of the schema' => sub {
     like($p->{detail}, qr/apikeyctl schema apply/, 'says the command');
     like("@{json($node->admin('GET', 'health'))->{warnings}}",
          qr/older than this module/, 'health warns');
-    like($node->log_text, qr/database has schema @{[$version - 1]}, this/,
-         'the log, too');
+
+    my $says = qr/\[error\].*database\ has\ schema\ @{[$version - 1]},
+                  .*needs\ $version\b.*apikeyctl\ schema\ apply/x;
+
+    like($node->log_text, $says, 'the log, too');
 
     $t->sync($node);
     is($node->get('/', key => $k->{key})->{status}, 200, 'it serves');
@@ -214,6 +217,62 @@ subtest 'a lower number of the schema' => sub {
     });
 
     pass('once it is applied');
+    is(() = $node->log_text =~ /$says/g, 1, 'the log has said so once');
+    is(() = $node->log_text =~ /database has schema $version now/g, 1,
+       'and once that it is over');
+    $node->stop;
+};
+
+
+# A function that shipping needs is not there yet: that is said once, however
+# often it is tried.
+
+subtest 'usage waits for the schema' => sub {
+    my $node = $t->nginx(name => 'waits')->start;
+    my $k = $t->key(name => 'waits');
+    my $shipped = sub { $pg->value("SELECT requests FROM apikey.key_usage
+                                    WHERE key_id = '$k->{id}'") // 0 };
+
+    my $over = sub {
+        return scalar(() = $node->log_text =~ /Postgres takes usage again/g);
+    };
+
+    $t->sync($node);
+    is($node->get('/', key => $k->{key})->{status}, 200, 'a request');
+    wait_for('its usage', sub { $shipped->() == 1 });
+
+    for my $case (['usage_runs_to', 'to say which usage it has', 1],
+                  ['usage_want', 'a (?:batch of usage|heartbeat)', 2])
+    {
+        my ($name, $what, $nodes) = @$case;
+        my $says = qr/\[error\].*refused $what \(42883:.*no usage/;
+        my ($sent, $was) = ($shipped->(), $over->());
+
+        $pg->run("ALTER FUNCTION apikey.$name(uuid) RENAME TO gone");
+        $node->kill_worker if $name eq 'usage_runs_to';    # read at a start
+        is($node->get('/', key => $k->{key})->{status}, 200, "no $name");
+        wait_for('the log', sub { $node->log_text =~ $says });
+
+        # the other node has read at its start what is read then
+
+        wait_for('more tries', sub {
+            my %tries;
+
+            open my $f, '<', $pg->{log} or die "$pg->{log}: $!\n";
+            /\[(\d+)\] .*ERROR: +function apikey\.$name/ && $tries{$1}++
+                while <$f>;
+            return %tries >= $nodes && !grep { $_ < 3 } values %tries;
+        });
+
+        $pg->run("ALTER FUNCTION apikey.gone(uuid) RENAME TO $name");
+        wait_for('its usage', sub { $shipped->() == $sent + 1 });
+
+        is(() = $node->log_text =~ /$says.*apikeyctl schema apply/g, 1,
+           'said once');
+        wait_for('the end of it', sub { $over->() > $was });
+        is($over->(), $was + 1, 'as is that it is over');
+    }
+
     $node->stop;
 };
 
@@ -318,6 +377,7 @@ subtest 'no schema yet' => sub {
     my ($conninfo, $super) = map { s/dbname=postgres/dbname=early/r }
         $pg->conninfo, $pg->conninfo(user => 'postgres');
 
+    my $version = $pg->value('SELECT apikey.schema_version()');
     my $node = $t->nginx(name => 'early', base => {
         postgres => qq(apikey_postgres "$conninfo" poll=200ms;) });
 
@@ -336,6 +396,8 @@ subtest 'no schema yet' => sub {
     }, 90);
 
     pass('once it is applied');
+    is(() = $node->log_text =~ /\[error\].*has schema 0,/g, 1, 'the log: once');
+    $node->wait_log(qr/has schema @{[$version]} now/);
     $node->stop;
 };
 

@@ -20,6 +20,8 @@ static uint64_t ngx_http_apikey_beat_currency(PGresult *res);
 static uint64_t ngx_http_apikey_beat_prefix(PGresult *res);
 static void ngx_http_apikey_beat_version(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
+static void ngx_http_apikey_beat_outdated(ngx_http_apikey_sync_t *s,
+    ngx_int_t version);
 
 
 static const char  ngx_http_apikey_beat_sql[] =
@@ -187,18 +189,47 @@ ngx_http_apikey_beat_version(ngx_http_apikey_pg_op_t *op, PGresult *res)
         return;
     }
 
-    if (version < (ngx_int_t) conf->schema
-        && apikey_stats_get(&conf->stats->schema) != (uint64_t) version)
-    {
-        ngx_log_error(NGX_LOG_WARN, conf->log, 0,
-                      "apikey: the database has schema %i, this module needs "
-                      "%ui: run \"apikeyctl schema apply\"",
-                      version, conf->schema);
-    }
+    ngx_http_apikey_beat_outdated(s, version);
 
     apikey_stats_set(&conf->stats->schema, (uint64_t) version);
     apikey_stats_set(&conf->stats->schema_ok,
                      (uint64_t) (version >= (ngx_int_t) conf->schema));
 
     ngx_http_apikey_sync_next(s);
+}
+
+
+/* Once, and once when it is over: whoever was told, that before a reload. */
+
+static void
+ngx_http_apikey_beat_outdated(ngx_http_apikey_sync_t *s, ngx_int_t version)
+{
+    ngx_int_t                        before, needs;
+    ngx_http_apikey_keyring_conf_t  *conf;
+
+    conf = &s->kr->conf;
+    needs = (ngx_int_t) conf->schema;
+    before = (ngx_int_t) apikey_stats_get(&conf->stats->schema);
+
+    if (version < needs) {
+
+        if (before != version || (version == 0 && !s->outdated)) {
+            ngx_log_error(NGX_LOG_ERR, conf->log, 0,
+                          "apikey: the database has schema %i, this module "
+                          "needs %i: usage may wait in the journal until it "
+                          "has, run \"apikeyctl schema apply\"",
+                          version, needs);
+        }
+
+        s->outdated = 1;
+        return;
+    }
+
+    if (s->outdated || (before && before < needs)) {
+        ngx_log_error(NGX_LOG_NOTICE, conf->log, 0,
+                      "apikey: the database has schema %i now, this module "
+                      "needs %i", version, needs);
+    }
+
+    s->outdated = 0;
 }

@@ -106,6 +106,7 @@ typedef struct {
     unsigned                      notice:1;   /* came, the log is to follow */
     unsigned                      changes:1;  /* due */
     unsigned                      schema:1;   /* due */
+    unsigned                      outdated:1; /* the schema, that is logged */
     unsigned                      moved:1;    /* next is to be taken over */
     unsigned                      trouble:1;  /* logged already */
     unsigned                      alone:1;    /* a second node was told of */

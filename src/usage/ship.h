@@ -217,6 +217,7 @@ typedef struct {
     ngx_uint_t                       max;        /* events a batch */
     char                             poison[8];
     char                             reason[256];    /* printable ASCII */
+    char                             state[8];   /* SQLSTATE that is logged */
     const char                      *values[3];
     u_char                           text[64];
     apikey_encoder_t                 encoder;
@@ -238,6 +239,7 @@ typedef struct {
     unsigned                         newer:1;    /* segments are a later
                                                     version's to ship */
     unsigned                         told_newer:1;
+    unsigned                         stuck:1;    /* ... of Postgres */
     unsigned                         no_raw:1;   /* raw_days is 0 */
 } ngx_http_apikey_ship_t;
 
@@ -335,6 +337,10 @@ ngx_uint_t ngx_http_apikey_ship_runs(ngx_http_apikey_ship_t *ship);
 /* ship_refused.c */
 void ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship,
     PGresult *res);
+/* It refuses what nothing is shipped without; it has taken something. */
+void ngx_http_apikey_ship_stuck(ngx_http_apikey_ship_t *ship, PGresult *res,
+    const char *what);
+void ngx_http_apikey_ship_flows(ngx_http_apikey_ship_t *ship);
 
 /* batch.c */
 ngx_http_apikey_batch_t *ngx_http_apikey_batch_create(void);

@@ -148,6 +148,7 @@ ngx_http_apikey_ship_marks(ngx_http_apikey_pg_op_t *op, PGresult *res)
     ship->asking = 0;
 
     if (res == NULL || PQresultStatus(res) != PGRES_TUPLES_OK) {
+        ngx_http_apikey_ship_stuck(ship, res, "to say which usage it has");
         ngx_http_apikey_ship_retry(ship);
         return;
     }
@@ -380,6 +381,7 @@ ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op, PGresult *res)
     status = PQresultStatus(res);
 
     if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK) {
+        ngx_http_apikey_ship_flows(ship);
         ngx_http_apikey_ship_told(ship, res, 0);
         ngx_http_apikey_ship_applied(ship);
         ngx_http_apikey_ship_run(ship);
@@ -533,11 +535,13 @@ ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op, PGresult *res)
     ship->asking = 0;
 
     if (res == NULL || PQresultStatus(res) != PGRES_TUPLES_OK) {
+        ngx_http_apikey_ship_stuck(ship, res, "a heartbeat");
         ship->known = 0;
         ngx_http_apikey_ship_retry(ship);
         return;
     }
 
+    ngx_http_apikey_ship_flows(ship);
     ngx_http_apikey_ship_told(ship, res, 2);
     ngx_http_apikey_ship_run(ship);
 }

@@ -2,7 +2,7 @@
 /*
  * What Postgres refuses: the marks are read again, or the batch is sent
  * again, or, where an event is at fault, it is found by halving and put into
- * quarantine.  Called by ship_pg.c; keeps nothing but what the shipper has.
+ * quarantine.  Keeps nothing but what the shipper has.
  */
 
 
@@ -13,8 +13,9 @@
 
 
 static ngx_uint_t ngx_http_apikey_ship_poison(const char *state);
-static void ngx_http_apikey_ship_reason(ngx_http_apikey_ship_t *ship,
-    PGresult *res);
+static const char *ngx_http_apikey_ship_state(PGresult *res);
+static void ngx_http_apikey_ship_reason(PGresult *res, char *buf,
+    size_t size);
 
 
 void
@@ -22,8 +23,7 @@ ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, PGresult *res)
 {
     const char  *state;
 
-    state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-    state = state ? state : "";
+    state = ngx_http_apikey_ship_state(res);
 
     if (ngx_strcmp(state, "AK409") == 0) {
         ngx_log_error(NGX_LOG_WARN, ship->log, 0,
@@ -34,16 +34,14 @@ ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, PGresult *res)
         return;
     }
 
-    ngx_http_apikey_ship_reason(ship, res);
-
     if (!ngx_http_apikey_ship_poison(state) || ship->poison[0]) {
-        ngx_log_error(NGX_LOG_ERR, ship->log, 0,
-                      "apikey: Postgres refused a batch of usage (%s: %s), it "
-                      "will be sent again", state, ship->reason);
+        ngx_http_apikey_ship_stuck(ship, res, "a batch of usage");
         ship->known = 0;
         ngx_http_apikey_ship_retry(ship);
         return;
     }
+
+    ngx_http_apikey_ship_reason(res, ship->reason, sizeof(ship->reason));
 
     /* an event is at fault: halve until it stands alone, in a batch of one,
        which no schema is applied beside */
@@ -61,6 +59,51 @@ ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, PGresult *res)
     }
 
     ngx_http_apikey_ship_run(ship);
+}
+
+
+/* Once for each kind of trouble, however often it is tried again. */
+
+void
+ngx_http_apikey_ship_stuck(ngx_http_apikey_ship_t *ship, PGresult *res,
+    const char *what)
+{
+    char         reason[256];
+    const char  *state;
+
+    if (res == NULL) {
+        return;                          /* who connects says so */
+    }
+
+    state = ngx_http_apikey_ship_state(res);
+
+    if (ship->stuck && ngx_strcmp(ship->state, state) == 0) {
+        return;
+    }
+
+    ship->stuck = 1;
+    ngx_cpystrn((u_char *) ship->state, (u_char *) state,
+                sizeof(ship->state));
+
+    ngx_http_apikey_ship_reason(res, reason, sizeof(reason));
+
+    ngx_log_error(NGX_LOG_ERR, ship->log, 0,
+                  "apikey: Postgres refused %s (%s: %s): it is tried again, "
+                  "and no usage is shipped meanwhile%s", what, state, reason,
+                  ngx_strncmp(state, "42", 2) == 0
+                  || ngx_strcmp(state, "3F000") == 0
+                  ? " (is the schema applied? apikeyctl schema apply)" : "");
+}
+
+
+void
+ngx_http_apikey_ship_flows(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->stuck) {
+        ship->stuck = 0;
+        ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
+                      "apikey: Postgres takes usage again");
+    }
 }
 
 
@@ -86,21 +129,31 @@ ngx_http_apikey_ship_poison(const char *state)
 }
 
 
+static const char *
+ngx_http_apikey_ship_state(PGresult *res)
+{
+    const char  *state;
+
+    state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+
+    return state ? state : "";
+}
+
+
 /* It may quote anything, in any encoding, and is sent back as SQL. */
 
 static void
-ngx_http_apikey_ship_reason(ngx_http_apikey_ship_t *ship, PGresult *res)
+ngx_http_apikey_ship_reason(PGresult *res, char *buf, size_t size)
 {
     u_char      *p;
     const char  *text;
 
     text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
 
-    (void) ngx_cpystrn((u_char *) ship->reason,
-                       (u_char *) (text ? text : "no message"),
-                       sizeof(ship->reason));
+    (void) ngx_cpystrn((u_char *) buf, (u_char *) (text ? text : "no message"),
+                       size);
 
-    for (p = (u_char *) ship->reason; *p; p++) {
+    for (p = (u_char *) buf; *p; p++) {
         if (*p < 0x20 || *p > 0x7e) {
             *p = '?';
         }

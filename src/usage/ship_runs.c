@@ -349,12 +349,7 @@ ngx_http_apikey_runs_ok(ngx_http_apikey_ship_t *ship, PGresult *res)
         return 1;
     }
 
-    if (res) {
-        ngx_log_error(NGX_LOG_ERR, ship->log, 0,
-                      "apikey: saying what runs: %s",
-                      PQresultErrorMessage(res));
-    }
-
+    ngx_http_apikey_ship_stuck(ship, res, "to hear what runs");
     ship->known = 0;
     ngx_http_apikey_ship_retry(ship);
 
