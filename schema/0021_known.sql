@@ -22,12 +22,15 @@ CREATE TABLE IF NOT EXISTS usage_running (
     key_id   uuid         NOT NULL,
     owner    text         NOT NULL,
     service  text         NOT NULL,
-    model    text         NOT NULL,
+    model    text,
     units    numeric      NOT NULL,
-    tokens   numeric      NOT NULL,
+    tokens   numeric,
     cost     numeric,
     PRIMARY KEY (node, event, at)
 );
+
+ALTER TABLE usage_running ALTER COLUMN model DROP NOT NULL,
+    ALTER COLUMN tokens DROP NOT NULL;
 
 CREATE INDEX IF NOT EXISTS usage_running_key ON usage_running (key_id);
 CREATE INDEX IF NOT EXISTS usage_running_owner ON usage_running (owner);
@@ -38,9 +41,11 @@ COMMENT ON TABLE usage_running IS
 COMMENT ON COLUMN usage_running.at IS
     'They ran then; it counts if it is the node''s runs_at';
 COMMENT ON COLUMN usage_running.event IS 'Their request_id';
-COMMENT ON COLUMN usage_running.tokens IS 'Reserved';
+COMMENT ON COLUMN usage_running.model IS 'Null: it may be any';
+COMMENT ON COLUMN usage_running.tokens IS
+    'Reserved; null: all that was left, nobody knows how many';
 COMMENT ON COLUMN usage_running.cost IS
-    'Reserved, in nano-units; null: nobody knows';
+    'Reserved, in nano-units; null: all that was left';
 
 
 CREATE TABLE IF NOT EXISTS usage_wanted (
@@ -192,7 +197,8 @@ BEGIN
         AND r.time >= usage_time(a_since)
         AND (coalesce(a_service, '') = ''
             OR pattern_covers(a_service, r.service))
-        AND (coalesce(a_model, '') = '' OR pattern_covers(a_model, r.model));
+        AND (coalesce(a_model, '') = '' OR r.model IS NULL
+            OR pattern_covers(a_model, r.model));
 
     IF a_unit = 'cost' AND unknown > 0 THEN
         used := greatest(used, coalesce(budget_left(a_holder, a_level), 0));
@@ -205,6 +211,33 @@ $$;
 COMMENT ON FUNCTION quota_running(uuid, text, text, text, text, bigint) IS
     'What a holder has reserved of a unit (cost: nano-units) in a scope since'
     ' that microsecond, by what is said to run';
+
+
+-- Who has reserved all that was left of a strict limit runs alone until it has
+-- ended: what it takes in the end is known then, and not worth a period before.
+-- Of a node that is not waited for nobody will know.
+
+CREATE OR REPLACE FUNCTION quota_open(a_holder uuid, a_level text,
+    a_unit text, a_service text, a_model text, a_since bigint)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = apikey, pg_temp
+RETURN a_unit IN ('tokens', 'cost') AND EXISTS (
+    SELECT FROM usage_running r JOIN usage_sayers() s
+            ON s.node = r.node AND s.runs_at = r.at
+    WHERE (a_level = 'key' AND r.key_id = a_holder
+            OR a_level = 'owner' AND r.owner = (
+                SELECT o.external FROM owner o WHERE o.id = a_holder))
+        AND r.time >= usage_time(a_since)
+        AND CASE a_unit WHEN 'tokens' THEN r.tokens ELSE r.cost END IS NULL
+        AND (coalesce(a_service, '') = ''
+            OR pattern_covers(a_service, r.service))
+        AND (coalesce(a_model, '') = '' OR r.model IS NULL
+            OR pattern_covers(a_model, r.model)));
+
+COMMENT ON FUNCTION quota_open(uuid, text, text, text, text, bigint) IS
+    'Something runs, on a node alive, that counts there since that microsecond'
+    ' and may take as much as there is';
 
 
 -- All of what a node had recorded before it began to count anew must be in,
@@ -251,19 +284,27 @@ BEGIN
                 (l ->> 'since')::bigint) ELSE 0 END
     FROM json_array_elements(r -> 'limits') WITH ORDINALITY AS x (l, n)
     WHERE usage_told(after)
+        AND (after = 0 OR NOT EXISTS (
+            SELECT FROM json_array_elements(r -> 'limits') AS y (m)
+            WHERE (m ->> 'strict')::boolean IS DISTINCT FROM false
+                AND quota_open((m ->> 'holder')::uuid, m ->> 'level',
+                    m ->> 'unit', m ->> 'service', m ->> 'model',
+                    (m ->> 'since')::bigint)))
     ORDER BY x.n;
 END
 $$;
 
 COMMENT ON FUNCTION limits_known(text) IS
     'What is used of each of {"node", "born", "after", "until", "limits":'
-    ' [{"holder", "level", "kind", "unit", "service", "model", "since"}]}, in'
-    ' their order; no rows: this node has not shipped all until born, or some'
-    ' node has neither shipped all until after nor said what of it runs';
+    ' [{"holder", "level", "kind", "unit", "service", "model", "since",'
+    ' "strict"}]}, in their order; no rows: this node has not shipped all until'
+    ' born, some node has neither shipped all until after nor said what of it'
+    ' runs, or what runs may take all of a strict limit';
 
 GRANT SELECT, INSERT, DELETE, UPDATE (at) ON usage_running TO apikey_gateway;
 GRANT SELECT, INSERT, UPDATE ON usage_wanted TO apikey_gateway;
 GRANT EXECUTE ON FUNCTION limits_known(text), usage_want(uuid),
     usage_runs_to(uuid), usage_sayers(), usage_ask(bigint),
     usage_told(bigint),
-    quota_running(uuid, text, text, text, text, bigint) TO apikey_gateway;
+    quota_running(uuid, text, text, text, text, bigint),
+    quota_open(uuid, text, text, text, text, bigint) TO apikey_gateway;

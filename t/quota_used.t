@@ -127,8 +127,10 @@ sub known {
         . $pg->quote(Apikey::Test::json_encode({ node => $node,
             born => $of{born} // 0, after => $of{after},
             limits => [ { holder => $key[0]{id}, level => 'key', kind => '',
-                          unit => 'requests', service => '', model => '',
-                          since => 0 } ] })) . ')', user => 'apikey_gateway');
+                          unit => $of{unit} // 'requests', service => '',
+                          model => $of{model} // '', since => 0,
+                          exists $of{strict} ? (strict => $of{strict}) : ()
+                          } ] })) . ')', user => 'apikey_gateway');
 }
 
 my $later = now() + 3_600_000_000;
@@ -199,6 +201,32 @@ is($pg->value('SELECT count(*) FROM apikey.usage_running'), 0,
 
     $pg->run($want, user => 'apikey_gateway');
     ok(!$told->($at), 'until it asks again');
+
+    # what runs there and may take all that is left has to end first
+
+    my $open = sub { known(after => $at, unit => 'tokens', @_) };
+
+    $pg->run("UPDATE apikey.usage_node SET runs_at = now()
+              WHERE node = '$back';
+              INSERT INTO apikey.usage_running
+              SELECT '$back', n.runs_at, gen_random_uuid(), now(),
+                  '$key[0]{id}', 'ada', '', NULL, 1, NULL, 0
+              FROM apikey.usage_node n WHERE n.node = '$back'");
+
+    is($open->(), '', 'it may take all tokens');
+    is($open->(strict => \1, model => 'gpt-4'), '', '... of any model');
+    is($open->(strict => \0), 30, '... but where it could take none');
+    is(known(after => $at, unit => 'cost'), 750_000_000, '... at no cost');
+    is(known(after => $at, model => 'gpt-4o'), 1, '... of any model');
+
+    $pg->run("$beat; UPDATE apikey.usage_node
+              SET asked_at = seen_at - interval '11 s' WHERE node = '$back'",
+             user => 'apikey_gateway');
+    is($open->(), 30, 'of a node that is away nobody will know');
+
+    $pg->run("DELETE FROM apikey.usage_running;
+              UPDATE apikey.usage_node SET runs_at = '-infinity'
+              WHERE node = '$back'; $want");
 
     # what ran on it is over after a day, where it does not say so itself
 

@@ -6,8 +6,9 @@
  * A start loses the counts of local mode.  Whatever this node had recorded
  * until then must have reached Postgres first, which it says by its heartbeat:
  * so the answer may be "not yet", and the request waits and asks again, for
- * a while.  Where Redis has lost them that holds for all nodes.  A node that
- * goes on without Redis asks what it has never seen.
+ * a while.  Where Redis has lost them that holds for all nodes, and who runs
+ * with all that is left of a strict limit has to end first.  A node that goes
+ * on without Redis asks what it has never seen.
  */
 
 
@@ -424,6 +425,8 @@ ngx_http_apikey_known_limit(apikey_json_t *j,
     apikey_json_string(j, apikey_limit_model(limit), limit->model_len);
     apikey_json_name(j, "since");
     apikey_json_uint(j, since);
+    apikey_json_name(j, "strict");
+    apikey_json_bool(j, limit->mode == APIKEY_STRICT);
     apikey_json_object_end(j);
 }
 

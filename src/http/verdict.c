@@ -206,6 +206,8 @@ ngx_http_apikey_describe(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 
     ngx_http_apikey_meter_reserve(r, ctx);
 
+    start->unknown = (ctx->reserve.tokens_unknown ? APIKEY_OPEN_TOKENS : 0)
+                     | (ctx->any_model ? APIKEY_OPEN_MODEL : 0);
     start->tokens = ctx->reserve.tokens;
     start->cost = ctx->reserve.cost_unknown ? -1 : (int64_t) ctx->reserve.cost;
     start->price = ctx->reserve.priced ? ctx->price.version : 0;

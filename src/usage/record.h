@@ -104,6 +104,16 @@ typedef struct {
 #define APIKEY_HOLDS         8       /* of one request, at most */
 
 
+/*
+ * What nobody knows of a request that runs: of its reserves it has all that is
+ * left.  An older module says nothing: what stands there is less than SAID.
+ */
+
+#define APIKEY_OPEN_SAID    0x80000000u
+#define APIKEY_OPEN_TOKENS  1u   /* how many it may take */
+#define APIKEY_OPEN_MODEL   2u   /* which it is for: it may be any */
+
+
 /* A decoded record; text points into the frame. */
 
 typedef struct {

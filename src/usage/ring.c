@@ -303,8 +303,10 @@ apikey_ring_reclaim(apikey_ring_t *ring)
 
 void
 apikey_ring_opened(apikey_ring_t *ring, apikey_slot_t *slot,
-    apikey_slot_e state)
+    apikey_slot_e state, uint32_t unknown)
 {
+    slot->next = APIKEY_OPEN_SAID | unknown;
+
     ring->open++;
     __atomic_store_n(&slot->state, (uint32_t) state, __ATOMIC_RELEASE);
 }
@@ -391,10 +393,10 @@ apikey_ring_done(apikey_ring_t *ring, uint64_t number)
 
 bool
 apikey_ring_runs(const apikey_ring_t *ring, uint32_t i, uint64_t number,
-    apikey_record_t *copy)
+    apikey_record_t *copy, uint32_t *unknown)
 {
     size_t          size;
-    uint32_t        state;
+    uint32_t        state, open;
     apikey_slot_t  *slot;
 
     slot = apikey_ring_slot(ring, i);
@@ -405,6 +407,10 @@ apikey_ring_runs(const apikey_ring_t *ring, uint32_t i, uint64_t number,
     {
         return false;
     }
+
+    open = slot->next;
+    *unknown = state == APIKEY_SLOT_OPEN && (open & APIKEY_OPEN_SAID)
+               ? open & ~APIKEY_OPEN_SAID : 0;
 
     memcpy(copy, &slot->record, sizeof(apikey_record_t));
 

@@ -51,7 +51,8 @@ typedef enum {
 
 typedef struct {
     uint32_t         state;
-    uint32_t         next;       /* the owner's: free list */
+    uint32_t         next;       /* the owner's: of FREE ones their list; of
+                                    OPEN what nobody knows */
     uint64_t         number;
     uint64_t         holds;      /* so many, behind the record; of OPEN only */
     apikey_record_t  record;
@@ -169,7 +170,7 @@ void apikey_ring_ahead(const apikey_ring_t *ring);
 apikey_hold_t *apikey_ring_holds(apikey_slot_t *slot);
 size_t apikey_ring_room(size_t record, unsigned holds);
 void apikey_ring_opened(apikey_ring_t *ring, apikey_slot_t *slot,
-    apikey_slot_e state);
+    apikey_slot_e state, uint32_t unknown);
 void apikey_ring_put(apikey_ring_t *ring, apikey_slot_t *slot);
 void apikey_ring_publish(apikey_ring_t *ring, apikey_slot_t *slot);
 
@@ -186,10 +187,11 @@ void apikey_ring_done(apikey_ring_t *ring, uint64_t number);
 
 /*
  * A copy (of APIKEY_RECORD_LARGE bytes) of what stands in the i-th slot, if
- * that runs, or has ended as an event above that number.
+ * that runs, or has ended as an event above that number; and what nobody knows
+ * of it, but that it has ended.
  */
 bool apikey_ring_runs(const apikey_ring_t *ring, uint32_t i, uint64_t number,
-    apikey_record_t *copy);
+    apikey_record_t *copy, uint32_t *unknown);
 
 
 #endif /* APIKEY_RING_H_INCLUDED */

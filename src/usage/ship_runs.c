@@ -28,7 +28,7 @@ static void ngx_http_apikey_runs_look(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_runs_ring(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r, ngx_uint_t *n);
 static void ngx_http_apikey_runs_row(ngx_http_apikey_ship_t *ship,
-    const apikey_record_t *record);
+    const apikey_record_t *record, uint32_t unknown);
 static void ngx_http_apikey_runs_text(ngx_http_apikey_text_t *t,
     const apikey_record_t *record, ngx_uint_t text);
 static void ngx_http_apikey_runs_begin(ngx_http_apikey_ship_t *ship);
@@ -148,7 +148,7 @@ static void
 ngx_http_apikey_runs_ring(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r, ngx_uint_t *n)
 {
-    uint32_t          i;
+    uint32_t          i, unknown;
     apikey_shape_t   *shape;
     static u_char     none[16];
     union {
@@ -161,7 +161,8 @@ ngx_http_apikey_runs_ring(ngx_http_apikey_ship_t *ship,
 
     for (i = 0; i < APIKEY_RING_SLOTS; i++) {
 
-        if (!apikey_ring_runs(&r->ring, i, r->ran, &copy.record)
+        if (!apikey_ring_runs(&r->ring, i, r->ran, &copy.record,
+                              &unknown)
             || shape->kind != APIKEY_RECORD_EVENT
             || shape->verdict != APIKEY_OK
             || ngx_memcmp(shape->key, none, 16) == 0)
@@ -171,14 +172,14 @@ ngx_http_apikey_runs_ring(ngx_http_apikey_ship_t *ship,
 
         ngx_http_apikey_text_put(&ship->runs, (*n)++ ? ","
                                  : "INSERT INTO apikey.usage_running VALUES ");
-        ngx_http_apikey_runs_row(ship, &copy.record);
+        ngx_http_apikey_runs_row(ship, &copy.record, unknown);
     }
 }
 
 
 static void
 ngx_http_apikey_runs_row(ngx_http_apikey_ship_t *ship,
-    const apikey_record_t *record)
+    const apikey_record_t *record, uint32_t unknown)
 {
     const apikey_count_t    *c;
     ngx_http_apikey_text_t  *t;
@@ -201,11 +202,26 @@ ngx_http_apikey_runs_row(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_text_put(t, ",");
     ngx_http_apikey_runs_text(t, record, APIKEY_TEXT_SERVICE);
     ngx_http_apikey_text_put(t, ",");
-    ngx_http_apikey_runs_text(t, record, APIKEY_TEXT_MODEL);
+
+    if (unknown & APIKEY_OPEN_MODEL) {
+        ngx_http_apikey_text_put(t, "NULL");
+
+    } else {
+        ngx_http_apikey_runs_text(t, record, APIKEY_TEXT_MODEL);
+    }
+
     ngx_http_apikey_text_put(t, ",");
     ngx_http_apikey_text_number(t, record->shape.weight);
     ngx_http_apikey_text_put(t, ",");
-    ngx_http_apikey_text_number(t, (__int128) c->tokens[0] + c->tokens[1]);
+
+    if (unknown & APIKEY_OPEN_TOKENS) {
+        ngx_http_apikey_text_put(t, "NULL");
+
+    } else {
+        ngx_http_apikey_text_number(t, (__int128) c->tokens[0]
+                                       + c->tokens[1]);
+    }
+
     ngx_http_apikey_text_put(t, ",");
 
     if (c->cost < 0) {

@@ -229,7 +229,7 @@ ngx_http_apikey_usage_open(ngx_http_apikey_usage_t *u,
         return NULL;
     }
 
-    apikey_ring_opened(ring, slot, APIKEY_SLOT_OPEN);
+    apikey_ring_opened(ring, slot, APIKEY_SLOT_OPEN, start->unknown);
 
     return (ngx_http_apikey_usage_slot_t *) slot;
 }

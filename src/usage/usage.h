@@ -68,6 +68,7 @@ typedef struct {
     uint16_t    status;          /* refusals: what the client sees */
     uint8_t     verdict;         /* apikey_verdict_e */
     uint8_t     mode;            /* apikey_mode_e */
+    uint32_t    unknown;         /* APIKEY_OPEN_TOKENS, _MODEL */
 } ngx_http_apikey_usage_start_t;
 
 

@@ -111,7 +111,7 @@ ngx_http_apikey_usage_refused(ngx_http_apikey_usage_t *u,
         }
 
         slot->record.count.count = 1;
-        apikey_ring_opened(ring, slot, APIKEY_SLOT_SUM);
+        apikey_ring_opened(ring, slot, APIKEY_SLOT_SUM, 0);
         *sum = slot;
         u->nsums++;
 
@@ -125,7 +125,7 @@ ngx_http_apikey_usage_refused(ngx_http_apikey_usage_t *u,
         slot = ngx_http_apikey_usage_fill(u, start, APIKEY_RECORD_DETAIL,
                                           &ring);
         if (slot) {
-            apikey_ring_opened(ring, slot, APIKEY_SLOT_SUM);
+            apikey_ring_opened(ring, slot, APIKEY_SLOT_SUM, 0);
             ngx_http_apikey_usage_publish(u, ring, slot);
         }
     }

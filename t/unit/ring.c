@@ -85,7 +85,7 @@ test_writer(test_promise_t *promise)
         memset(&slots[i]->record, 0, sizeof(apikey_record_t));
         memcpy(slots[i]->record.count.event, &id, sizeof(id));
         promise->state[id] = 1;
-        apikey_ring_opened(&ring, slots[i], APIKEY_SLOT_OPEN);
+        apikey_ring_opened(&ring, slots[i], APIKEY_SLOT_OPEN, 0);
         promise->state[id] = 2;
     }
 }
@@ -265,7 +265,7 @@ test_open(apikey_ring_t *ring, unsigned text, unsigned holds)
         hold[i].scope = (uint64_t) 10 << 4 * i;
     }
 
-    apikey_ring_opened(ring, slot, APIKEY_SLOT_OPEN);
+    apikey_ring_opened(ring, slot, APIKEY_SLOT_OPEN, 0);
 
     return slot;
 }
@@ -323,7 +323,7 @@ test_holds(uint64_t zone, unsigned want)
 static unsigned
 test_runs_above(const apikey_ring_t *ring, uint64_t number)
 {
-    uint32_t  i;
+    uint32_t  i, unknown;
     unsigned  n;
     union {
         apikey_record_t  record;
@@ -332,8 +332,9 @@ test_runs_above(const apikey_ring_t *ring, uint64_t number)
 
     for (i = 0, n = 0; i < APIKEY_RING_SLOTS; i++) {
 
-        if (apikey_ring_runs(ring, i, number, &copy.record)) {
-            n += 1 + copy.record.shape.len[APIKEY_TEXT_SERVICE];
+        if (apikey_ring_runs(ring, i, number, &copy.record, &unknown)) {
+            n += 1 + copy.record.shape.len[APIKEY_TEXT_SERVICE]
+                 + 1000 * unknown;
         }
     }
 
@@ -362,6 +363,12 @@ test_runs(void)
     sum = test_open(&ring, 7, 0);
     sum->state = APIKEY_SLOT_SUM;
     is_uint(test_runs_above(&ring, 0), 356, "and nothing else");
+
+    slot->next = APIKEY_OPEN_MODEL;
+    is_uint(test_runs_above(&ring, 0), 356, "of what an older module opened "
+                                            "nothing else is known");
+    slot->next = APIKEY_OPEN_SAID | APIKEY_OPEN_MODEL;
+    is_uint(test_runs_above(&ring, 0), 2356, "what nobody knows of it");
 
     apikey_ring_publish(&ring, slot);
     is_uint(test_runs_above(&ring, 0), 356, "what ended since");
