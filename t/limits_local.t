@@ -80,6 +80,51 @@ like($r->{headers}{'retry-after'}, qr/^[123]$/, 'the next one comes soon');
 wait_for('a token', sub {
     $a->get('/', key => $fast->{key})->{status} == 200 });
 
+# What a request costs in the end is charged, though its bucket was full again
+# meanwhile and all the room was wanted.
+
+subtest 'a full table' => sub {
+    my $n = $t->nginx(name => 'small', base => {
+        zone => 'apikey_zone zone=apikey:1m;' }, server => <<'EOS')->start;
+        location / {
+            apikey required;
+            apikey_usage headers;
+            apikey_reserve tokens=1 cost=0;
+            proxy_pass http://%%UPSTREAM%%;
+            proxy_read_timeout 300s;
+        }
+EOS
+    my %l = (name => 'l', limit => 3600, window => '1h');
+    my $late = $t->key(limits => [ { %l, unit => 'tokens' } ]);
+    my @many = $t->keys(1500, limits => [ { %l, window => '1s' } ]);
+
+    $t->sync;
+
+    my $c = $n->conn;
+
+    $c->send(Apikey::Http::build('GET', '/gate/set/X-Usage-Input-Tokens/7200',
+                                 key => $late->{key}));
+    $t->upstream->wait_hits($t->upstream->hits + 1);
+
+    wait_for('a full bucket', sub {
+        my $r = $n->admin('GET', "limits?key=$late->{id}");
+        return json($r)->{data}[0]{used} == 0;
+    });
+
+    is(scalar(grep { $_->{status} == 200 }
+              $n->parallel(map { { uri => '/', key => $_->{key} } } @many)),
+       1500, 'many others');
+
+    $t->upstream->let_go;
+    is($c->response->{status}, 200, 'it ends');
+
+    my $r = wait_for('what it has cost', sub {
+        my $r = $n->get('/', key => $late->{key});
+        return $r->{status} == 429 && $r;
+    }, 3);
+    cmp_ok($r->{headers}{'retry-after'}, '>', 3500, 'it has cost all of it');
+};
+
 # shared memory outlives a reload and a worker
 
 $a->reload;

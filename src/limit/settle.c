@@ -322,6 +322,13 @@ ngx_http_apikey_settle_account(ngx_http_apikey_table_t *table,
 
         gauge = ngx_http_apikey_table_find(table, account, b->limit);
 
+        /* one that was unused meanwhile has given its place away */
+
+        if (gauge == NULL && tokens > 0 && !apikey_limit_quota(b->limit)) {
+            gauge = ngx_http_apikey_table_get(table, account, b,
+                                              apikey_clock_boot());
+        }
+
         if (gauge) {
             apikey_gauge_settle(gauge, tokens,
                                 tokens > 0
