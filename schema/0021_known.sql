@@ -272,7 +272,12 @@ BEGIN
     END IF;
 
     RETURN QUERY
-    SELECT CASE l ->> 'kind'
+    SELECT CASE WHEN after > 0
+            AND (l ->> 'strict')::boolean IS DISTINCT FROM false
+            AND quota_open((l ->> 'holder')::uuid, l ->> 'level',
+                l ->> 'unit', l ->> 'service', l ->> 'model',
+                (l ->> 'since')::bigint)
+        THEN NULL ELSE CASE l ->> 'kind'
         WHEN 'credits' THEN (SELECT c.used::numeric FROM credit c
             WHERE c.key_id = (l ->> 'holder')::uuid
                 OR c.owner_id = (l ->> 'holder')::uuid)
@@ -281,15 +286,9 @@ BEGIN
                 (l ->> 'since')::bigint) AS q) END
         + CASE WHEN after > 0 THEN quota_running((l ->> 'holder')::uuid,
                 l ->> 'level', l ->> 'unit', l ->> 'service', l ->> 'model',
-                (l ->> 'since')::bigint) ELSE 0 END
+                (l ->> 'since')::bigint) ELSE 0 END END
     FROM json_array_elements(r -> 'limits') WITH ORDINALITY AS x (l, n)
     WHERE usage_told(after)
-        AND (after = 0 OR NOT EXISTS (
-            SELECT FROM json_array_elements(r -> 'limits') AS y (m)
-            WHERE (m ->> 'strict')::boolean IS DISTINCT FROM false
-                AND quota_open((m ->> 'holder')::uuid, m ->> 'level',
-                    m ->> 'unit', m ->> 'service', m ->> 'model',
-                    (m ->> 'since')::bigint)))
     ORDER BY x.n;
 END
 $$;
@@ -297,9 +296,10 @@ $$;
 COMMENT ON FUNCTION limits_known(text) IS
     'What is used of each of {"node", "born", "after", "until", "limits":'
     ' [{"holder", "level", "kind", "unit", "service", "model", "since",'
-    ' "strict"}]}, in their order; no rows: this node has not shipped all until'
-    ' born, some node has neither shipped all until after nor said what of it'
-    ' runs, or what runs may take all of a strict limit';
+    ' "strict"}]}, in their order; null: what runs may take all of a strict'
+    ' limit, or there are no such credits; no rows: this node has not shipped'
+    ' all until born, or some node has neither shipped all until after nor said'
+    ' what of it runs';
 
 GRANT SELECT, INSERT, DELETE, UPDATE (at) ON usage_running TO apikey_gateway;
 GRANT SELECT, INSERT, UPDATE ON usage_wanted TO apikey_gateway;

@@ -122,7 +122,7 @@ sub known {
     my ($node) = $pg->value("SELECT node FROM apikey.usage_node
                              WHERE as_of > to_timestamp(0) LIMIT 1");
 
-    return join ' ', $pg->column(($of{first} // '')
+    return join ' ', map { $_ // '' } $pg->column(($of{first} // '')
         . 'SELECT used FROM apikey.limits_known('
         . $pg->quote(Apikey::Test::json_encode({ node => $node,
             born => $of{born} // 0, after => $of{after},

@@ -481,6 +481,11 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
 }
 
 
+/*
+ * Null: there are no such credits, or who runs has all that is left of it,
+ * perhaps for long.  Nobody waits for that.
+ */
+
 static void
 ngx_http_apikey_known_take(ngx_http_apikey_known_t *known, PGresult *res)
 {
@@ -510,9 +515,10 @@ ngx_http_apikey_known_take(ngx_http_apikey_known_t *known, PGresult *res)
 
             if (used == NGX_ERROR) {
 
-                /* null: credits that are gone; else more than counts */
+                /* else more than counts */
 
                 if (PQgetisnull(res, n - 1, 0)) {
+                    known->tries = NGX_HTTP_APIKEY_KNOWN_TRIES;
                     continue;
                 }
 
