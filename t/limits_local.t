@@ -101,10 +101,11 @@ EOS
     $t->sync;
 
     my $c = $n->conn;
+    my $before = $t->upstream->hits;
 
     $c->send(Apikey::Http::build('GET', '/gate/set/X-Usage-Input-Tokens/7200',
                                  key => $late->{key}));
-    $t->upstream->wait_hits($t->upstream->hits + 1);
+    $t->upstream->wait_hits($before + 1);
 
     wait_for('a full bucket', sub {
         my $r = $n->admin('GET', "limits?key=$late->{id}");
@@ -121,7 +122,7 @@ EOS
     my $r = wait_for('what it has cost', sub {
         my $r = $n->get('/', key => $late->{key});
         return $r->{status} == 429 && $r;
-    }, 3);
+    });
     cmp_ok($r->{headers}{'retry-after'}, '>', 3500, 'it has cost all of it');
 };
 
