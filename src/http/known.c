@@ -88,6 +88,8 @@ ngx_http_apikey_known_decide(ngx_http_apikey_main_conf_t *amcf,
 
     d->handler = ngx_http_apikey_known_decided;
 
+    d->waited = 0;
+
     rc = ngx_http_apikey_decide(amcf->limiter, d);
 
     if (rc == NGX_ERROR && d->unknown) {
@@ -562,6 +564,10 @@ ngx_http_apikey_known_again(ngx_http_apikey_known_t *known)
     ngx_http_apikey_decision_t  *d;
 
     d = ngx_http_apikey_known_decision(known);
+
+    if (d->mode == APIKEY_MODE_DOWN_LOCAL) {
+        d->waited = 1;
+    }
 
     rc = ngx_http_apikey_decide(known->amcf->limiter, d);
 

@@ -6,7 +6,7 @@
  * A request waits at most once: for leases, for its TAKE, or for the
  * connection that a worker makes when it starts or has just lost, and has one
  * deadline for all of that.  It never waits while the breaker is open or after
- * an attempt to connect failed.
+ * an attempt to connect failed; nor who has waited for Postgres meanwhile.
  * A decision is its caller's; only while it waits is it known here.
  */
 
@@ -224,6 +224,9 @@ ngx_http_apikey_decide_wait(ngx_http_apikey_decision_t *d,
 
     if (ngx_http_apikey_breaker_is_open(&l->conf.sh->breaker)) {
         ngx_http_apikey_limiter_watch(l);
+
+    } else if (d->waited) {
+        /* Redis is back: for those who come now */
 
     } else if (ngx_http_apikey_limiter_ready(l)) {
 

@@ -134,6 +134,9 @@ struct ngx_http_apikey_decision_s {
                                                 the use has to be asked for */
     unsigned                    blind:1;     /* ... that refuses nothing */
     unsigned                    anyway:1;    /* in: nobody can be asked */
+    unsigned                    waited:1;    /* in: for who was asked while
+                                                Redis was away; it waits for
+                                                Redis no more */
 
     /* private to the limiter */
     ngx_http_apikey_redis_call_t  call;
