@@ -10,11 +10,16 @@ NGINX_SRC ?= /usr/share/nginx/src
 BUILD     ?= build
 SANITIZE  ?=
 OPTIMIZE  ?= -O2
+LTO       ?= $(if $(SANITIZE),,$(shell $(CC) $(LTO_FLAGS) -shared -fPIC \
+	-x c /dev/null -o /dev/null 2> /dev/null && echo $(LTO_FLAGS)))
 JOBS      ?= $(shell nproc)
 ATONCE    ?= $(shell expr $(JOBS) + 1)
 FUZZ_CC   ?= clang
 FUZZ_TIME ?= 60
 TESTS     ?= t/*.t
+
+# a call from one file to another is one within a file, one to nginx no detour
+LTO_FLAGS = -flto=auto -fno-plt
 
 MODULE = $(BUILD)/ngx_http_apikey_module.so
 CTL    = $(BUILD)/apikeyctl
@@ -85,8 +90,8 @@ module: $(BUILD)/nginx/objs/Makefile FORCE
 $(BUILD)/nginx/objs/Makefile: config tools/configure \
 		$(NGINX_SRC)/src/core/nginx.h
 	@echo "configuring $(BUILD)/nginx"
-	@NGINX="$(NGINX)" CC="$(CC)" CC_OPT="$(OPTIMIZE) $(WARN) $(SANITIZE)" \
-		LD_OPT="$(SANITIZE)" \
+	@NGINX="$(NGINX)" CC="$(CC)" LD_OPT="$(LTO) $(SANITIZE)" \
+		CC_OPT="$(OPTIMIZE) $(LTO) $(WARN) $(SANITIZE)" \
 		tools/configure "$(NGINX_SRC)" $(BUILD)/nginx
 
 $(NGINX_SRC)/src/core/nginx.h:
