@@ -12,6 +12,7 @@
 #include "keyring/store.h"
 
 #include "base/digest.h"
+#include "base/fetch.h"
 
 
 #define NGX_HTTP_APIKEY_LINES  6      /* of a key with a limit of its own */
@@ -185,7 +186,7 @@ void
 ngx_http_apikey_keyring_ahead(ngx_http_apikey_keyring_sh_t *sh,
     const u_char digest[32])
 {
-    __builtin_prefetch(&sh->digests.slots[
+    apikey_fetch(&sh->digests.slots[
              ngx_http_apikey_index_home(&sh->digests,
                                     ngx_http_apikey_index_digest(digest))]);
 }
@@ -211,7 +212,7 @@ ngx_http_apikey_keyring_ahead_record(ngx_http_apikey_keyring_sh_t *sh,
             p = (u_char *) ngx_http_apikey_block(sh, (uint32_t) value);
 
             for (n = 0; n < NGX_HTTP_APIKEY_LINES; n++) {
-                __builtin_prefetch(p + n * 64);
+                apikey_fetch(p + n * 64);
             }
 
             return;

@@ -9,6 +9,8 @@
 
 #include "keyring/store.h"
 
+#include "base/fetch.h"
+
 
 #define NGX_HTTP_APIKEY_AHEAD  160      /* units: some 16 keys */
 
@@ -192,13 +194,13 @@ ngx_http_apikey_store_ahead(ngx_http_apikey_keyring_sh_t *sh, uint32_t off)
 
     if (rec->block.state == NGX_HTTP_APIKEY_BLOCK_KEY) {
         hash = ngx_http_apikey_index_hash(rec->id);
-        __builtin_prefetch(&sh->ids.slots[
+        apikey_fetch(&sh->ids.slots[
                                ngx_http_apikey_index_home(&sh->ids, hash)]);
 
         if (rec->nsecrets) {
             secret = ngx_http_apikey_rec_secrets(rec);
             hash = ngx_http_apikey_index_digest(secret->digest);
-            __builtin_prefetch(&sh->digests.slots[
+            apikey_fetch(&sh->digests.slots[
                               ngx_http_apikey_index_home(&sh->digests, hash)]);
         }
     }

@@ -12,6 +12,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "base/fetch.h"
 #include "base/verdict.h"
 #include "usage/ring.h"
 
@@ -262,7 +263,7 @@ apikey_ring_fetch(const apikey_ring_t *ring, uint32_t number)
     p = (const uint8_t *) apikey_ring_slot(ring, number);
 
     for (i = 0; i < APIKEY_RING_SMALL_SIZE; i += 64) {
-        __builtin_prefetch(p + i, 1);
+        apikey_fetch(p + i);
     }
 }
 
