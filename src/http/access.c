@@ -175,11 +175,24 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
     u_char                       copy[APIKEY_KEY_MAX];
     ngx_int_t                    rc;
     ngx_str_t                    id, key;
+    ngx_uint_t                   named;
     ngx_http_apikey_loc_conf_t  *alcf;
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
     rc = ngx_http_apikey_identify(r, ctx, copy, &key);
+
+    /* there is other work while memory of the keyring comes */
+
+    named = ctx->named;
+
+    if (!named) {
+        ngx_http_apikey_ctx_name(r, ctx);
+    }
+
+    if (rc == NGX_OK) {
+        ngx_http_apikey_identify_ahead(r, ctx);
+    }
 
     /* whatever the answer is, the key goes no further */
 
@@ -189,13 +202,7 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
         rc = NGX_ERROR;
     }
 
-    if (rc == NGX_OK) {
-        ngx_http_apikey_identify_ahead(r, ctx);
-    }
-
-    if (!ctx->named) {
-        ctx->named = 1;
-
+    if (!named) {
         id.data = ctx->id;
         id.len = APIKEY_UUID_TEXT_LEN;
 

@@ -15,6 +15,10 @@
 /* context.c; NULL: no memory. */
 ngx_http_apikey_ctx_t *ngx_http_apikey_ctx_create(ngx_http_request_t *r);
 
+/* Its id: that of the request upstream, of the answer, and of its record. */
+void ngx_http_apikey_ctx_name(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx);
+
 /*
  * identify.c, in three steps, so that what a look-up needs of the zone is on
  * its way to the cache while other things are done.

@@ -62,11 +62,10 @@ ngx_http_apikey_get_ctx(ngx_http_request_t *r)
 ngx_http_apikey_ctx_t *
 ngx_http_apikey_ctx_create(ngx_http_request_t *r)
 {
-    ngx_pool_t                   *pool;
-    ngx_http_cleanup_t           *detach;
-    ngx_pool_cleanup_t           *cln;
-    ngx_http_apikey_ctx_t        *ctx;
-    ngx_http_apikey_main_conf_t  *amcf;
+    ngx_pool_t             *pool;
+    ngx_http_cleanup_t     *detach;
+    ngx_pool_cleanup_t     *cln;
+    ngx_http_apikey_ctx_t  *ctx;
 
     /* runs on an abort, before the log phase and while count is above 1 */
 
@@ -95,11 +94,6 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
     ctx->time = apikey_clock_real();
     ctx->now = ctx->time;
 
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
-
-    ngx_http_apikey_usage_id(amcf->worker_usage, ctx->event, ctx->time);
-    apikey_uuid_format((char *) ctx->id, ctx->event);
-
     detach->handler = ngx_http_apikey_detach;
     detach->data = ctx;
 
@@ -109,6 +103,20 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
     ngx_http_set_ctx(r, ctx, ngx_http_apikey_module);
 
     return ctx;
+}
+
+
+void
+ngx_http_apikey_ctx_name(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
+{
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    ngx_http_apikey_usage_id(amcf->worker_usage, ctx->event, ctx->time);
+    apikey_uuid_format((char *) ctx->id, ctx->event);
+
+    ctx->named = 1;
 }
 
 

@@ -113,8 +113,9 @@ ngx_http_apikey_header_filter(ngx_http_request_t *r)
     id.data = ctx->id;
     id.len = APIKEY_UUID_TEXT_LEN;
 
-    if (ngx_http_apikey_header_add(r, &ngx_http_apikey_x_request_id, &id)
-        != NGX_OK)
+    if (ctx->named
+        && ngx_http_apikey_header_add(r, &ngx_http_apikey_x_request_id, &id)
+           != NGX_OK)
     {
         return NGX_ERROR;
     }

@@ -343,7 +343,7 @@ typedef struct {
     unsigned                         logged:1;
     unsigned                         refused:1;  /* by us */
     unsigned                         answered:1; /* headers of a refusal */
-    unsigned                         named:1;    /* request id is set */
+    unsigned                         named:1;    /* event, id are set */
     unsigned                         charged:1;  /* for a look-up */
     unsigned                         has_last:1; /* last is set */
     unsigned                         taken:1;    /* from its accounts */

@@ -441,7 +441,7 @@ ngx_http_apikey_variable_request_id(ngx_http_request_t *r,
 
     ctx = ngx_http_apikey_get_ctx(r);
 
-    if (ctx == NULL) {
+    if (ctx == NULL || !ctx->named) {
         v->not_found = 1;
         return NGX_OK;
     }
