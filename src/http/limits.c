@@ -239,9 +239,6 @@ ngx_http_apikey_limits_account(ngx_http_apikey_ctx_t *ctx,
                 return NGX_DECLINED;
             }
 
-            ngx_http_apikey_decide_ahead_entry(build->amcf->limiter, account,
-                                               limit);
-
             build->bucket->limit = limit;
             build->bucket->period = build->periods[limit->period];
             build->bucket++;

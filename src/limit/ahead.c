@@ -2,7 +2,7 @@
 /*
  * What a decision is going to look for comes into the cache while there is
  * other work: an account of one among thousands is far from it, and to wait
- * for its link and then for its entry takes longer than all the arithmetic.
+ * for its entry takes longer than all the arithmetic.
  */
 
 
@@ -22,17 +22,4 @@ ngx_http_apikey_decide_ahead(ngx_http_apikey_limiter_t *l,
     }
 
     ngx_http_apikey_leases_ahead(l->conf.sh->leases, account);
-}
-
-
-void
-ngx_http_apikey_decide_ahead_entry(ngx_http_apikey_limiter_t *l,
-    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
-{
-    if (l->conf.mode == NGX_HTTP_APIKEY_LIMIT_LOCAL) {
-        ngx_http_apikey_table_ahead_entry(l->conf.sh->table, account, limit);
-        return;
-    }
-
-    ngx_http_apikey_leases_ahead_entry(l->conf.sh->leases, account);
 }

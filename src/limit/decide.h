@@ -280,12 +280,9 @@ void ngx_http_apikey_limiter_stop(ngx_http_apikey_limiter_t *l);
 
 /*
  * ahead.c: a hint that decide() will be asked about this limit of this account
- * (its holder, level, unit, and scope), as early as that is known; and
- * another one, some time after it and before decide().
+ * (its holder, level, unit, and scope), as early as that is known.
  */
 void ngx_http_apikey_decide_ahead(ngx_http_apikey_limiter_t *l,
-    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
-void ngx_http_apikey_decide_ahead_entry(ngx_http_apikey_limiter_t *l,
     const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
 
 /*

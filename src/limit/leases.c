@@ -13,33 +13,17 @@
 #include <ngx_core.h>
 
 #include "base/clock.h"
+#include "base/fetch.h"
 #include "limit/leases.h"
 #include "limit/level.h"
-
-
-#define NGX_HTTP_APIKEY_LEASES_SCAN    64     /* entries looked at for one */
-#define NGX_HTTP_APIKEY_LEASES_OLD     INT64_C(3600000000)
 
 
 static uint32_t *ngx_http_apikey_leases_head(ngx_http_apikey_leases_t *leases,
     const u_char holder[16], uint64_t scope, ngx_uint_t level,
     ngx_uint_t unit);
+static void ngx_http_apikey_leases_link(ngx_http_apikey_leases_t *leases);
 static ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_take(
     ngx_http_apikey_leases_t *leases, int64_t now);
-static ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_spare(
-    ngx_http_apikey_leases_t *leases, int64_t now);
-static ngx_uint_t ngx_http_apikey_leases_idle(
-    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
-    int64_t now);
-static ngx_uint_t ngx_http_apikey_leases_rests(
-    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
-    int64_t now);
-static ngx_uint_t ngx_http_apikey_leases_told_all(
-    ngx_http_apikey_leases_t *leases, ngx_http_apikey_lease_entry_t *entry,
-    int64_t now);
-static uint64_t ngx_http_apikey_leases_used(
-    const ngx_http_apikey_lease_entry_t *entry,
-    const ngx_http_apikey_lease_limit_t *limit, int64_t now);
 static void ngx_http_apikey_leases_unlink(ngx_http_apikey_leases_t *leases,
     ngx_http_apikey_lease_entry_t *entry);
 static ngx_uint_t ngx_http_apikey_leases_ids(
@@ -86,9 +70,9 @@ ngx_http_apikey_leases_init(ngx_slab_pool_t *shpool, size_t size)
 
     leases->entries = (ngx_http_apikey_lease_entry_t *) (leases + 1);
     leases->limits = (ngx_http_apikey_lease_limit_t *) (leases->entries + n);
-    leases->heads = (uint32_t *) (leases->limits + leases->nlimits);
 
-    ngx_memzero(leases->heads, n * sizeof(uint32_t));
+    ngx_http_apikey_heads_init(&leases->heads,
+                         (uint32_t *) (leases->limits + leases->nlimits), n);
 
     return leases;
 }
@@ -107,6 +91,10 @@ ngx_http_apikey_leases_find(ngx_http_apikey_leases_t *leases,
 {
     uint32_t                        i;
     ngx_http_apikey_lease_entry_t  *entry;
+
+    if (leases->heads.torn) {
+        ngx_http_apikey_leases_link(leases);
+    }
 
     i = *ngx_http_apikey_leases_head(leases, account->holder, account->scope,
                                      account->level, account->unit);
@@ -170,16 +158,6 @@ void
 ngx_http_apikey_leases_ahead(ngx_http_apikey_leases_t *leases,
     const ngx_http_apikey_account_t *account)
 {
-    __builtin_prefetch(ngx_http_apikey_leases_head(leases, account->holder,
-                                       account->scope, account->level,
-                                       account->unit));
-}
-
-
-void
-ngx_http_apikey_leases_ahead_entry(ngx_http_apikey_leases_t *leases,
-    const ngx_http_apikey_account_t *account)
-{
     u_char    *p;
     size_t     n;
     uint32_t   i;
@@ -195,7 +173,7 @@ ngx_http_apikey_leases_ahead_entry(ngx_http_apikey_leases_t *leases,
     p = (u_char *) &leases->entries[i - 1];
 
     for (n = 0; n < sizeof(ngx_http_apikey_lease_entry_t); n += 64) {
-        __builtin_prefetch(p + n, 1);
+        apikey_fetch(p + n);
     }
 }
 
@@ -212,7 +190,31 @@ ngx_http_apikey_leases_head(ngx_http_apikey_leases_t *leases,
     h = (h ^ part) * 0x9e3779b97f4a7c15ULL;
     h = (h ^ (h >> 32) ^ scope ^ level << 8 ^ unit) * 0x9e3779b97f4a7c15ULL;
 
-    return &leases->heads[(h >> 32) * leases->n >> 32];
+    return ngx_http_apikey_heads_at(&leases->heads, h);
+}
+
+
+static void
+ngx_http_apikey_leases_link(ngx_http_apikey_leases_t *leases)
+{
+    uint32_t                        i, *head;
+    ngx_http_apikey_lease_entry_t  *entry;
+
+    ngx_http_apikey_heads_begin(&leases->heads, leases->fresh);
+
+    for (i = 0; i < leases->fresh; i++) {
+        entry = &leases->entries[i];
+
+        if (entry->linked) {
+            head = ngx_http_apikey_leases_head(leases, entry->holder,
+                                               entry->scope, entry->level,
+                                               entry->unit);
+            entry->next = *head;
+            *head = i + 1;
+        }
+    }
+
+    ngx_http_apikey_heads_end(&leases->heads);
 }
 
 
@@ -225,6 +227,11 @@ ngx_http_apikey_leases_take(ngx_http_apikey_leases_t *leases, int64_t now)
     ngx_http_apikey_lease_entry_t  *entry;
 
     if (leases->fresh < leases->n) {
+
+        if (ngx_http_apikey_heads_few(&leases->heads, leases->fresh)) {
+            ngx_http_apikey_leases_link(leases);
+        }
+
         entry = &leases->entries[leases->fresh];
         ngx_memzero(entry, sizeof(ngx_http_apikey_lease_entry_t));
         leases->fresh++;
@@ -252,137 +259,6 @@ ngx_http_apikey_leases_take(ngx_http_apikey_leases_t *leases, int64_t now)
     entry->lease.calls = calls;
 
     return entry;
-}
-
-
-/*
- * Best one that nobody misses.  Else one that nobody has asked for lately, and
- * of which others know all: Redis, and where that has gone, Postgres.
- */
-
-static ngx_http_apikey_lease_entry_t *
-ngx_http_apikey_leases_spare(ngx_http_apikey_leases_t *leases, int64_t now)
-{
-    ngx_uint_t                      i;
-    ngx_http_apikey_lease_entry_t  *entry, *oldest;
-
-    oldest = NULL;
-
-    for (i = 0; i < NGX_HTTP_APIKEY_LEASES_SCAN && i < leases->n; i++) {
-
-        if (leases->hand >= leases->n) {
-            leases->hand = 0;
-        }
-
-        entry = &leases->entries[leases->hand++];
-
-        if (ngx_http_apikey_leases_idle(leases, entry, now)) {
-            return entry;
-        }
-
-        if (ngx_http_apikey_leases_told_all(leases, entry, now)
-            && (oldest == NULL || entry->seen < oldest->seen))
-        {
-            oldest = entry;
-        }
-    }
-
-    return oldest;
-}
-
-
-/* Whoever comes again to it finds its buckets full, or has long forgotten. */
-
-static ngx_uint_t
-ngx_http_apikey_leases_idle(ngx_http_apikey_leases_t *leases,
-    ngx_http_apikey_lease_entry_t *entry, int64_t now)
-{
-    ngx_http_apikey_lease_limit_t  *l;
-
-    if (!entry->linked) {
-        return 1;
-    }
-
-    if (!ngx_http_apikey_leases_rests(leases, entry, now)) {
-        return 0;
-    }
-
-    if (entry->seen == 0 || now - entry->seen > NGX_HTTP_APIKEY_LEASES_OLD) {
-        return 1;
-    }
-
-    for (l = ngx_http_apikey_leases_limit(leases, entry->limits);
-         l;
-         l = ngx_http_apikey_leases_limit(leases, l->next))
-    {
-        if (ngx_http_apikey_leases_used(entry, l, now)) {
-            return 0;
-        }
-    }
-
-    return 1;
-}
-
-
-static ngx_uint_t
-ngx_http_apikey_leases_rests(ngx_http_apikey_leases_t *leases,
-    ngx_http_apikey_lease_entry_t *entry, int64_t now)
-{
-    apikey_lease_t  *lease;
-
-    lease = &entry->lease;
-
-    return entry->turn != leases->turn && !entry->queued && !lease->call
-           && !lease->held && !lease->busy && !lease->back
-           && (lease->left == 0 || now >= lease->deadline)
-           && now - lease->demand_at >= leases->rest;
-}
-
-
-/*
- * Postgres is asked what is used of a quota that was never seen.  The level of
- * a bucket or a rolling window is known here alone when Redis goes away.
- */
-
-static ngx_uint_t
-ngx_http_apikey_leases_told_all(ngx_http_apikey_leases_t *leases,
-    ngx_http_apikey_lease_entry_t *entry, int64_t now)
-{
-    ngx_http_apikey_lease_limit_t  *l;
-
-    if (!ngx_http_apikey_leases_rests(leases, entry, now)
-        || now - entry->seen < leases->rest)
-    {
-        return 0;
-    }
-
-    for (l = ngx_http_apikey_leases_limit(leases, entry->limits);
-         l;
-         l = ngx_http_apikey_leases_limit(leases, l->next))
-    {
-        if (l->back || l->more) {
-            return 0;
-        }
-
-        if (!l->terms.quota && ngx_http_apikey_leases_used(entry, l, now)) {
-            return 0;
-        }
-    }
-
-    return 1;
-}
-
-
-static uint64_t
-ngx_http_apikey_leases_used(const ngx_http_apikey_lease_entry_t *entry,
-    const ngx_http_apikey_lease_limit_t *limit, int64_t now)
-{
-    apikey_bucket_t  b;
-
-    b.used = limit->seen.used;
-    b.at = entry->seen;
-
-    return apikey_level_used(&b, &limit->terms.rate, now);
 }
 
 

@@ -20,6 +20,7 @@
 #include <ngx_core.h>
 
 #include "limit/decide.h"
+#include "limit/heads.h"
 #include "limit/lease.h"
 
 
@@ -111,7 +112,7 @@ typedef struct {
 
     ngx_http_apikey_lease_entry_t  *entries;
     ngx_http_apikey_lease_limit_t  *limits;
-    uint32_t                       *heads;       /* n of them */
+    ngx_http_apikey_heads_t         heads;       /* n at most */
 } ngx_http_apikey_leases_t;
 
 
@@ -126,8 +127,6 @@ ngx_http_apikey_leases_t *ngx_http_apikey_leases_init(ngx_slab_pool_t *shpool,
 /* As of table.h: what find() will touch comes into the cache. */
 void ngx_http_apikey_leases_ahead(ngx_http_apikey_leases_t *leases,
     const ngx_http_apikey_account_t *account);
-void ngx_http_apikey_leases_ahead_entry(ngx_http_apikey_leases_t *leases,
-    const ngx_http_apikey_account_t *account);
 
 /* Before the find()s of one decision: they do not take each other's. */
 void ngx_http_apikey_leases_begin(ngx_http_apikey_leases_t *leases);
@@ -138,6 +137,15 @@ ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_find(
 ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_get(
     ngx_http_apikey_leases_t *leases, ngx_http_apikey_account_t *account,
     int64_t now);
+
+/*
+ * leases_spare.c: an entry that may be taken from whoever has it, linked or
+ * not; NULL: none.  Best one that nobody misses, else one that nobody has
+ * asked for lately, and of which others know all: Redis, and where that has
+ * gone, Postgres.
+ */
+ngx_http_apikey_lease_entry_t *ngx_http_apikey_leases_spare(
+    ngx_http_apikey_leases_t *leases, int64_t now);
 
 /*
  * What the limits of the account are now; if they have changed the lease is

@@ -12,6 +12,8 @@
 #include <ngx_core.h>
 
 #include "base/clock.h"
+#include "base/fetch.h"
+#include "limit/heads.h"
 #include "limit/table.h"
 
 
@@ -47,7 +49,7 @@ struct ngx_http_apikey_table_s {
     uint32_t                        hand;
     uint32_t                        turn;
     ngx_http_apikey_table_entry_t  *entries;
-    uint32_t                       *heads;       /* n of them */
+    ngx_http_apikey_heads_t         heads;       /* n at most */
     apikey_rolling_t               *logs;        /* of rolling windows */
     uint32_t                        nlogs;
     uint32_t                        fresh_log;
@@ -78,6 +80,7 @@ static void ngx_http_apikey_table_unlog(ngx_http_apikey_table_t *table,
     ngx_http_apikey_table_entry_t *entry, const apikey_limit_t *limit);
 static uint32_t *ngx_http_apikey_table_head(ngx_http_apikey_table_t *table,
     const u_char holder[16], uint64_t scope, uint64_t id);
+static void ngx_http_apikey_table_link(ngx_http_apikey_table_t *table);
 static ngx_http_apikey_table_entry_t *ngx_http_apikey_table_take(
     ngx_http_apikey_table_t *table, int64_t now);
 static void ngx_http_apikey_table_unlink(ngx_http_apikey_table_t *table,
@@ -125,9 +128,9 @@ ngx_http_apikey_table_init(ngx_slab_pool_t *shpool, size_t size)
     table->log_hand = 0;
     table->free_log = 0;
     table->entries = (ngx_http_apikey_table_entry_t *) (table->logs + logs);
-    table->heads = (uint32_t *) (table->entries + n);
 
-    ngx_memzero(table->heads, n * sizeof(uint32_t));
+    ngx_http_apikey_heads_init(&table->heads,
+                               (uint32_t *) (table->entries + n), n);
 
     return table;
 }
@@ -376,6 +379,10 @@ ngx_http_apikey_table_lookup(ngx_http_apikey_table_t *table,
     uint64_t                        id;
     ngx_http_apikey_table_entry_t  *entry;
 
+    if (table->heads.torn) {
+        ngx_http_apikey_table_link(table);
+    }
+
     id = ngx_http_apikey_table_id(limit);
 
     for (i = *ngx_http_apikey_table_head(table, account->holder,
@@ -402,28 +409,22 @@ void
 ngx_http_apikey_table_ahead(ngx_http_apikey_table_t *table,
     const ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
 {
-    __builtin_prefetch(ngx_http_apikey_table_head(table, account->holder,
-                                            account->scope,
-                                            ngx_http_apikey_table_id(limit)));
-}
-
-
-void
-ngx_http_apikey_table_ahead_entry(ngx_http_apikey_table_t *table,
-    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
-{
-    uint32_t  i;
-    u_char   *p;
+    u_char    *p;
+    size_t     n;
+    uint32_t   i;
 
     i = *(volatile uint32_t *) ngx_http_apikey_table_head(table,
                                             account->holder, account->scope,
                                             ngx_http_apikey_table_id(limit));
 
-    if (i && i <= table->n) {
-        p = (u_char *) &table->entries[i - 1];
+    if (i == 0 || i > table->n) {
+        return;
+    }
 
-        __builtin_prefetch(p, 1);
-        __builtin_prefetch(p + 64, 1);
+    p = (u_char *) &table->entries[i - 1];
+
+    for (n = 0; n < sizeof(ngx_http_apikey_table_entry_t); n += 64) {
+        apikey_fetch(p + n);
     }
 }
 
@@ -457,7 +458,30 @@ ngx_http_apikey_table_head(ngx_http_apikey_table_t *table,
     h = (h ^ part) * 0x9e3779b97f4a7c15ULL;
     h = (h ^ (h >> 32) ^ scope ^ id) * 0x9e3779b97f4a7c15ULL;
 
-    return &table->heads[(h >> 32) * table->n >> 32];
+    return ngx_http_apikey_heads_at(&table->heads, h);
+}
+
+
+static void
+ngx_http_apikey_table_link(ngx_http_apikey_table_t *table)
+{
+    uint32_t                        i, *head;
+    ngx_http_apikey_table_entry_t  *entry;
+
+    ngx_http_apikey_heads_begin(&table->heads, table->fresh);
+
+    for (i = 0; i < table->fresh; i++) {
+        entry = &table->entries[i];
+
+        if (entry->linked) {
+            head = ngx_http_apikey_table_head(table, entry->holder,
+                                              entry->scope, entry->id);
+            entry->next = *head;
+            *head = i + 1;
+        }
+    }
+
+    ngx_http_apikey_heads_end(&table->heads);
 }
 
 
@@ -470,6 +494,11 @@ ngx_http_apikey_table_take(ngx_http_apikey_table_t *table, int64_t now)
     ngx_http_apikey_table_entry_t  *entry;
 
     if (table->fresh < table->n) {
+
+        if (ngx_http_apikey_heads_few(&table->heads, table->fresh)) {
+            ngx_http_apikey_table_link(table);
+        }
+
         entry = &table->entries[table->fresh];
         ngx_memzero(entry, sizeof(ngx_http_apikey_table_entry_t));
         table->fresh++;

@@ -39,12 +39,10 @@ apikey_gauge_t *ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
     int64_t now);
 
 /*
- * What get() will touch comes into the cache: the link to the entry and then,
- * some time later, the entry.  Without the mutex: nothing read is believed.
+ * What get() will touch comes into the cache.  Without the mutex: nothing read
+ * is believed.
  */
 void ngx_http_apikey_table_ahead(ngx_http_apikey_table_t *table,
-    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
-void ngx_http_apikey_table_ahead_entry(ngx_http_apikey_table_t *table,
     const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
 
 /* As it stands, not carried anywhere; NULL: it is not there. */
