@@ -31,10 +31,12 @@ my $node = $t->nginx(
         }
 EOT
 
-my %key = map { my ($name, $window) = @$_;
+my %key = map { my ($name, $window, $mode) = @$_;
                 $name => $t->key(limits => [ { name => 'l', limit => 100000,
-                                               window => $window } ]) }
-          [ unseen => 'month' ], [ probe => '1h' ];
+                                               window => $window,
+                                               mode => $mode // 'strict' } ]) }
+          [ unseen => 'month' ], [ probe => '1h' ],
+          [ watched => 'month', 'observe' ];
 
 $t->sync;
 
@@ -64,6 +66,9 @@ wait_for('it waits', sub { $node->metric('apikey_waiting') == 1 });
 
 $way->mode('pass');
 wait_for('Redis is back', sub { mode('probe') =~ /^(direct|leased)$/ });
+
+like(mode('watched'), qr/^(direct|leased)$/,
+     'what only observes passes while Postgres hangs');
 
 $between->mode('pass');
 wait_for('its answer', sub { !$asks->alive });

@@ -16,7 +16,6 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
-#include "base/json.h"
 #include "http/http.h"
 #include "http/limits.h"
 
@@ -37,28 +36,20 @@
 static void ngx_http_apikey_known_decided(ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_known_anyway(
     ngx_http_apikey_known_t *known);
-static ngx_uint_t ngx_http_apikey_known_alone(
-    const ngx_http_apikey_decision_t *d);
 static ngx_int_t ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known);
+static ngx_int_t ngx_http_apikey_known_query(
+    ngx_http_apikey_known_t *known);
 static ngx_uint_t ngx_http_apikey_known_missing(
     ngx_http_apikey_decision_t *d);
-static uint64_t ngx_http_apikey_known_after(
-    const ngx_http_apikey_decision_t *d, int64_t us);
-static uint64_t ngx_http_apikey_known_until(
-    const ngx_http_apikey_decision_t *d);
-static const char *ngx_http_apikey_known_request(
-    ngx_http_apikey_known_t *known);
-static size_t ngx_http_apikey_known_size(const ngx_http_apikey_decision_t *d);
-static void ngx_http_apikey_known_head(apikey_json_t *j,
-    ngx_http_apikey_main_conf_t *amcf, const ngx_http_apikey_decision_t *d);
-static void ngx_http_apikey_known_limit(apikey_json_t *j,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b);
 static void ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static void ngx_http_apikey_known_take(ngx_http_apikey_known_t *known,
     PGresult *res);
 static void ngx_http_apikey_known_later(ngx_http_apikey_known_t *known);
+static void ngx_http_apikey_known_wait(ngx_http_apikey_known_t *known,
+    ngx_msec_t ms);
 static void ngx_http_apikey_known_timer(ngx_event_t *ev);
+static void ngx_http_apikey_known_abandon(ngx_http_apikey_known_t *known);
 static void ngx_http_apikey_known_again(ngx_http_apikey_known_t *known);
 
 
@@ -112,9 +103,7 @@ ngx_http_apikey_known_cancel(ngx_http_apikey_ctx_t *ctx)
     known = &ctx->known;
 
     if (known->asking) {
-        known->asking = 0;
-        known->amcf->asking--;
-        ngx_http_apikey_pg_abandon(known->amcf->quota, &known->op);
+        ngx_http_apikey_known_abandon(known);
     }
 
     if (known->timer.timer_set) {
@@ -167,15 +156,6 @@ ngx_http_apikey_known_anyway(ngx_http_apikey_known_t *known)
 }
 
 
-/* By this node's own table. */
-
-static ngx_uint_t
-ngx_http_apikey_known_alone(const ngx_http_apikey_decision_t *d)
-{
-    return d->mode == APIKEY_MODE_LOCAL || d->mode == APIKEY_MODE_DOWN_LOCAL;
-}
-
-
 /* NGX_ERROR: there is nobody to ask, or nothing to be asked. */
 
 static ngx_int_t
@@ -217,6 +197,19 @@ ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
         return NGX_AGAIN;
     }
 
+    return ngx_http_apikey_known_query(known);
+}
+
+
+static ngx_int_t
+ngx_http_apikey_known_query(ngx_http_apikey_known_t *known)
+{
+    ngx_http_apikey_decision_t   *d;
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = known->amcf;
+    d = ngx_http_apikey_known_decision(known);
+
     known->values[0] = ngx_http_apikey_known_request(known);
 
     if (known->values[0] == NULL) {
@@ -239,6 +232,12 @@ ngx_http_apikey_known_ask(ngx_http_apikey_known_t *known)
     known->asked = apikey_clock_boot();
     known->asking = 1;
     amcf->asking++;
+
+    /* what refuses nothing waits no longer than for Redis */
+
+    if (d->blind) {
+        ngx_http_apikey_known_wait(known, amcf->redis->timeout);
+    }
 
     return NGX_AGAIN;
 }
@@ -271,168 +270,6 @@ ngx_http_apikey_known_missing(ngx_http_apikey_decision_t *d)
 }
 
 
-/*
- * All nodes must have shipped what they had until then: Redis believes no
- * answer that is complete for less than both, whichever is later.  One that
- * lies ahead yet cannot be asked for, but what is answered tells at least of
- * use; 0: nothing was ever lost.
- */
-
-static uint64_t
-ngx_http_apikey_known_after(const ngx_http_apikey_decision_t *d, int64_t us)
-{
-    uint64_t  after, now;
-
-    if (ngx_http_apikey_known_alone(d)) {
-        return 0;
-    }
-
-    now = d->decided_at + us;
-    after = d->after <= now ? d->after : 0;
-
-    return d->least <= now ? ngx_max(after, d->least) : after;
-}
-
-
-/*
- * A loss that this node knows of: what is asked for when that is over takes
- * other nodes a while.
- */
-
-static uint64_t
-ngx_http_apikey_known_until(const ngx_http_apikey_decision_t *d)
-{
-    return ngx_http_apikey_known_alone(d) ? 0 : d->least;
-}
-
-
-static const char *
-ngx_http_apikey_known_request(ngx_http_apikey_known_t *known)
-{
-    size_t                       size;
-    ngx_uint_t                   i, k;
-    apikey_json_t                j;
-    ngx_http_apikey_bucket_t    *b;
-    ngx_http_apikey_account_t   *account;
-    ngx_http_apikey_decision_t  *d;
-
-    d = ngx_http_apikey_known_decision(known);
-    size = ngx_http_apikey_known_size(d);
-
-    if (known->text == NULL) {
-        known->text = ngx_pnalloc(ngx_http_apikey_known_ctx(known)->pool,
-                                  size);
-        if (known->text == NULL) {
-            return NULL;
-        }
-    }
-
-    apikey_json_init(&j, known->text, size - 1);
-    ngx_http_apikey_known_head(&j, known->amcf, d);
-
-    for (i = 0; i < d->naccounts; i++) {
-        account = &d->accounts[i];
-
-        for (k = 0; k < account->nbuckets; k++) {
-            b = &account->buckets[k];
-
-            if (b->unknown) {
-                ngx_http_apikey_known_limit(&j, account, b);
-            }
-        }
-    }
-
-    apikey_json_array_end(&j);
-    apikey_json_object_end(&j);
-
-    if (j.overflow) {
-        return NULL;
-    }
-
-    known->text[apikey_json_len(&j)] = '\0';
-
-    return known->text;
-}
-
-
-static size_t
-ngx_http_apikey_known_size(const ngx_http_apikey_decision_t *d)
-{
-    size_t                      size;
-    ngx_uint_t                  i, k;
-    ngx_http_apikey_account_t  *account;
-
-    size = 320;
-
-    for (i = 0; i < d->naccounts; i++) {
-        account = &d->accounts[i];
-
-        for (k = 0; k < account->nbuckets; k++) {
-            size += 256 + 6 * (account->buckets[k].limit->service_len
-                               + account->buckets[k].limit->model_len);
-        }
-    }
-
-    return size;
-}
-
-
-static void
-ngx_http_apikey_known_head(apikey_json_t *j,
-    ngx_http_apikey_main_conf_t *amcf, const ngx_http_apikey_decision_t *d)
-{
-    apikey_json_object(j);
-    apikey_json_name(j, "node");
-    apikey_json_uuid(j, amcf->usage.node);
-    apikey_json_name(j, "born");
-    apikey_json_uint(j, ngx_http_apikey_limiter_born(amcf->limiter,
-                                                     d->mode));
-    apikey_json_name(j, "after");
-    apikey_json_uint(j, ngx_http_apikey_known_after(d, 0));
-    apikey_json_name(j, "until");
-    apikey_json_uint(j, ngx_http_apikey_known_until(d));
-    apikey_json_name(j, "limits");
-    apikey_json_array(j);
-}
-
-
-/* It has counted since its period began, or since it was made. */
-
-static void
-ngx_http_apikey_known_limit(apikey_json_t *j,
-    ngx_http_apikey_account_t *account, ngx_http_apikey_bucket_t *b)
-{
-    uint64_t               since;
-    const apikey_limit_t  *limit;
-
-    limit = b->limit;
-    since = limit->made;
-
-    if (limit->kind == APIKEY_KIND_CALENDAR) {
-        since = ngx_max(since, b->period.start);
-    }
-
-    apikey_json_object(j);
-    apikey_json_name(j, "holder");
-    apikey_json_uuid(j, account->holder);
-    apikey_json_name(j, "level");
-    apikey_json_text(j, apikey_level_name(account->level));
-    apikey_json_name(j, "kind");
-    apikey_json_text(j, limit->kind == APIKEY_KIND_CREDITS ? "credits" : "");
-    apikey_json_name(j, "unit");
-    apikey_json_text(j, apikey_unit_name(limit->unit));
-    apikey_json_name(j, "service");
-    apikey_json_string(j, apikey_limit_service(limit), limit->service_len);
-    apikey_json_name(j, "model");
-    apikey_json_string(j, apikey_limit_model(limit), limit->model_len);
-    apikey_json_name(j, "since");
-    apikey_json_uint(j, since);
-    apikey_json_name(j, "strict");
-    apikey_json_bool(j, limit->mode == APIKEY_STRICT);
-    apikey_json_object_end(j);
-}
-
-
 static void
 ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
 {
@@ -442,6 +279,10 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
 
     known->asking = 0;
     known->amcf->asking--;
+
+    if (known->timer.timer_set) {
+        ngx_del_timer(&known->timer);
+    }
 
     d = ngx_http_apikey_known_decision(known);
     us = apikey_clock_boot() - known->asked;
@@ -540,18 +381,42 @@ ngx_http_apikey_known_take(ngx_http_apikey_known_t *known, PGresult *res)
 static void
 ngx_http_apikey_known_later(ngx_http_apikey_known_t *known)
 {
+    ngx_http_apikey_known_wait(known, NGX_HTTP_APIKEY_KNOWN_AGAIN);
+}
+
+
+static void
+ngx_http_apikey_known_wait(ngx_http_apikey_known_t *known, ngx_msec_t ms)
+{
     known->timer.handler = ngx_http_apikey_known_timer;
     known->timer.data = known;
     known->timer.log = ngx_cycle->log;
 
-    ngx_add_timer(&known->timer, NGX_HTTP_APIKEY_KNOWN_AGAIN);
+    ngx_add_timer(&known->timer, ms);
 }
 
 
 static void
 ngx_http_apikey_known_timer(ngx_event_t *ev)
 {
-    ngx_http_apikey_known_again(ev->data);
+    ngx_http_apikey_known_t *known = ev->data;
+
+    if (known->asking) {
+        ngx_http_apikey_known_abandon(known);
+        known->tries = NGX_HTTP_APIKEY_KNOWN_TRIES;
+    }
+
+    ngx_http_apikey_known_again(known);
+}
+
+
+static void
+ngx_http_apikey_known_abandon(ngx_http_apikey_known_t *known)
+{
+    known->asking = 0;
+    known->amcf->asking--;
+
+    ngx_http_apikey_pg_abandon(known->amcf->quota, &known->op);
 }
 
 

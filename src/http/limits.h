@@ -18,17 +18,32 @@
  * that cannot be counted here, NGX_ERROR no memory.  Of ctx->start service
  * and model must be set.
  */
-/* Once the key is known: its limits will be asked about. */
-void ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
+ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_ctx_t *ctx);
 
-ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
+/* Once the key is known: its limits will be asked about. */
+void ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_ctx_t *ctx);
 
 /* known.c: decides ctx->decision, as ngx_http_apikey_decide() does */
 ngx_int_t ngx_http_apikey_known_decide(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_ctx_t *ctx);
 void ngx_http_apikey_known_cancel(ngx_http_apikey_ctx_t *ctx);
+
+/* known_request.c; NULL: no memory. */
+const char *ngx_http_apikey_known_request(ngx_http_apikey_known_t *known);
+
+/*
+ * All nodes must have shipped what they had until then: Redis believes no
+ * answer that is complete for less than both, whichever is later.  One that
+ * lies ahead yet cannot be asked for, but what is answered tells at least of
+ * use; 0: nothing was ever lost.
+ */
+uint64_t ngx_http_apikey_known_after(const ngx_http_apikey_decision_t *d,
+    int64_t us);
+
+/* It is decided by this node's own table. */
+ngx_uint_t ngx_http_apikey_known_alone(const ngx_http_apikey_decision_t *d);
 
 void ngx_http_apikey_limits_result(ngx_http_apikey_ctx_t *ctx);
 apikey_verdict_e ngx_http_apikey_limits_verdict(ngx_http_apikey_ctx_t *ctx);
