@@ -47,8 +47,9 @@
  * open(now): lost (also if absent, and a quota is touched; or if that quota
  *     is unknown, no level is older, and it was not lost before), advance, a
  *     new lease time (if O == 0); if a quota is missed (charged by who has
- *     heard nothing since it is known again, or when it may be any moment):
- *     the quotas are unknown, lost = born = era = now; then each limit:
+ *     heard nothing since it is known again, or when it may be any moment, or
+ *     in doubt, with no entry, or one that is to be dropped): the quotas are
+ *     unknown, lost = born = era = now; then each limit:
  *     new:     a bucket at its floor, or as lost() if older than the epoch;
  *              a quota is unknown; with others there, a new era
  *     edited:  as a bucket; what is used stays used
@@ -236,7 +237,8 @@ typedef struct {
     int64_t                   part;
     int64_t                   part_acked;
     bool                      doubt;     /* a call that said something else
-                                            may be on its way */
+                                            may be on its way; of a charge:
+                                            be there, and be forgotten */
 } apikey_account_sums_t;
 
 

@@ -118,14 +118,17 @@ apikey_account_charge(apikey_account_t *v, const apikey_account_call_t *call,
  * Its node has not heard of the loss, and what it has admitted since may have
  * come to Postgres after the answer that the level began with.  What comes
  * before that answer is in it: until two generations after the loss none
- * counts, and then it has to be of all nodes.
+ * counts, and then it has to be of all nodes.  Or it is in doubt: it may have
+ * been here, and its entry be forgotten.
  */
 
 bool
 apikey_account_missed(apikey_account_t *v, const apikey_account_call_t *call,
     uint64_t now)
 {
+    bool                           doubt;
     int64_t                        sum;
+    uint64_t                       then;
     unsigned                       i;
     apikey_account_level_t        *level;
     const apikey_account_sums_t   *sums;
@@ -133,25 +136,28 @@ apikey_account_missed(apikey_account_t *v, const apikey_account_call_t *call,
 
     sums = &call->sums;
 
-    if (v->state != APIKEY_ACCOUNT_PRESENT || v->lost == 0
-        || sums->number == 0 || !apikey_account_charges(call))
+    if (v->state != APIKEY_ACCOUNT_PRESENT || sums->number == 0
+        || !apikey_account_charges(call))
     {
         return false;
     }
 
     sum = sums->acked;
+    doubt = sums->doubt;
+    then = v->at > now ? v->at : now;
 
     for (i = 0; i < v->ncounters; i++) {
 
         if (v->counters[i].id == sums->node) {
             sum = v->counters[i].number < sums->number ? v->counters[i].sum
                                                        : sums->sum;
+            doubt = doubt && v->counters[i].at + call->horizon < then;
         }
     }
 
     limit = apikey_account_charged(call, now);
 
-    if (limit == NULL || !limit->quota || sums->sum == sum) {
+    if (limit == NULL || !limit->quota || (sums->sum == sum && !doubt)) {
         return false;
     }
 
@@ -162,8 +168,8 @@ apikey_account_missed(apikey_account_t *v, const apikey_account_call_t *call,
     }
 
     return level->used == APIKEY_ACCOUNT_MAX
-           ? now / v->lease >= v->lost / v->lease + 2
-           : sums->era < v->lost;
+           ? v->lost && now / v->lease >= v->lost / v->lease + 2
+           : doubt || sums->era < v->lost;
 }
 
 

@@ -354,7 +354,8 @@ ngx_http_apikey_alone_sums(ngx_http_apikey_limiter_t *l,
         }
 
         if (!apikey_owed_clean(owed, real)) {
-            apikey_owed_send(owed, (unsigned) k, sums);
+            apikey_owed_send(owed, (unsigned) k, entry->conf.horizon,
+                             apikey_clock_boot(), sums);
             return 1;
         }
     }

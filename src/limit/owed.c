@@ -54,7 +54,11 @@ apikey_owed_get(apikey_owed_set_t *set, const apikey_owed_key_t *key,
     found = apikey_owed_find(set, key);
 
     if (found) {
-        found->at = now;
+
+        if (found->number == found->acked_number) {
+            found->at = now;
+        }
+
         return found;
     }
 
@@ -194,16 +198,20 @@ apikey_owed_clean(const apikey_owed_t *owed, uint64_t real)
 
 
 void
-apikey_owed_send(apikey_owed_t *owed, unsigned index,
-    apikey_account_sums_t *sums)
+apikey_owed_send(apikey_owed_t *owed, unsigned index, uint64_t horizon,
+    int64_t now, apikey_account_sums_t *sums)
 {
+    if (owed->number == owed->acked_number) {
+        owed->at = now;
+    }
+
     sums->node = owed->name;
     sums->number = ++owed->number;
     sums->sum = owed->sum;
     sums->acked = owed->acked;
     sums->era = owed->era;
     sums->part = index;
-    sums->doubt = false;             /* it always has an entry */
+    sums->doubt = now - owed->at > (int64_t) (horizon / 2);
     sums->part_acked = owed->end && !owed->sinks ? (int64_t) owed->end : -1;
 }
 

@@ -39,7 +39,8 @@ typedef struct {
                                     was admitted */
     uint64_t  end;               /* us: of the period, or when all of it has
                                     come back; 0: never */
-    int64_t   at;                /* boottime, last used */
+    int64_t   at;                /* boottime: last used; sent, since when no
+                                    call was answered */
     uint32_t  share;             /* it was admitted by so many nodes'th */
     uint8_t   level;
     uint8_t   unit;
@@ -96,9 +97,12 @@ void apikey_owed_most(apikey_owed_t *owed, uint64_t tokens);
 /* All of it is there, or in a period that is over. */
 bool apikey_owed_clean(const apikey_owed_t *owed, uint64_t real);
 
-/* It goes along with a LEASE whose index-th limit it is of. */
-void apikey_owed_send(apikey_owed_t *owed, unsigned index,
-    apikey_account_sums_t *sums);
+/*
+ * It goes along with a LEASE whose index-th limit it is of.  In doubt, where
+ * Redis may have got a call that was not answered, and have forgotten it.
+ */
+void apikey_owed_send(apikey_owed_t *owed, unsigned index, uint64_t horizon,
+    int64_t now, apikey_account_sums_t *sums);
 void apikey_owed_acked(apikey_owed_t *owed,
     const apikey_account_sums_t *sums);
 

@@ -94,7 +94,12 @@ alone_look(run_t *r, int n, int a, apikey_account_sums_t *sums, bool send)
         if (owed && !apikey_owed_clean(owed, r->w.now)) {
 
             if (send) {
-                apikey_owed_send(owed, k, sums);
+                apikey_owed_send(owed, k, r->w.cfg->horizon,
+                                 local(&r->nodes[n], r->w.now), sums);
+            }
+
+            if (send && r->w.ab == AB_DOUBT) {
+                sums->doubt = false;
             }
 
             if (send && r->w.ab == AB_CHARGE_NAME) {

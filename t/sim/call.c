@@ -152,7 +152,9 @@ send_lease(run_t *r, int n, int a, int worker, bool back)
 
     sums(r, s, t, &m->sums[0], true);
 
-    if (r->w.cfg->alone && alone_look(r, n, a, &m->sums[0], true)) {
+    if (r->w.cfg->alone && alone_look(r, n, a, &m->sums[0],
+                                      r->w.now >= nd->alone))
+    {
         m->ask.want = 0;
     }
 

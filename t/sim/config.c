@@ -194,7 +194,7 @@ config_free(cfg_t *c)
 }
 
 
-static uint64_t
+uint64_t
 longest(const cfg_t *c)
 {
     int       a;

@@ -43,6 +43,7 @@ void fault(cfg_t *c, int64_t t, fault_e kind, int node, int worker, int64_t
 uint64_t begin(cfg_t *c, uint64_t seed);
 void random_faults(cfg_t *c, uint64_t *s, int64_t end, int heavy);
 void random_network(cfg_t *c, uint64_t *s, bool faults, int heavy);
+uint64_t longest(const cfg_t *c);
 void finish_times(cfg_t *c, uint64_t *s);
 void random_shape(cfg_t *c, uint64_t *s);
 double pick(uint64_t *s, size_t n, const double *list);

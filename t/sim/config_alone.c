@@ -39,6 +39,30 @@ short_stops(cfg_t *c)
 }
 
 
+/* Away again before it is answered, until Redis has forgotten what it got. */
+
+static void
+long_absences(cfg_t *c, uint64_t *s, double secs)
+{
+    int      i, node;
+    int64_t  t, span;
+
+    c->lossr = .3;
+    c->horizon = 8 * longest(c);
+
+    for (i = 1 + (int) rnd(s, 3); i; i--) {
+        node = (int) rnd(s, c->nodes);
+        t = (int64_t) (unit(s) * .6 * secs * SECOND);
+        span = (int64_t) (between(s, .01, .2) * secs * SECOND);
+
+        fault(c, t, F_ALONE, node, 0, span);
+        fault(c, t + span + (int64_t) (between(s, .5, 2) * (double) c->tau),
+              F_ALONE, node, 0,
+              (int64_t) (between(s, 1.1, 3) * (double) c->horizon));
+    }
+}
+
+
 void
 config_alone(cfg_t *c, uint64_t seed, int n)
 {
@@ -100,5 +124,9 @@ config_alone(cfg_t *c, uint64_t seed, int n)
                             (int64_t) ((i + unit(&s)) / 4 * secs * SECOND),
                             &pulse, 0);
         }
+    }
+
+    if (rnd(&s, 4) == 0) {
+        long_absences(c, &s, secs);
     }
 }

@@ -132,6 +132,7 @@ static const char  *ablations[ABLATIONS] = {
     "charges do not count in a rolling window",
     "charges from before a loss are dropped",
     "each call of a charge has a name of its own",
+    "a charge in doubt is charged as any other",
     "a value made when all went is as good as another",
 };
 
@@ -351,6 +352,7 @@ static const unsigned char  shown[ABLATIONS] = {
     [AB_UNTOUCHED] = 7, [AB_SCARCE] = 12, [AB_MOVED] = 13,
     [AB_UNASKED] = 13, [AB_ROLL_FREE] = 11,
     [AB_MISSED] = 14, [AB_CHARGE_NAME] = 14,
+    [AB_DOUBT] = 14,
     [AB_GONE] = 7,
 };
 

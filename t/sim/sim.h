@@ -79,6 +79,7 @@ typedef enum {
     AB_ROLL_FREE,        /* charges do not count in a rolling window */
     AB_MISSED,           /* a charge from before a loss is dropped */
     AB_CHARGE_NAME,      /* each call of a charge has a name of its own */
+    AB_DOUBT,            /* a charge in doubt is charged as any other */
     AB_GONE,             /* a value made when all went is as good as another */
     ABLATIONS
 } ablation_e;

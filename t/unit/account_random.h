@@ -270,6 +270,7 @@ random_charge(account_t *a, apikey_account_sums_t *s)
     s->era = p->era;
     s->part = (int64_t) rnd(rnd(20) ? a->nlimits : LIMITS + 1);
     s->part_acked = -1;
+    s->doubt = rnd(3) == 0;
 
     if (s->part < a->nlimits && a->limits[s->part].end && rnd(4)) {
         s->part_acked = (int64_t) a->limits[s->part].end;

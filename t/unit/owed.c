@@ -13,6 +13,7 @@
 
 
 #define SECOND  INT64_C(1000000)
+#define HORIZON  (600 * SECOND)
 #define REAL    UINT64_C(1795217207537822)
 
 #define is_sum(got, want, name)                                               \
@@ -48,6 +49,13 @@ add(apikey_owed_t *owed, uint64_t tokens, uint64_t end, uint64_t real)
 
 
 static void
+tell(apikey_owed_t *owed, unsigned index, apikey_account_sums_t *sums)
+{
+    apikey_owed_send(owed, index, HORIZON, SECOND, sums);
+}
+
+
+static void
 test_told(void)
 {
     apikey_owed_t          *owed;
@@ -61,14 +69,14 @@ test_told(void)
     is_uint(owed->era, REAL, "since now, where Redis never answered");
     is_uint(set->alone, REAL, "and when that was is known");
 
-    apikey_owed_send(owed, 3, &one);
+    tell(owed, 3, &one);
     ok(one.node & APIKEY_ACCOUNT_CHARGE, "its name says what it is");
     is_sum(one.sum, -5, "its sum");
     is_sum(one.acked, 0, "of which nothing is there");
     is_sum(one.part, 3, "its limit");
 
     add(owed, 2, 0, REAL);
-    apikey_owed_send(owed, 3, &two);
+    tell(owed, 3, &two);
     apikey_owed_acked(owed, &one);
     ok(!apikey_owed_clean(owed, REAL), "a part of it is there");
     apikey_owed_acked(owed, &two);
@@ -78,12 +86,12 @@ test_told(void)
 
     apikey_owed_back(owed, 3, 0);
     ok(!apikey_owed_clean(owed, REAL), "what was not used comes back");
-    apikey_owed_send(owed, 3, &one);
+    tell(owed, 3, &one);
     is_sum(one.sum, -4, "in the same sum");
     add(owed, 3, 0, REAL);
     ok(!apikey_owed_clean(owed, REAL),
        "and is said again when it is used after all");
-    apikey_owed_send(owed, 3, &two);
+    tell(owed, 3, &two);
     apikey_owed_acked(owed, &two);
 
     one.node = owed->name + 1;
@@ -110,7 +118,7 @@ test_period(void)
 
     add(owed, 5, REAL + 10, REAL);
     add(owed, 5, REAL + 10, REAL + 9);
-    apikey_owed_send(owed, 0, &sums);
+    tell(owed, 0, &sums);
     is_sum(sums.sum, -10, "of one period");
     is_sum(sums.part_acked, (int64_t) REAL + 10, "whose end is told");
 
@@ -143,7 +151,7 @@ test_sinks(void)
     apikey_owed_most(owed, 20);
     is_sum(owed->sum, -20, "no more than is");
 
-    apikey_owed_send(owed, 0, &sums);
+    tell(owed, 0, &sums);
     apikey_owed_most(owed, 10);
     is_sum(owed->sum, -20, "what is on its way stays as it is");
     apikey_owed_acked(owed, &sums);
@@ -155,7 +163,7 @@ test_sinks(void)
     is_sum(owed->sum, -20, "but what has not been told");
 
     add(owed, 4, REAL + 9, REAL);
-    apikey_owed_send(owed, 0, &sums);
+    tell(owed, 0, &sums);
     is_sum(sums.part_acked, -1, "it has no period");
     apikey_owed_acked(owed, &sums);
     add(owed, 4, REAL + 20, REAL + 1);
@@ -179,11 +187,39 @@ test_much(void)
     add(owed, APIKEY_ACCOUNT_MAX - 1, 0, REAL);
     is_sum(owed->sum, -(int64_t) APIKEY_ACCOUNT_MAX,
            "sums are what Redis can count");
-    apikey_owed_send(owed, 0, &sums);
+    tell(owed, 0, &sums);
     apikey_owed_acked(owed, &sums);
     add(owed, 1, 0, REAL);
     is_sum(owed->sum, -1, "and begin anew when they are large");
     ok(owed->name != name, "under another name");
+}
+
+
+/* Redis forgets what it got; who heard nothing of it does not know. */
+
+static void
+test_doubt(void)
+{
+    apikey_owed_t          *owed;
+    apikey_account_sums_t   sums;
+
+    owed = get(5, SECOND);
+    add(owed, 5, 0, REAL);
+
+    apikey_owed_send(owed, 0, HORIZON, HORIZON, &sums);
+    ok(!sums.doubt, "a first call");
+
+    add(get(5, HORIZON + HORIZON / 2), 1, 0, REAL);
+    apikey_owed_send(owed, 0, HORIZON, HORIZON + HORIZON / 2, &sums);
+    ok(!sums.doubt, "while what was not answered is not forgotten");
+
+    apikey_owed_send(owed, 0, HORIZON, HORIZON + HORIZON / 2 + 1, &sums);
+    ok(sums.doubt, "in doubt, when it may be");
+    apikey_owed_acked(owed, &sums);
+
+    add(get(5, 9 * HORIZON), 1, 0, REAL);
+    apikey_owed_send(owed, 0, HORIZON, 9 * HORIZON, &sums);
+    ok(!sums.doubt, "no more once there was an answer");
 }
 
 
@@ -205,7 +241,7 @@ test_full(void)
 
         if (owed) {
             add(owed, 1, 0, REAL);
-            apikey_owed_send(owed, 0, &sums);
+            tell(owed, 0, &sums);
             apikey_owed_acked(owed, &sums);
         }
     }
@@ -242,6 +278,7 @@ main(void)
     test_period();
     test_sinks();
     test_much();
+    test_doubt();
     test_full();
 
     free(set);
