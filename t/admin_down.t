@@ -273,6 +273,36 @@ subtest 'usage waits for the schema' => sub {
         is($over->(), $was + 1, 'as is that it is over');
     }
 
+    # what runs is said beside usage, which does not wait for it
+
+    my ($sent, $was) = ($shipped->(), $over->());
+    my $tries = sub {
+        open my $f, '<', $pg->{log} or die "$pg->{log}: $!\n";
+        return scalar grep { /denied for table usage_running/ } <$f>;
+    };
+
+    $pg->run("REVOKE DELETE ON apikey.usage_running FROM apikey_gateway;
+              INSERT INTO apikey.usage_wanted (until)
+              VALUES (now() + interval '1 minute')");
+
+    for my $n (1 .. 3) {
+        my $before = $tries->();
+
+        wait_for('a try', sub {
+            $tries->() > $before + 1;
+        });
+        is($node->get('/', key => $k->{key})->{status}, 200, 'a request');
+        wait_for('its usage', sub { $shipped->() == $sent + $n });
+    }
+
+    $node->wait_log(qr/refused to hear what runs/);
+    $pg->run("GRANT DELETE ON apikey.usage_running TO apikey_gateway");
+    $node->wait_log(qr/Postgres hears what runs again/);
+    is(() = $node->log_text =~ /refused to hear what runs \(42501:/g, 1,
+       'what runs is not heard: said once');
+    is($over->(), $was, 'usage has not been refused');
+
+    $pg->run('DELETE FROM apikey.usage_wanted');
     $node->stop;
 };
 

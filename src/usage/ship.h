@@ -151,6 +151,12 @@ typedef struct {
 } ngx_http_apikey_ship_ring_t;
 
 
+typedef struct {
+    char                             state[8];   /* SQLSTATE that is logged */
+    unsigned                         told:1;
+} ngx_http_apikey_ship_trouble_t;
+
+
 typedef enum {
     NGX_HTTP_APIKEY_DISK_OPEN = 0,
     NGX_HTTP_APIKEY_DISK_APPEND,
@@ -217,7 +223,8 @@ typedef struct {
     ngx_uint_t                       max;        /* events a batch */
     char                             poison[8];
     char                             reason[256];    /* printable ASCII */
-    char                             state[8];   /* SQLSTATE that is logged */
+    ngx_http_apikey_ship_trouble_t   stuck;      /* of all usage */
+    ngx_http_apikey_ship_trouble_t   deaf;       /* of what runs alone */
     const char                      *values[3];
     u_char                           text[64];
     apikey_encoder_t                 encoder;
@@ -239,7 +246,6 @@ typedef struct {
     unsigned                         newer:1;    /* segments are a later
                                                     version's to ship */
     unsigned                         told_newer:1;
-    unsigned                         stuck:1;    /* ... of Postgres */
     unsigned                         no_raw:1;   /* raw_days is 0 */
 } ngx_http_apikey_ship_t;
 
@@ -341,6 +347,9 @@ void ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship,
 void ngx_http_apikey_ship_stuck(ngx_http_apikey_ship_t *ship, PGresult *res,
     const char *what);
 void ngx_http_apikey_ship_flows(ngx_http_apikey_ship_t *ship);
+/* It refuses to hear what runs, which usage does not wait for; it has. */
+void ngx_http_apikey_ship_deaf(ngx_http_apikey_ship_t *ship, PGresult *res);
+void ngx_http_apikey_ship_hears(ngx_http_apikey_ship_t *ship);
 
 /* batch.c */
 ngx_http_apikey_batch_t *ngx_http_apikey_batch_create(void);

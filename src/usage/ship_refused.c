@@ -12,6 +12,9 @@
 #include "usage/ship.h"
 
 
+static void ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_trouble_t *trouble, PGresult *res, const char *what,
+    const char *so);
 static ngx_uint_t ngx_http_apikey_ship_poison(const char *state);
 static const char *ngx_http_apikey_ship_state(PGresult *res);
 static void ngx_http_apikey_ship_reason(PGresult *res, char *buf,
@@ -62,11 +65,51 @@ ngx_http_apikey_ship_refused(ngx_http_apikey_ship_t *ship, PGresult *res)
 }
 
 
-/* Once for each kind of trouble, however often it is tried again. */
-
 void
 ngx_http_apikey_ship_stuck(ngx_http_apikey_ship_t *ship, PGresult *res,
     const char *what)
+{
+    ngx_http_apikey_ship_trouble(ship, &ship->stuck, res, what,
+                                 "no usage is shipped");
+}
+
+
+void
+ngx_http_apikey_ship_flows(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->stuck.told) {
+        ship->stuck.told = 0;
+        ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
+                      "apikey: Postgres takes usage again");
+    }
+}
+
+
+void
+ngx_http_apikey_ship_deaf(ngx_http_apikey_ship_t *ship, PGresult *res)
+{
+    ngx_http_apikey_ship_trouble(ship, &ship->deaf, res, "to hear what runs",
+                                 "quotas that Redis has lost are unavailable");
+}
+
+
+void
+ngx_http_apikey_ship_hears(ngx_http_apikey_ship_t *ship)
+{
+    if (ship->deaf.told) {
+        ship->deaf.told = 0;
+        ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
+                      "apikey: Postgres hears what runs again");
+    }
+}
+
+
+/* Once for each kind of trouble, however often it is tried again. */
+
+static void
+ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_trouble_t *trouble, PGresult *res, const char *what,
+    const char *so)
 {
     char         reason[256];
     const char  *state;
@@ -77,33 +120,22 @@ ngx_http_apikey_ship_stuck(ngx_http_apikey_ship_t *ship, PGresult *res,
 
     state = ngx_http_apikey_ship_state(res);
 
-    if (ship->stuck && ngx_strcmp(ship->state, state) == 0) {
+    if (trouble->told && ngx_strcmp(trouble->state, state) == 0) {
         return;
     }
 
-    ship->stuck = 1;
-    ngx_cpystrn((u_char *) ship->state, (u_char *) state,
-                sizeof(ship->state));
+    trouble->told = 1;
+    ngx_cpystrn((u_char *) trouble->state, (u_char *) state,
+                sizeof(trouble->state));
 
     ngx_http_apikey_ship_reason(res, reason, sizeof(reason));
 
     ngx_log_error(NGX_LOG_ERR, ship->log, 0,
                   "apikey: Postgres refused %s (%s: %s): it is tried again, "
-                  "and no usage is shipped meanwhile%s", what, state, reason,
+                  "and %s meanwhile%s", what, state, reason, so,
                   ngx_strncmp(state, "42", 2) == 0
                   || ngx_strcmp(state, "3F000") == 0
                   ? " (is the schema applied? apikeyctl schema apply)" : "");
-}
-
-
-void
-ngx_http_apikey_ship_flows(ngx_http_apikey_ship_t *ship)
-{
-    if (ship->stuck) {
-        ship->stuck = 0;
-        ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
-                      "apikey: Postgres takes usage again");
-    }
 }
 
 

@@ -346,6 +346,7 @@ ngx_http_apikey_runs_done(ngx_http_apikey_pg_op_t *op, PGresult *res)
     if (ngx_http_apikey_runs_ok(ship, res)) {
         ship->runs_at = ship->runs_seen;
         ship->runs_seen = 0;
+        ngx_http_apikey_ship_hears(ship);
 
         ngx_http_apikey_ship_run(ship);
     }
@@ -365,7 +366,7 @@ ngx_http_apikey_runs_ok(ngx_http_apikey_ship_t *ship, PGresult *res)
         return 1;
     }
 
-    ngx_http_apikey_ship_stuck(ship, res, "to hear what runs");
+    ngx_http_apikey_ship_deaf(ship, res);
     ship->known = 0;
     ngx_http_apikey_ship_retry(ship);
 
