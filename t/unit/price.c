@@ -125,8 +125,8 @@ test_bad(void)
         "1\t0\t\t\t\t1\t2\t3\t4\t5\n", "x\t0\t\t\t\t1\t2\t3\t4\n",
         "1\t-1\t\t\t\t1\t2\t3\t4\n", "1\t\t\t\t\t1\t2\t3\t4\n",
         "1\t0\t\t\t\t1\t2\t3\t99999999999999999999\n",
-        "1\t0\t\t\t\t1\t2\t3\t4\n1\t0\t\t\t\t1\t2\t3\t4\n"
-        "1\t0\t\t\t\t1\t2\t3\t4\n"
+        ("1\t0\t\t\t\t1\t2\t3\t4\n1\t0\t\t\t\t1\t2\t3\t4\n"
+         "1\t0\t\t\t\t1\t2\t3\t4\n")
     };
 
     is_uint(apikey_price_parse("", 0, rows, 2), 0, "none");
