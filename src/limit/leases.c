@@ -144,6 +144,9 @@ ngx_http_apikey_leases_get(ngx_http_apikey_leases_t *leases,
     head = ngx_http_apikey_leases_head(leases, entry->holder, entry->scope,
                                        entry->level, entry->unit);
     entry->next = *head;
+
+    ngx_memory_barrier();
+
     entry->linked = 1;
 
     ngx_memory_barrier();

@@ -271,6 +271,9 @@ ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
                                       entry->id);
 
     entry->next = *head;
+
+    ngx_memory_barrier();
+
     entry->linked = 1;
 
     ngx_memory_barrier();
