@@ -290,7 +290,8 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
     /* what could be believed by now was not asked for */
 
     if (ngx_http_apikey_known_after(d, 0)
-        != ngx_http_apikey_known_after(d, us))
+        != ngx_http_apikey_known_after(d, us)
+        && !d->blind)
     {
         ngx_http_apikey_known_later(known);
         return;
@@ -309,9 +310,12 @@ ngx_http_apikey_known_answer(ngx_http_apikey_pg_op_t *op, PGresult *res)
                       PQresultErrorMessage(res));
     }
 
-    /* who passes anyway does not wait, nor long who finds no store at all */
+    /* who passes anyway does not wait, nor again who has waited so long */
 
-    if (d->blind || (res == NULL && d->mode == APIKEY_MODE_DOWN_LOCAL)) {
+    if (d->blind
+        || (res == NULL && (d->mode == APIKEY_MODE_DOWN_LOCAL
+                            || us >= 1000 * NGX_HTTP_APIKEY_KNOWN_TIMEOUT)))
+    {
         known->tries = NGX_HTTP_APIKEY_KNOWN_TRIES;
     }
 
