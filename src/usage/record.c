@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/crc.h"
+#include "base/fetch.h"
 #include "base/uuid.h"
 #include "base/varint.h"
 #include "usage/record.h"
@@ -23,10 +24,23 @@
 #define APIKEY_RECORD_BOUND  192
 
 
+/* A shape as it stands in a dictionary, where it does not in the record. */
+
+typedef struct {
+    apikey_shape_t  shape;
+    char            text[APIKEY_TEXTS * APIKEY_TEXT_MAX];
+} apikey_shape_copy_t;
+
+
 static void apikey_put(apikey_encoder_t *e, uint64_t n);
 static void apikey_put_signed(apikey_encoder_t *e, int64_t n);
 static void apikey_put_bytes(apikey_encoder_t *e, const void *p, size_t len);
-static void apikey_put_entry(apikey_encoder_t *e, const void *p, size_t len);
+static const void *apikey_record_entry(const apikey_record_t *record,
+    size_t texts, apikey_shape_copy_t *copy);
+static const apikey_encoder_slot_t *apikey_entry_slot(
+    const apikey_encoder_t *e, uint32_t hash);
+static void apikey_put_entry(apikey_encoder_t *e, uint32_t hash,
+    const void *p, size_t len);
 static void apikey_put_id(apikey_encoder_t *e, const apikey_count_t *count,
     unsigned flags);
 static void apikey_put_counts(apikey_encoder_t *e,
@@ -120,14 +134,52 @@ apikey_frame_begin(apikey_encoder_t *e, uint8_t *buf, size_t size,
 bool
 apikey_frame_add(apikey_encoder_t *e, const apikey_record_t *record)
 {
-    size_t                 texts;
+    apikey_record_hash_t  hash;
+
+    apikey_frame_ahead(e, record, &hash);
+
+    return apikey_frame_put(e, record, &hash);
+}
+
+
+void
+apikey_frame_ahead(const apikey_encoder_t *e, const apikey_record_t *record,
+    apikey_record_hash_t *hash)
+{
+    size_t               texts, session;
+    const void          *p;
+    apikey_shape_copy_t  copy;
+
+    session = record->shape.len[APIKEY_TEXT_SESSION];
+    texts = apikey_record_size(&record->shape) - sizeof(apikey_record_t)
+            - session;
+
+    p = apikey_record_entry(record, texts, &copy);
+
+    hash->shape = apikey_crc32c(0, p, sizeof(apikey_shape_t) + texts);
+    apikey_fetch(apikey_entry_slot(e, hash->shape));
+
+    hash->client = apikey_crc32c(0, record->count.client, 16);
+    apikey_fetch(apikey_entry_slot(e, hash->client));
+
+    hash->session = 0;
+
+    if (session) {
+        hash->session = apikey_crc32c(0, record->text + texts, session);
+        apikey_fetch(apikey_entry_slot(e, hash->session));
+    }
+}
+
+
+bool
+apikey_frame_put(apikey_encoder_t *e, const apikey_record_t *record,
+    const apikey_record_hash_t *hash)
+{
+    size_t                 texts, session;
     unsigned               flags;
-    apikey_shape_t        *shape;
+    const void            *p;
+    apikey_shape_copy_t    copy;
     const apikey_count_t  *count;
-    struct {
-        apikey_shape_t     shape;
-        char               text[APIKEY_TEXTS * APIKEY_TEXT_MAX];
-    } entry;
 
     count = &record->count;
     texts = apikey_record_size(&record->shape) - sizeof(apikey_record_t);
@@ -145,21 +197,20 @@ apikey_frame_add(apikey_encoder_t *e, const apikey_record_t *record)
         e->last = count->time;
     }
 
-    shape = &entry.shape;
-    *shape = record->shape;
-    texts -= shape->len[APIKEY_TEXT_SESSION];
-    shape->len[APIKEY_TEXT_SESSION] = 0;
-    memcpy(entry.text, record->text, texts);
+    session = record->shape.len[APIKEY_TEXT_SESSION];
+    texts -= session;
 
     flags = apikey_record_flags(record);
 
     *e->pos++ = (uint8_t) flags;
-    apikey_put_entry(e, &entry, sizeof(apikey_shape_t) + texts);
-    apikey_put_entry(e, count->client, 16);
+
+    p = apikey_record_entry(record, texts, &copy);
+    apikey_put_entry(e, hash->shape, p, sizeof(apikey_shape_t) + texts);
+
+    apikey_put_entry(e, hash->client, count->client, 16);
 
     if (flags & APIKEY_FLAG_SESSION) {
-        apikey_put_entry(e, record->text + texts,
-                         record->shape.len[APIKEY_TEXT_SESSION]);
+        apikey_put_entry(e, hash->session, record->text + texts, session);
     }
 
     apikey_put_signed(e, (int64_t) ((uint64_t) count->time
@@ -171,6 +222,24 @@ apikey_frame_add(apikey_encoder_t *e, const apikey_record_t *record)
     apikey_put_counts(e, count, flags);
 
     return true;
+}
+
+
+/* Without a session it stands in the record as a dictionary has it. */
+
+static const void *
+apikey_record_entry(const apikey_record_t *record, size_t texts,
+    apikey_shape_copy_t *copy)
+{
+    if (record->shape.len[APIKEY_TEXT_SESSION] == 0) {
+        return (const uint8_t *) record + offsetof(apikey_record_t, shape);
+    }
+
+    copy->shape = record->shape;
+    copy->shape.len[APIKEY_TEXT_SESSION] = 0;
+    memcpy(copy->text, record->text, texts);
+
+    return copy;
 }
 
 
@@ -297,8 +366,16 @@ apikey_put_bytes(apikey_encoder_t *e, const void *p, size_t len)
 }
 
 
+static const apikey_encoder_slot_t *
+apikey_entry_slot(const apikey_encoder_t *e, uint32_t hash)
+{
+    return &e->slot[hash % APIKEY_FRAME_SLOTS];
+}
+
+
 static void
-apikey_put_entry(apikey_encoder_t *e, const void *p, size_t len)
+apikey_put_entry(apikey_encoder_t *e, uint32_t hash, const void *p,
+    size_t len)
 {
     uint32_t                i;
     const uint8_t          *payload;
@@ -306,7 +383,7 @@ apikey_put_entry(apikey_encoder_t *e, const void *p, size_t len)
 
     payload = e->start + sizeof(apikey_frame_t);
 
-    for (i = apikey_crc32c(0, p, len); ; i++) {
+    for (i = hash; ; i++) {
         slot = &e->slot[i % APIKEY_FRAME_SLOTS];
 
         if (slot->used != e->generation) {

@@ -154,6 +154,15 @@ typedef struct {
 } apikey_encoder_slot_t;
 
 
+/* Of what a record has in the dictionary. */
+
+typedef struct {
+    uint32_t                shape;
+    uint32_t                client;
+    uint32_t                session;
+} apikey_record_hash_t;
+
+
 typedef struct {
     uint8_t                *start;       /* of the frame's header */
     uint8_t                *pos;
@@ -196,6 +205,16 @@ void apikey_frame_begin(apikey_encoder_t *e, uint8_t *buf, size_t size,
 
 /* False: full; the record belongs to the next frame. */
 bool apikey_frame_add(apikey_encoder_t *e, const apikey_record_t *record);
+
+/*
+ * add() in two steps, for who has many records: what the first one looks for
+ * in the dictionary comes into the cache while others are put.  Both are of
+ * the same record; a frame may end and begin between them.
+ */
+void apikey_frame_ahead(const apikey_encoder_t *e,
+    const apikey_record_t *record, apikey_record_hash_t *hash);
+bool apikey_frame_put(apikey_encoder_t *e, const apikey_record_t *record,
+    const apikey_record_hash_t *hash);
 
 /* Bytes of the frame, header and all; 0: it has no record. */
 size_t apikey_frame_end(apikey_encoder_t *e);

@@ -14,7 +14,17 @@
 
 
 #define NGX_HTTP_APIKEY_SCAN           1000  /* ms between looks for rings */
-#define NGX_HTTP_APIKEY_RECORDS_AHEAD  4     /* on their way to the cache */
+
+/* on their way to the cache: records, and what the encoder wants for one; a
+   power of two */
+#define NGX_HTTP_APIKEY_RECORDS_AHEAD  4
+#define NGX_HTTP_APIKEY_ENTRIES_AHEAD  4
+
+
+typedef struct {
+    const apikey_record_t  *record;      /* NULL: damaged memory */
+    apikey_record_hash_t    hash;
+} ngx_http_apikey_ahead_t;
 
 
 static void ngx_http_apikey_ship_adopt(ngx_http_apikey_ship_t *ship,
@@ -23,6 +33,9 @@ static void ngx_http_apikey_ship_renew(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r);
 static size_t ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r, uint64_t head, u_char *buf, size_t size);
+static void ngx_http_apikey_ship_ahead(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r, uint64_t number,
+    ngx_http_apikey_ahead_t *a);
 
 
 /* Finds new rings, and takes over what dead workers left in theirs. */
@@ -254,22 +267,30 @@ static size_t
 ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_ring_t *r, uint64_t head, u_char *buf, size_t size)
 {
-    const apikey_record_t  *record;
+    uint64_t                  seen;
+    ngx_http_apikey_ahead_t  *a, ahead[NGX_HTTP_APIKEY_ENTRIES_AHEAD];
 
     if (size < 4096) {
         return 0;
     }
 
+    seen = r->taken;
+
     apikey_frame_begin(&ship->encoder, buf, size, r->ring.file->stream,
                        r->ring.file->epoch, r->taken + 1);
 
     while (r->taken < head) {
-        record = apikey_ring_record(&r->ring, r->taken + 1);
 
-        apikey_ring_record_ahead(&r->ring,
-                               r->taken + NGX_HTTP_APIKEY_RECORDS_AHEAD);
+        while (seen < head
+               && seen - r->taken < NGX_HTTP_APIKEY_ENTRIES_AHEAD)
+        {
+            a = &ahead[seen++ % NGX_HTTP_APIKEY_ENTRIES_AHEAD];
+            ngx_http_apikey_ship_ahead(ship, r, seen, a);
+        }
 
-        if (record == NULL) {
+        a = &ahead[r->taken % NGX_HTTP_APIKEY_ENTRIES_AHEAD];
+
+        if (a->record == NULL) {
 
             /* damaged memory: the gap in the numbers will tell */
 
@@ -284,7 +305,7 @@ ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
             continue;
         }
 
-        if (!apikey_frame_add(&ship->encoder, record)) {
+        if (!apikey_frame_put(&ship->encoder, a->record, &a->hash)) {
             break;
         }
 
@@ -292,6 +313,22 @@ ngx_http_apikey_ship_encode(ngx_http_apikey_ship_t *ship,
     }
 
     return apikey_frame_end(&ship->encoder);
+}
+
+
+static void
+ngx_http_apikey_ship_ahead(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_ring_t *r, uint64_t number,
+    ngx_http_apikey_ahead_t *a)
+{
+    apikey_ring_record_ahead(&r->ring,
+                             number + NGX_HTTP_APIKEY_RECORDS_AHEAD);
+
+    a->record = apikey_ring_record(&r->ring, number);
+
+    if (a->record) {
+        apikey_frame_ahead(&ship->encoder, a->record, &a->hash);
+    }
 }
 
 

@@ -152,6 +152,66 @@ test_round(void)
 }
 
 
+/* A few records are looked at before each one is put, some of a frame ago. */
+
+static void
+test_ahead(void)
+{
+    bool                   same;
+    size_t                 size;
+    unsigned               i, frame;
+    test_record_t         *r;
+    static uint8_t         plain[sizeof(test_buf)];
+    apikey_record_hash_t   hash[60];
+
+    r = calloc(60, sizeof(test_record_t));
+    same = true;
+
+    for (i = 0; i < 60; i++) {
+        test_make(i, &r[i].record, r[i].record.text);
+
+        if (i % 3 == 0) {
+            memcpy(r[i].record.text + strlen(r[i].record.text), "talk_7", 6);
+            r[i].record.shape.len[APIKEY_TEXT_SESSION] = i % 2 ? 6 : 5;
+        }
+    }
+
+    for (frame = 0; frame < 2; frame++) {
+        apikey_frame_begin(&test_encoder, plain, sizeof(plain), 3, 9, 1);
+
+        for (i = frame * 30; i < frame * 30 + 30; i++) {
+            same = same && apikey_frame_add(&test_encoder, &r[i].record);
+        }
+
+        size = apikey_frame_end(&test_encoder);
+
+        apikey_frame_begin(&test_encoder, test_buf, sizeof(test_buf), 3, 9,
+                           1);
+
+        for (i = 0; frame == 0 && i < 4; i++) {
+            apikey_frame_ahead(&test_encoder, &r[i].record, &hash[i]);
+        }
+
+        for (i = frame * 30; i < frame * 30 + 30; i++) {
+            if (i + 4 < 60) {
+                apikey_frame_ahead(&test_encoder, &r[i + 4].record,
+                                   &hash[i + 4]);
+            }
+
+            same = same && apikey_frame_put(&test_encoder, &r[i].record,
+                                            &hash[i]);
+        }
+
+        same = same && apikey_frame_end(&test_encoder) == size
+               && memcmp(test_buf, plain, size) == 0;
+    }
+
+    ok(same, "looked at ahead they come to the same frames");
+
+    free(r);
+}
+
+
 /* Of either kind, as many bits as are to stay, and no others. */
 
 static void
@@ -284,6 +344,7 @@ int
 main(void)
 {
     test_round();
+    test_ahead();
     test_odd();
     test_flips();
 
