@@ -18,7 +18,8 @@
 #include "http/access.h"
 
 
-#define NGX_HTTP_APIKEY_CTX_POOL   2048      /* context, key, limits, ... */
+#define NGX_HTTP_APIKEY_CTX_POOL   2560      /* context, key, a limit, its
+                                                headers */
 #define NGX_HTTP_APIKEY_CTX_POOLS  1024      /* that are kept at most */
 
 

@@ -338,7 +338,7 @@ typedef struct {
     unsigned                         decided:1;  /* by the limiter */
     unsigned                         found:1;    /* key is filled */
     unsigned                         admitted:1; /* at some time */
-    unsigned                         waiting:1;  /* suspended: resume is set */
+    unsigned                         waiting:1;  /* suspended */
     unsigned                         pending:1;  /* a room will call back */
     unsigned                         logged:1;
     unsigned                         refused:1;  /* by us */
@@ -363,7 +363,7 @@ typedef struct {
     ngx_http_apikey_key_t            key;
     ngx_http_apikey_keyring_wait_t   wait;
     ngx_http_apikey_known_t          known;
-    ngx_event_t                      resume;
+    ngx_event_t                     *resume;     /* where waiting is set */
 } ngx_http_apikey_ctx_t;
 
 

@@ -78,10 +78,26 @@ ngx_int_t
 ngx_http_apikey_suspend(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, char *action)
 {
+    ngx_event_t                  *resume;
     ngx_connection_t             *c;
     ngx_http_apikey_main_conf_t  *amcf;
 
     c = r->connection;
+
+    /* not in the context, for few requests ever wait */
+
+    resume = ngx_pcalloc(ctx->pool, sizeof(ngx_event_t));
+
+    if (resume == NULL) {
+        ngx_http_apikey_detach(ctx);
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    resume->handler = ngx_http_apikey_resume;
+    resume->data = ctx;
+    resume->log = c->log;
+
+    ctx->resume = resume;
 
     /* a client that leaves while we wait must be noticed */
 
@@ -99,12 +115,6 @@ ngx_http_apikey_suspend(ngx_http_request_t *r,
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
     apikey_stats_add(&amcf->sh->stats.waiting[ngx_process_slot], 1);
-
-    ngx_memzero(&ctx->resume, sizeof(ngx_event_t));
-
-    ctx->resume.handler = ngx_http_apikey_resume;
-    ctx->resume.data = ctx;
-    ctx->resume.log = c->log;
 
     ctx->waiting = 1;
     c->log->action = action;
@@ -124,7 +134,7 @@ ngx_http_apikey_suspend_looked_up(ngx_http_apikey_keyring_wait_t *wait,
     ctx->pending = 0;
     ctx->wait_rc = rc;
 
-    ngx_post_event(&ctx->resume, &ngx_posted_events);
+    ngx_post_event(ctx->resume, &ngx_posted_events);
 }
 
 
@@ -138,7 +148,7 @@ ngx_http_apikey_suspend_decided(ngx_http_apikey_decision_t *d)
     ctx->pending = 0;
     ctx->taken = (d->rc == NGX_OK);
 
-    ngx_post_event(&ctx->resume, &ngx_posted_events);
+    ngx_post_event(ctx->resume, &ngx_posted_events);
 }
 
 
@@ -204,8 +214,8 @@ ngx_http_apikey_detach(void *data)
     if (ctx->waiting) {
         ctx->waiting = 0;
 
-        if (ctx->resume.posted) {
-            ngx_delete_posted_event(&ctx->resume);
+        if (ctx->resume->posted) {
+            ngx_delete_posted_event(ctx->resume);
         }
 
         amcf = ngx_http_get_module_main_conf(ctx->request,
