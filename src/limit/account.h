@@ -65,7 +65,7 @@
  *     void unless born is the value's and the generation this or the last
  *     out[its] -= spent + returned + kept, out[0] += kept,
  *     used -= returned, down to the floor
- *     void: out[0] += busy, for slots that requests still run in
+ *     void: out[0] += busy, O to MAX, for slots that requests still run in
  * counter(node, number, sum, acked, era, part, part_acked)
  *     number not above the stored one: nothing; without an entry, nor doubt,
  *     what is all acknowledged makes none

@@ -8,6 +8,7 @@
 #include "limit/account_private.h"
 
 
+static void apikey_account_busy(apikey_account_t *v, uint64_t busy);
 static bool apikey_account_settle(apikey_account_t *v,
     const apikey_account_call_t *call, const apikey_account_ask_t *ask);
 static uint64_t apikey_account_whole(apikey_account_t *v,
@@ -180,6 +181,19 @@ apikey_account_slots(apikey_account_t *v, const apikey_account_call_t *call)
 }
 
 
+/* Nothing above MAX can be written, and none needs to be: it is all. */
+
+static void
+apikey_account_busy(apikey_account_t *v, uint64_t busy)
+{
+    uint64_t  room;
+
+    room = APIKEY_ACCOUNT_MAX - apikey_account_out(v);
+
+    v->out[0] += busy < room ? busy : room;
+}
+
+
 static bool
 apikey_account_settle(apikey_account_t *v, const apikey_account_call_t *call,
     const apikey_account_ask_t *ask)
@@ -193,14 +207,14 @@ apikey_account_settle(apikey_account_t *v, const apikey_account_call_t *call,
         || (ask->generation != v->generation
             && ask->generation + 1 != v->generation))
     {
-        v->out[0] += ask->busy;
+        apikey_account_busy(v, ask->busy);
         return false;
     }
 
     out = &v->out[v->generation - ask->generation];
 
     if (*out < tokens) {
-        v->out[0] += ask->busy;
+        apikey_account_busy(v, ask->busy);
         return false;
     }
 

@@ -211,7 +211,7 @@
     "  local name = of == generation and 4 or 5\n"
     "  if born == 0 or born ~= v[6] or name == 5 and of + 1 ~= generation\n"
     "     or v[name] < told then\n"
-    "    v[4] = v[4] + busy\n"
+    "    v[4] = v[4] + min(busy, MAX - v[4] - v[5])\n"
     "  else\n"
     "    good = 1\n"
     "    v[name] = v[name] - told\n"

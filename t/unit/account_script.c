@@ -348,10 +348,8 @@ count_plain(void)
 static void
 calm(const char *sha)
 {
-    char      text[64];
     unsigned  i, op, round;
 
-    run(text, 3, "DEL", "general0", "general1");
     quiet = true;
     emptied = made = 0;
     complete = APIKEY_ACCOUNT_MAX;
@@ -392,6 +390,38 @@ calm(const char *sha)
     quiet = false;
 
     count_plain();
+}
+
+
+/* As many slots as there may be, and requests that still run in more. */
+
+static void
+brim(const char *sha)
+{
+    unsigned  round;
+
+    account_t  *a = &accounts[2];
+
+    anew(2);
+    edit(a);
+
+    a->nlimits = 1;
+    a->limits[0].rate.token = 1;
+    a->limits[0].rate.capacity = APIKEY_ACCOUNT_MAX;
+
+    for (round = 0; round < 200; round++) {
+        now += rnd(1000000);
+
+        if (rnd(20) == 0) {
+            epoch--;
+            since = now - rnd(100);
+        }
+
+        lease(sha, 2);
+    }
+
+    anew(2);
+    edit(a);
 }
 
 
@@ -470,7 +500,7 @@ renamed(const char *sha)
 int
 main(int argc, char **argv)
 {
-    char      sha[256];
+    char      sha[256], text[64];
     unsigned  i, round;
 
     seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t) time(NULL);
@@ -531,7 +561,13 @@ main(int argc, char **argv)
         }
     }
 
-    calm(sha);
+    brim(sha);
+
+    run(text, 3, "DEL", "general0", "general1");
+
+    for (i = 0; i < 1 || (i < 5 && (plain[0] < 50 || plain[1] < 50)); i++) {
+        calm(sha);
+    }
 
     crowded(sha);
     renamed(sha);
