@@ -11,11 +11,33 @@
 #define APIKEY_FETCH_H_INCLUDED
 
 
+#include <stddef.h>
+
+
+#define APIKEY_FETCH_LINE  64
+
 static inline void
 apikey_fetch(const void *p)
 {
     __builtin_prefetch(p, 1);
     __asm__ volatile ("");
+}
+
+
+/* Each line of size bytes, 1 at least. */
+
+static inline void
+apikey_fetch_all(const void *p, size_t size)
+{
+    const char  *line, *last;
+
+    last = (const char *) p + size - 1;
+
+    for (line = p; line < last; line += APIKEY_FETCH_LINE) {
+        apikey_fetch(line);
+    }
+
+    apikey_fetch(last);
 }
 
 

@@ -22,6 +22,7 @@
 #include "base/stats.h"
 #include "base/uuid.h"
 #include "base/version.h"
+#include "http/ahead.h"
 #include "keyring/keyring.h"
 #include "limit/bucket_set.h"
 #include "limit/decide.h"
@@ -317,6 +318,7 @@ typedef struct {
     int64_t                          now;        /* us, after the last wait */
 
     ngx_int_t                        wait_rc;
+    ngx_http_apikey_ahead_t         *ahead;      /* NULL: no key was seen */
     ngx_http_apikey_usage_slot_t    *slot;
     ngx_http_apikey_usage_start_t    start;
 

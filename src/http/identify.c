@@ -16,6 +16,8 @@
 #include "http/access.h"
 
 
+static ngx_int_t ngx_http_apikey_identify_begin(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key);
 static ngx_uint_t ngx_http_apikey_identify_stale(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx);
 static ngx_int_t ngx_http_apikey_identify_lookup(ngx_http_request_t *r,
@@ -30,9 +32,8 @@ ngx_int_t
 ngx_http_apikey_identify(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, u_char copy[APIKEY_KEY_MAX], ngx_str_t *key)
 {
-    ngx_int_t                     rc;
-    ngx_http_apikey_loc_conf_t   *alcf;
-    ngx_http_apikey_main_conf_t  *amcf;
+    ngx_int_t                    rc;
+    ngx_http_apikey_loc_conf_t  *alcf;
 
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
@@ -72,16 +73,36 @@ ngx_http_apikey_identify(ngx_http_request_t *r,
                                     APIKEY_FAIL_PREFIX);
     }
 
+    if (ngx_http_apikey_identify_begin(r, ctx, key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(copy, key->data, key->len);
+    key->data = copy;
+
+    return NGX_OK;
+}
+
+
+/* The digest, and a word to the memory that will be looked at. */
+
+static ngx_int_t
+ngx_http_apikey_identify_begin(ngx_http_request_t *r,
+    ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
+{
+    ngx_http_apikey_main_conf_t  *amcf;
+
+    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
+
+    ctx->ahead = ngx_http_apikey_ahead(key);
+
     if (!apikey_sha256(key->data, key->len, ctx->digest)) {
         return NGX_ERROR;
     }
 
-    amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
-
     ngx_http_apikey_keyring_ahead(amcf->sh->keyring, ctx->digest);
-
-    ngx_memcpy(copy, key->data, key->len);
-    key->data = copy;
+    ngx_http_apikey_ahead_fetch(ctx->ahead, key, amcf->shpool,
+                        ngx_http_apikey_decide_ahead_size(amcf->limiter));
 
     return NGX_OK;
 }
@@ -91,11 +112,13 @@ void
 ngx_http_apikey_identify_ahead(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx)
 {
+    const void                   *rec;
     ngx_http_apikey_main_conf_t  *amcf;
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
 
-    ngx_http_apikey_keyring_ahead_record(amcf->sh->keyring, ctx->digest);
+    rec = ngx_http_apikey_keyring_ahead_record(amcf->sh->keyring, ctx->digest);
+    ngx_http_apikey_ahead_note(&ctx->ahead->record, amcf->shpool, rec);
 }
 
 

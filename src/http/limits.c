@@ -34,7 +34,8 @@ typedef struct {
 
 
 static void ngx_http_apikey_limits_ahead_holder(
-    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_holder_t *holder);
+    ngx_http_apikey_main_conf_t *amcf, ngx_http_apikey_holder_t *holder,
+    ngx_http_apikey_ahead_t *ahead);
 static void ngx_http_apikey_limits_key(ngx_http_apikey_ctx_t *ctx,
     ngx_http_apikey_holder_t *holder);
 static void ngx_http_apikey_limits_owner(ngx_http_apikey_ctx_t *ctx,
@@ -61,10 +62,12 @@ ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_holder_t  holder;
 
     ngx_http_apikey_limits_key(ctx, &holder);
-    ngx_http_apikey_limits_ahead_holder(amcf, &holder);
+    ngx_http_apikey_limits_ahead_holder(amcf, &holder, ctx->ahead);
 
     ngx_http_apikey_limits_owner(ctx, &holder);
-    ngx_http_apikey_limits_ahead_holder(amcf, &holder);
+    ngx_http_apikey_limits_ahead_holder(amcf, &holder,
+                                        ctx->key.nkey_limits ? NULL
+                                                             : ctx->ahead);
 }
 
 
@@ -72,11 +75,12 @@ ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
 
 static void
 ngx_http_apikey_limits_ahead_holder(ngx_http_apikey_main_conf_t *amcf,
-    ngx_http_apikey_holder_t *holder)
+    ngx_http_apikey_holder_t *holder, ngx_http_apikey_ahead_t *ahead)
 {
     ngx_uint_t                  i;
     const apikey_limit_t       *limit;
     ngx_http_apikey_account_t   account;
+    ngx_http_apikey_limit_at_t  at;
 
     limit = holder->limits;
 
@@ -87,7 +91,12 @@ ngx_http_apikey_limits_ahead_holder(ngx_http_apikey_main_conf_t *amcf,
         account.unit = limit->unit;
         account.scope = limit->scope;
 
-        ngx_http_apikey_decide_ahead(amcf->limiter, &account, limit);
+        ngx_http_apikey_decide_ahead(amcf->limiter, &account, limit, &at);
+
+        if (i == 0 && ahead) {
+            ngx_http_apikey_ahead_note(&ahead->link, amcf->shpool, at.link);
+            ngx_http_apikey_ahead_note(&ahead->entry, amcf->shpool, at.entry);
+        }
     }
 }
 

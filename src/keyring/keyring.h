@@ -104,12 +104,13 @@ void ngx_http_apikey_keyring_load(ngx_http_apikey_keyring_sh_t *sh,
 /*
  * Hints before lookup(), with some time between each: what it will touch comes
  * into the cache, first the slot of the index, then the record.  Without the
- * mutex: nothing read is believed.
+ * mutex: nothing read is believed.  The latter says where that is; NULL:
+ * nowhere.
  */
 void ngx_http_apikey_keyring_ahead(ngx_http_apikey_keyring_sh_t *sh,
     const u_char digest[32]);
-void ngx_http_apikey_keyring_ahead_record(ngx_http_apikey_keyring_sh_t *sh,
-    const u_char digest[32]);
+const void *ngx_http_apikey_keyring_ahead_record(
+    ngx_http_apikey_keyring_sh_t *sh, const u_char digest[32]);
 
 /*
  * NGX_OK: found.  NGX_DECLINED: no such key, final; only key->fresh is set.

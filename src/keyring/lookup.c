@@ -15,8 +15,8 @@
 #include "base/fetch.h"
 
 
-#define NGX_HTTP_APIKEY_LINES  6      /* of a key with a limit of its own */
-#define NGX_HTTP_APIKEY_AHEAD  4      /* slots that are looked at */
+#define NGX_HTTP_APIKEY_AHEAD   4     /* slots that are looked at */
+#define NGX_HTTP_APIKEY_RECORD  384   /* bytes: with a limit of its own */
 
 
 static ngx_int_t ngx_http_apikey_lookup_copy(ngx_http_apikey_keyring_sh_t *sh,
@@ -192,7 +192,7 @@ ngx_http_apikey_keyring_ahead(ngx_http_apikey_keyring_sh_t *sh,
 }
 
 
-void
+const void *
 ngx_http_apikey_keyring_ahead_record(ngx_http_apikey_keyring_sh_t *sh,
     const u_char digest[32])
 {
@@ -211,15 +211,15 @@ ngx_http_apikey_keyring_ahead_record(ngx_http_apikey_keyring_sh_t *sh,
         if (value >> 32 == hash) {
             p = (u_char *) ngx_http_apikey_block(sh, (uint32_t) value);
 
-            for (n = 0; n < NGX_HTTP_APIKEY_LINES; n++) {
-                apikey_fetch(p + n * 64);
-            }
+            apikey_fetch_all(p, NGX_HTTP_APIKEY_RECORD);
 
-            return;
+            return p;
         }
 
         i = (i + 1 >= sh->digests.size) ? 0 : i + 1;
     }
+
+    return NULL;
 }
 
 

@@ -34,6 +34,14 @@ typedef struct ngx_http_apikey_decision_s  ngx_http_apikey_decision_t;
 typedef struct ngx_http_apikey_part_s      ngx_http_apikey_part_t;
 
 
+/* Where in the zone something of an account stands; NULL: nowhere. */
+
+typedef struct {
+    const void  *link;
+    const void  *entry;
+} ngx_http_apikey_limit_at_t;
+
+
 /* One limit, whatever its kind. */
 
 typedef struct {
@@ -280,10 +288,15 @@ void ngx_http_apikey_limiter_stop(ngx_http_apikey_limiter_t *l);
 
 /*
  * ahead.c: a hint that decide() will be asked about this limit of this account
- * (its holder, level, unit, and scope), as early as that is known.
+ * (its holder, level, unit, and scope), as early as that is known.  at: where
+ * that is.
  */
 void ngx_http_apikey_decide_ahead(ngx_http_apikey_limiter_t *l,
-    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
+    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+    ngx_http_apikey_limit_at_t *at);
+
+/* Bytes of such an entry. */
+size_t ngx_http_apikey_decide_ahead_size(ngx_http_apikey_limiter_t *l);
 
 /*
  * NGX_OK, NGX_DECLINED, NGX_ERROR: d->rc, the handler will not run.

@@ -159,25 +159,24 @@ ngx_http_apikey_leases_get(ngx_http_apikey_leases_t *leases,
 
 void
 ngx_http_apikey_leases_ahead(ngx_http_apikey_leases_t *leases,
-    const ngx_http_apikey_account_t *account)
+    const ngx_http_apikey_account_t *account, ngx_http_apikey_limit_at_t *at)
 {
-    u_char    *p;
-    size_t     n;
-    uint32_t   i;
+    uint32_t  i, *head;
 
-    i = *(volatile uint32_t *) ngx_http_apikey_leases_head(leases,
-                                       account->holder, account->scope,
+    head = ngx_http_apikey_leases_head(leases, account->holder, account->scope,
                                        account->level, account->unit);
+    at->link = head;
+    at->entry = NULL;
+
+    i = *(volatile uint32_t *) head;
 
     if (i == 0 || i > leases->n) {
         return;
     }
 
-    p = (u_char *) &leases->entries[i - 1];
+    at->entry = &leases->entries[i - 1];
 
-    for (n = 0; n < sizeof(ngx_http_apikey_lease_entry_t); n += 64) {
-        apikey_fetch(p + n);
-    }
+    apikey_fetch_all(at->entry, sizeof(ngx_http_apikey_lease_entry_t));
 }
 
 

@@ -126,7 +126,7 @@ ngx_http_apikey_leases_t *ngx_http_apikey_leases_init(ngx_slab_pool_t *shpool,
 
 /* As of table.h: what find() will touch comes into the cache. */
 void ngx_http_apikey_leases_ahead(ngx_http_apikey_leases_t *leases,
-    const ngx_http_apikey_account_t *account);
+    const ngx_http_apikey_account_t *account, ngx_http_apikey_limit_at_t *at);
 
 /* Before the find()s of one decision: they do not take each other's. */
 void ngx_http_apikey_leases_begin(ngx_http_apikey_leases_t *leases);

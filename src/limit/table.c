@@ -410,25 +410,32 @@ ngx_http_apikey_table_lookup(ngx_http_apikey_table_t *table,
 
 void
 ngx_http_apikey_table_ahead(ngx_http_apikey_table_t *table,
-    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit)
+    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+    ngx_http_apikey_limit_at_t *at)
 {
-    u_char    *p;
-    size_t     n;
-    uint32_t   i;
+    uint32_t  i, *head;
 
-    i = *(volatile uint32_t *) ngx_http_apikey_table_head(table,
-                                            account->holder, account->scope,
-                                            ngx_http_apikey_table_id(limit));
+    head = ngx_http_apikey_table_head(table, account->holder, account->scope,
+                                      ngx_http_apikey_table_id(limit));
+    at->link = head;
+    at->entry = NULL;
+
+    i = *(volatile uint32_t *) head;
 
     if (i == 0 || i > table->n) {
         return;
     }
 
-    p = (u_char *) &table->entries[i - 1];
+    at->entry = &table->entries[i - 1];
 
-    for (n = 0; n < sizeof(ngx_http_apikey_table_entry_t); n += 64) {
-        apikey_fetch(p + n);
-    }
+    apikey_fetch_all(at->entry, sizeof(ngx_http_apikey_table_entry_t));
+}
+
+
+size_t
+ngx_http_apikey_table_entry_size(void)
+{
+    return sizeof(ngx_http_apikey_table_entry_t);
 }
 
 

@@ -43,7 +43,9 @@ apikey_gauge_t *ngx_http_apikey_table_get(ngx_http_apikey_table_t *table,
  * is believed.
  */
 void ngx_http_apikey_table_ahead(ngx_http_apikey_table_t *table,
-    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit);
+    const ngx_http_apikey_account_t *account, const apikey_limit_t *limit,
+    ngx_http_apikey_limit_at_t *at);
+size_t ngx_http_apikey_table_entry_size(void);
 
 /* As it stands, not carried anywhere; NULL: it is not there. */
 apikey_gauge_t *ngx_http_apikey_table_find(ngx_http_apikey_table_t *table,
