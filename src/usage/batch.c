@@ -1,7 +1,7 @@
 
 /*
  * Frames into one transaction for Postgres: which events are not applied
- * yet, their roll-ups, their rows.
+ * yet, their raw rows.
  *
  * Memory: buffers that are kept for the next batch.  The frames
  * belong to the caller and must stay until the SQL is built.
@@ -11,11 +11,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
-#include "base/crc.h"
 #include "usage/ship.h"
-
-
-#define NGX_HTTP_APIKEY_QUARTER  900000000LL
 
 
 static ngx_int_t ngx_http_apikey_batch_fill(ngx_http_apikey_batch_t *batch,
@@ -30,17 +26,7 @@ static ngx_http_apikey_batch_stream_t *ngx_http_apikey_batch_stream(
     ngx_http_apikey_batch_t *batch, const apikey_frame_t *frame,
     ngx_http_apikey_batch_conf_t *conf);
 static ngx_int_t ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
-    apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf);
-static void ngx_http_apikey_batch_add(ngx_http_apikey_row_t *row,
-    apikey_event_t *event);
-static ngx_http_apikey_row_t *ngx_http_apikey_batch_row(
-    ngx_http_apikey_batch_t *batch, apikey_event_t *event);
-static uint32_t ngx_http_apikey_batch_hash(apikey_event_t *event,
-    int64_t start);
-static ngx_uint_t ngx_http_apikey_batch_same(ngx_http_apikey_row_t *row,
-    apikey_event_t *event, int64_t start);
-static void ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
-    apikey_event_t *event);
+    ngx_http_apikey_batch_ahead_t *a, ngx_http_apikey_batch_conf_t *conf);
 
 
 ngx_http_apikey_batch_t *
@@ -220,13 +206,15 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
     const u_char *frame, ngx_http_apikey_batch_conf_t *conf)
 {
     ngx_int_t                        rc;
-    apikey_event_t                   event;
+    ngx_uint_t                       n;
     apikey_decoder_t                *d;
+    ngx_http_apikey_batch_ahead_t   *a;
     ngx_http_apikey_batch_stream_t  *stream;
 
     d = &batch->decoder;
     apikey_frame_open(d, frame);
     batch->entries = 0;
+    batch->decoded = 0;
 
     if (d->frame.first + d->frame.count - 1
         <= apikey_marks_get(conf->marks, d->frame.stream, d->frame.epoch))
@@ -239,21 +227,17 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
         return NGX_DONE;
     }
 
-    while (apikey_frame_next(d, &event) == 1) {
+    for (n = 0; (a = ngx_http_apikey_batch_next(batch, n)) != NULL; n++) {
 
-        if (d->number <= stream->last) {
+        if (a->number <= stream->last) {
             continue;
         }
 
-        if (batch->count == conf->max
-            || batch->copy.len > NGX_HTTP_APIKEY_COPY_MAX
-            || batch->rows.len > NGX_HTTP_APIKEY_ROWS_MAX
-            || ngx_http_apikey_batch_full(batch))
-        {
+        if (batch->count == conf->max || ngx_http_apikey_batch_full(batch)) {
             return NGX_DONE;
         }
 
-        if (d->number > stream->last + 1) {
+        if (a->number > stream->last + 1) {
 
             /* one gap a batch: the first one is what the ledger tells */
 
@@ -261,17 +245,18 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
                 return NGX_DONE;
             }
 
-            batch->lost += d->number - stream->last - 1;
+            batch->lost += a->number - stream->last - 1;
         }
 
         if (stream->first == 0) {
-            stream->first = d->number;
+            stream->first = a->number;
         }
 
-        stream->last = d->number;
+        stream->last = a->number;
+        batch->number = a->number;
         batch->count++;
 
-        rc = ngx_http_apikey_batch_event(batch, &event, conf);
+        rc = ngx_http_apikey_batch_event(batch, a, conf);
 
         if (rc != NGX_OK) {
             return rc;
@@ -287,12 +272,14 @@ ngx_http_apikey_batch_frame(ngx_http_apikey_batch_t *batch,
 static ngx_uint_t
 ngx_http_apikey_batch_full(const ngx_http_apikey_batch_t *batch)
 {
-    size_t  half;
+    size_t  rows;
 
-    half = batch->slots / 2;
+    rows = ngx_min(batch->slots / 2, NGX_HTTP_APIKEY_ROWS_MAX);
 
-    return batch->rows.len > half * sizeof(ngx_http_apikey_row_t)
-           || batch->used.len > half * sizeof(ngx_http_apikey_used_t);
+    return batch->copy.len > NGX_HTTP_APIKEY_COPY_MAX
+           || batch->rows.len > rows * sizeof(ngx_http_apikey_row_t)
+           || batch->used.len
+              > batch->slots / 2 * sizeof(ngx_http_apikey_used_t);
 }
 
 
@@ -328,9 +315,11 @@ ngx_http_apikey_batch_stream(ngx_http_apikey_batch_t *batch,
 
 static ngx_int_t
 ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
-    apikey_event_t *event, ngx_http_apikey_batch_conf_t *conf)
+    ngx_http_apikey_batch_ahead_t *a, ngx_http_apikey_batch_conf_t *conf)
 {
-    ngx_http_apikey_row_t  *row;
+    apikey_event_t  *event;
+
+    event = &a->event;
 
     if (event->shape.kind == APIKEY_RECORD_EVENT
         && event->count.time < conf->runs_to)
@@ -356,214 +345,5 @@ ngx_http_apikey_batch_event(ngx_http_apikey_batch_t *batch,
         return NGX_OK;
     }
 
-    while (batch->entries <= event->entry) {
-        ngx_memzero(&batch->entry[batch->entries++],
-                    sizeof(ngx_http_apikey_entry_t));
-    }
-
-    row = ngx_http_apikey_batch_row(batch, event);
-    if (row == NULL) {
-        return NGX_ERROR;
-    }
-
-    if (event->shape.kind == APIKEY_RECORD_SUM) {
-        row->refused += event->count.count;
-        return NGX_OK;
-    }
-
-    ngx_http_apikey_batch_add(row, event);
-    ngx_http_apikey_batch_used(batch, event);
-
-    return NGX_OK;
-}
-
-
-static void
-ngx_http_apikey_batch_add(ngx_http_apikey_row_t *row, apikey_event_t *event)
-{
-    ngx_uint_t       i;
-    apikey_count_t  *c;
-
-    c = &event->count;
-
-    row->requests++;
-    row->units += event->shape.weight;
-    row->errors += event->shape.status >= 400;
-
-    for (i = 0; i < 4; i++) {
-        row->tokens[i] += c->tokens[i];
-    }
-
-    if (c->cost < 0) {
-        row->unpriced++;
-
-    } else {
-        row->cost += (uint64_t) c->cost;
-    }
-
-    row->in += c->bytes_in;
-    row->out += c->bytes_out;
-    row->duration += c->duration;
-
-    if (c->time > row->last) {
-        row->last = c->time;
-    }
-}
-
-
-static ngx_http_apikey_row_t *
-ngx_http_apikey_batch_row(ngx_http_apikey_batch_t *batch,
-    apikey_event_t *event)
-{
-    int64_t                   start;
-    uint32_t                  hash, i, *slot;
-    ngx_http_apikey_row_t    *row;
-    ngx_http_apikey_entry_t  *entry;
-
-    start = event->count.time - event->count.time % NGX_HTTP_APIKEY_QUARTER;
-    entry = &batch->entry[event->entry];
-
-    if (entry->row) {
-        row = (ngx_http_apikey_row_t *) batch->rows.data + (entry->row - 1);
-
-        if (row->start == start) {
-            return row;
-        }
-    }
-
-    hash = ngx_http_apikey_batch_hash(event, start);
-
-    for (i = hash; ; i++) {
-        slot = &batch->table[i & (batch->slots - 1)];
-
-        if (*slot == 0) {
-            break;
-        }
-
-        row = (ngx_http_apikey_row_t *) batch->rows.data + (*slot - 1);
-
-        if (row->hash == hash
-            && ngx_http_apikey_batch_same(row, event, start))
-        {
-            entry->row = *slot;
-            return row;
-        }
-    }
-
-    row = ngx_http_apikey_text_add(&batch->rows,
-                                   sizeof(ngx_http_apikey_row_t));
-    if (row == NULL) {
-        return NULL;
-    }
-
-    *slot = (uint32_t) (batch->rows.len / sizeof(ngx_http_apikey_row_t));
-    entry->row = *slot;
-
-    ngx_memzero(row, sizeof(ngx_http_apikey_row_t));
-    row->shape = event->shape;
-    ngx_memcpy(row->text, event->text, sizeof(row->text));
-    row->start = start;
-    row->outcome = ngx_http_apikey_outcome(&event->shape);
-    row->hash = hash;
-
-    return row;
-}
-
-
-static uint32_t
-ngx_http_apikey_batch_hash(apikey_event_t *event, int64_t start)
-{
-    uint32_t    hash;
-    ngx_uint_t  i;
-
-    hash = apikey_crc32c((uint32_t) start, event->shape.key, 16);
-
-    for (i = 0; i < APIKEY_TEXT_SESSION; i++) {
-        if (event->shape.len[i]) {
-            hash = apikey_crc32c(hash + i, event->text[i],
-                                 event->shape.len[i]);
-        }
-    }
-
-    return hash + event->shape.status * 31 + event->shape.verdict;
-}
-
-
-static ngx_uint_t
-ngx_http_apikey_batch_same(ngx_http_apikey_row_t *row, apikey_event_t *event,
-    int64_t start)
-{
-    ngx_uint_t       i;
-    apikey_shape_t  *one, *two;
-
-    one = &row->shape;
-    two = &event->shape;
-
-    if (row->start != start || one->status != two->status
-        || one->verdict != two->verdict
-        || row->outcome != ngx_http_apikey_outcome(two)
-        || ngx_memcmp(one->key, two->key, 16) != 0)
-    {
-        return 0;
-    }
-
-    for (i = 0; i < APIKEY_TEXT_SESSION; i++) {
-        if (one->len[i] != two->len[i]
-            || ngx_memcmp(row->text[i], event->text[i], one->len[i]) != 0)
-        {
-            return 0;
-        }
-    }
-
-    return 1;
-}
-
-
-static void
-ngx_http_apikey_batch_used(ngx_http_apikey_batch_t *batch,
-    apikey_event_t *event)
-{
-    uint32_t                 i, *slot, *known;
-    ngx_http_apikey_used_t  *used;
-    static u_char            none[16];
-
-    if (ngx_memcmp(event->shape.secret, none, 16) == 0) {
-        return;
-    }
-
-    known = &batch->entry[event->entry].used;
-
-    if (*known) {
-        used = (ngx_http_apikey_used_t *) batch->used.data + (*known - 1);
-        used->last = ngx_max(used->last, event->count.time);
-        return;
-    }
-
-    for (i = apikey_crc32c(0, event->shape.secret, 16); ; i++) {
-        slot = &batch->table[batch->slots + (i & (batch->slots - 1))];
-
-        if (*slot == 0) {
-            break;
-        }
-
-        used = (ngx_http_apikey_used_t *) batch->used.data + (*slot - 1);
-
-        if (ngx_memcmp(used->secret, event->shape.secret, 16) == 0) {
-            used->last = ngx_max(used->last, event->count.time);
-            *known = *slot;
-            return;
-        }
-    }
-
-    used = ngx_http_apikey_text_add(&batch->used,
-                                    sizeof(ngx_http_apikey_used_t));
-    if (used == NULL) {
-        return;
-    }
-
-    *slot = (uint32_t) (batch->used.len / sizeof(ngx_http_apikey_used_t));
-    *known = *slot;
-
-    ngx_memcpy(used->secret, event->shape.secret, 16);
-    used->last = event->count.time;
+    return ngx_http_apikey_batch_roll(batch, a);
 }

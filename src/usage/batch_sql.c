@@ -165,7 +165,7 @@ ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
     d = &batch->decoder;
 
     apikey_frame_begin(&batch->encoder, frame, sizeof(frame),
-                       d->frame.stream, d->frame.epoch, d->number);
+                       d->frame.stream, d->frame.epoch, batch->number);
     (void) apikey_frame_add(&batch->encoder, &copy.record);
     size = apikey_frame_end(&batch->encoder);
 
@@ -179,7 +179,7 @@ ngx_http_apikey_batch_poison(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_text_put(t, ",");
     ngx_http_apikey_text_int(t, (int64_t) d->frame.epoch);
     ngx_http_apikey_text_put(t, ",");
-    ngx_http_apikey_text_int(t, (int64_t) d->number);
+    ngx_http_apikey_text_int(t, (int64_t) batch->number);
     ngx_http_apikey_text_put(t, ",'");
     ngx_http_apikey_text_put(t, conf->poison);
     ngx_http_apikey_text_put(t, "',");
@@ -329,7 +329,7 @@ ngx_http_apikey_rows_equal(ngx_http_apikey_row_t *rows, ngx_uint_t n,
 
     if (column == 1) {
         for (i = 1; i < n; i++) {
-            if (ngx_memcmp(rows[i].shape.key, rows[0].shape.key, 16) != 0) {
+            if (ngx_memcmp(rows[i].key, rows[0].key, 16) != 0) {
                 return 0;
             }
         }
@@ -372,7 +372,7 @@ ngx_http_apikey_row_value(ngx_http_apikey_text_t *t,
 
     if (column == 1) {
         ngx_http_apikey_text_put(t, element ? "" : "'");
-        ngx_http_apikey_text_uuid(t, row->shape.key);
+        ngx_http_apikey_text_uuid(t, row->key);
         ngx_http_apikey_text_put(t, element ? "" : "'");
         return;
     }
@@ -395,13 +395,20 @@ ngx_http_apikey_row_text(ngx_http_apikey_row_t *row, ngx_uint_t column,
     size_t *len)
 {
     size_t       size;
+    ngx_uint_t   i, n;
     const char  *s;
 
     switch (column) {
 
-    case 2: case 3: case 4: case 5: case 6:
-        s = row->text[column - 2];
-        size = row->shape.len[column - 2];
+    case 2: case 3: case 4: case 5: case 6: case 10:
+        n = column == 10 ? APIKEY_TEXT_LIMIT : column - 2;
+        s = row->text;
+        size = row->len[n];
+
+        for (i = 0; i < n; i++) {
+            s += row->len[i];
+        }
+
         break;
 
     case 7:
@@ -410,13 +417,8 @@ ngx_http_apikey_row_text(ngx_http_apikey_row_t *row, ngx_uint_t column,
         break;
 
     case 9:
-        s = apikey_verdict_name(row->shape.verdict);
+        s = apikey_verdict_name(row->verdict);
         size = ngx_strlen(s);
-        break;
-
-    case 10:
-        s = row->text[APIKEY_TEXT_LIMIT];
-        size = row->shape.len[APIKEY_TEXT_LIMIT];
         break;
 
     default:
@@ -440,7 +442,7 @@ ngx_http_apikey_row_number(ngx_http_apikey_row_t *row, ngx_uint_t column)
     case 0:
         return row->start;
     case 8:
-        return row->shape.status;
+        return row->status;
     case 11:
         n = row->requests;
         break;

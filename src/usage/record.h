@@ -114,7 +114,10 @@ typedef struct {
 #define APIKEY_OPEN_MODEL   2u   /* which it is for: it may be any */
 
 
-/* A decoded record; text points into the frame. */
+/*
+ * A decoded record; text points into the frame.  Out of a frame that is not
+ * packed all texts but the session's stand one after another.
+ */
 
 typedef struct {
     apikey_count_t  count;

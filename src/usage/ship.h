@@ -27,9 +27,9 @@
 
 #define NGX_HTTP_APIKEY_FRAMES     (4 * 1024 * 1024)   /* of a batch */
 
-/* bytes from which on a batch takes no more events */
+/* bytes, and rows, from which on a batch takes no more events */
 #define NGX_HTTP_APIKEY_COPY_MAX   (16 * 1024 * 1024 - 65536)
-#define NGX_HTTP_APIKEY_ROWS_MAX   (4 * 1024 * 1024 - 65536)
+#define NGX_HTTP_APIKEY_ROWS_MAX   14336
 
 #define NGX_HTTP_APIKEY_TICK_MIN   10    /* ms */
 #define NGX_HTTP_APIKEY_TICK_MAX   100
@@ -65,19 +65,30 @@ typedef struct {
 } ngx_http_apikey_batch_stream_t;
 
 
+/*
+ * A line of the cache for what every event changes, and one for what tells
+ * rows apart: with many keys each row is far away in memory.
+ */
+
 typedef struct {
-    apikey_shape_t                   shape;
-    const char                      *text[APIKEY_TEXTS];
-    int64_t                          start;
-    ngx_uint_t                       outcome;
-    uint64_t                         requests, refused, errors;
-    uint64_t                         tokens[4];
-    unsigned __int128                cost, units;    /* beyond 64 bits: a batch
-                                                        of the largest there
-                                                        are */
-    uint64_t                         unpriced, in, out, duration;
+    int64_t                          start
+        __attribute__((aligned(64)));
     int64_t                          last;
+    uint64_t                         requests, in, out, duration;
+    unsigned __int128                units;      /* beyond 64 bits: a batch
+                                                    of the largest there are */
+
+    u_char                           key[16];
+    const char                      *text;       /* one after another */
     uint32_t                         hash;
+    uint16_t                         status;
+    u_char                           verdict;
+    u_char                           outcome;
+    u_char                           len[APIKEY_TEXT_SESSION];
+    uint64_t                         refused, errors, unpriced;
+
+    unsigned __int128                cost;       /* as units */
+    uint64_t                         tokens[4];
 } ngx_http_apikey_row_t;
 
 
@@ -93,6 +104,20 @@ typedef struct {
     uint32_t                         row;
     uint32_t                         used;
 } ngx_http_apikey_entry_t;
+
+
+/* An event that is decoded, but whose turn it is not yet */
+
+#define NGX_HTTP_APIKEY_EVENTS_AHEAD  8          /* a power of two */
+
+typedef struct {
+    apikey_event_t                   event;
+    uint64_t                         number;
+    uint32_t                         hash;       /* of its row */
+    uint32_t                         used;       /* hash of its secret */
+    ngx_uint_t                       fresh;      /* these two are set: its
+                                                    entry had no row yet */
+} ngx_http_apikey_batch_ahead_t;
 
 
 /* One transaction; everything is kept from batch to batch. */
@@ -112,6 +137,9 @@ typedef struct {
     size_t                           taken;      /* bytes of the frames */
     uint32_t                         entries;    /* of entry[] in use */
     ngx_http_apikey_entry_t          entry[APIKEY_FRAME_TABLE];
+    ngx_http_apikey_batch_ahead_t    ahead[NGX_HTTP_APIKEY_EVENTS_AHEAD];
+    ngx_uint_t                       decoded;    /* events of the frame */
+    uint64_t                         number;     /* of the event being taken */
 
     ngx_uint_t                       count;      /* events in it */
     uint64_t                         lost;       /* in gaps */
@@ -370,6 +398,15 @@ ngx_int_t ngx_http_apikey_batch_take(ngx_http_apikey_batch_t *batch,
 /* count events (0: all were applied before). */
 ngx_int_t ngx_http_apikey_batch_build(ngx_http_apikey_batch_t *batch,
     ngx_http_apikey_batch_conf_t *conf);
+
+/*
+ * batch_row.c: the n-th event of the frame in the decoder, valid until the
+ * next one is asked for; NULL: there is none.
+ */
+ngx_http_apikey_batch_ahead_t *ngx_http_apikey_batch_next(
+    ngx_http_apikey_batch_t *batch, ngx_uint_t n);
+ngx_int_t ngx_http_apikey_batch_roll(ngx_http_apikey_batch_t *batch,
+    ngx_http_apikey_batch_ahead_t *a);
 
 /* batch_sql.c */
 void ngx_http_apikey_batch_sql(ngx_http_apikey_batch_t *batch,
