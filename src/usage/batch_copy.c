@@ -10,6 +10,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 
+#include "base/fetch.h"
 #include "base/verdict.h"
 #include "usage/ship.h"
 
@@ -21,6 +22,9 @@
 
 /* what a row takes at most, but for its texts */
 #define NGX_HTTP_APIKEY_COPY_ROW    1024
+
+/* lines of the cache, of the row after the next one: asked for in time */
+#define NGX_HTTP_APIKEY_COPY_AHEAD  5
 
 
 static u_char *ngx_http_apikey_copy_count(u_char *p, uint64_t n);
@@ -123,6 +127,10 @@ ngx_http_apikey_batch_copy(ngx_http_apikey_batch_t *batch,
     }
 
     t->len -= (size_t) (start + size - p);
+
+    for (i = 0; i < NGX_HTTP_APIKEY_COPY_AHEAD; i++) {
+        apikey_fetch(p + (p - start) + i * 64);
+    }
 
     return NGX_OK;
 }
