@@ -103,7 +103,7 @@ $(BUILD)/plain/%.o: %.c
 	@$(CC) $(CFLAGS) $(INCS) -MMD -c -o $@ $<
 
 # parts of the module that ask nothing of nginx but its types
-$(patsubst %,$(BUILD)/plain/t/unit/%.o,holds wheel): $(BUILD)/plain/%.o: \
+$(patsubst %,$(BUILD)/plain/t/unit/%.o,copy holds wheel): $(BUILD)/plain/%.o: \
 		%.c $(BUILD)/nginx/objs/Makefile
 	@mkdir -p $(@D) && echo "cc $<"
 	@$(CC) $(CFLAGS) -Wno-unused-parameter $(INCS) \

@@ -26,6 +26,9 @@
 /* lines of the cache, of the row after the next one: asked for in time */
 #define NGX_HTTP_APIKEY_COPY_AHEAD  5
 
+/* 1 in each byte of a word */
+#define NGX_HTTP_APIKEY_ONES        0x0101010101010101ULL
+
 
 static u_char *ngx_http_apikey_copy_count(u_char *p, uint64_t n);
 static u_char *ngx_http_apikey_copy_int(u_char *p, int64_t n);
@@ -367,6 +370,7 @@ ngx_http_apikey_copy_text(u_char *p, const char *s, size_t len)
 {
     size_t    n, i;
     uint32_t  big;
+    uint64_t  word;
 
     if (len == 0) {
         return ngx_http_apikey_copy_null(p);
@@ -376,6 +380,21 @@ ngx_http_apikey_copy_text(u_char *p, const char *s, size_t len)
     p = ngx_cpymem(p, &big, 4);
 
     for (i = 0; i < len; i += n ? n : 1) {
+
+        /* most texts are plain ASCII: no byte is NUL or has its top bit */
+
+        if (len - i >= sizeof(word)) {
+            ngx_memcpy(&word, s + i, sizeof(word));
+
+            if (((word | (word - NGX_HTTP_APIKEY_ONES))
+                 & (NGX_HTTP_APIKEY_ONES << 7)) == 0)
+            {
+                p = ngx_cpymem(p, &word, sizeof(word));
+                n = sizeof(word);
+                continue;
+            }
+        }
+
         n = ngx_http_apikey_utf8(s + i, len - i);
 
         if (n) {
