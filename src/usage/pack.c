@@ -16,9 +16,15 @@
 #include "usage/record_flags.h"
 
 
+/* events from one step of asking for what is touched to the next */
+#define APIKEY_PACK_STAGE  2
+
+
+static const apikey_pack_ahead_t *apikey_pack_next(apikey_packer_t *p,
+    uint32_t n);
 static size_t apikey_pack_end(apikey_packer_t *p, uint8_t *out);
 static bool apikey_pack_event(apikey_packer_t *p,
-    const apikey_event_t *event);
+    const apikey_pack_ahead_t *a);
 static unsigned apikey_pack_flags(const apikey_event_t *event,
     const apikey_pack_entry_t *shape);
 static unsigned apikey_pack_id_flags(const apikey_event_t *event);
@@ -33,9 +39,9 @@ size_t
 apikey_pack(apikey_packer_t *p, const uint8_t *frame, uint64_t ids,
     uint8_t *out)
 {
-    int             rc;
-    size_t          size;
-    apikey_event_t  event;
+    size_t                      size;
+    uint32_t                    n;
+    const apikey_pack_ahead_t  *a;
 
     if (p->full) {
         return 0;                /* its last entries may not be whole */
@@ -48,6 +54,8 @@ apikey_pack(apikey_packer_t *p, const uint8_t *frame, uint64_t ids,
     p->add = p->entries;
     p->ids = ids;
     p->serial = 0;
+    p->rc = 1;
+    p->decoded = 0;
 
     apikey_frame_open(&p->decoder, frame);
     p->time = p->decoder.frame.time;
@@ -55,13 +63,13 @@ apikey_pack(apikey_packer_t *p, const uint8_t *frame, uint64_t ids,
     memcpy(p->pos, &ids, sizeof(uint64_t));
     p->pos += sizeof(uint64_t);
 
-    while ((rc = apikey_frame_next(&p->decoder, &event)) == 1) {
-        if (!apikey_pack_event(p, &event)) {
+    for (n = 0; (a = apikey_pack_next(p, n)) != NULL; n++) {
+        if (!apikey_pack_event(p, a)) {
             break;
         }
     }
 
-    size = rc == 0 ? apikey_pack_end(p, out) : 0;
+    size = a == NULL && p->rc == 0 ? apikey_pack_end(p, out) : 0;
 
     if (size == 0) {
         apikey_pack_undo(p);
@@ -70,6 +78,45 @@ apikey_pack(apikey_packer_t *p, const uint8_t *frame, uint64_t ids,
     p->written += size;
 
     return size;
+}
+
+
+/*
+ * The n-th event of the frame; NULL: there is none, rc says why.  Those behind
+ * it are decoded already, and their entries on their way to the cache: with
+ * many keys they were last touched a frame or more ago.
+ */
+
+static const apikey_pack_ahead_t *
+apikey_pack_next(apikey_packer_t *p, uint32_t n)
+{
+    apikey_pack_ahead_t  *next;
+
+    while (p->rc == 1 && p->decoded - n < APIKEY_PACK_AHEAD) {
+        next = &p->ahead[p->decoded % APIKEY_PACK_AHEAD];
+        p->rc = apikey_frame_next(&p->decoder, &next->event);
+
+        if (p->rc == 1) {
+            apikey_pack_slot_ahead(p, next);
+            p->decoded++;
+        }
+    }
+
+    if (n == p->decoded) {
+        return NULL;
+    }
+
+    if (n + 2 * APIKEY_PACK_STAGE < p->decoded) {
+        apikey_pack_entry_ahead(p, &p->ahead[(n + 2 * APIKEY_PACK_STAGE)
+                                             % APIKEY_PACK_AHEAD]);
+    }
+
+    if (n + APIKEY_PACK_STAGE < p->decoded) {
+        apikey_pack_bytes_ahead(p, &p->ahead[(n + APIKEY_PACK_STAGE)
+                                             % APIKEY_PACK_AHEAD]);
+    }
+
+    return &p->ahead[n % APIKEY_PACK_AHEAD];
 }
 
 
@@ -114,20 +161,22 @@ apikey_pack_end(apikey_packer_t *p, uint8_t *out)
 
 
 static bool
-apikey_pack_event(apikey_packer_t *p, const apikey_event_t *event)
+apikey_pack_event(apikey_packer_t *p, const apikey_pack_ahead_t *a)
 {
     unsigned                flags;
     uint32_t                number, client, session;
     apikey_pack_entry_t    *shape;
     const apikey_count_t   *count;
+    const apikey_event_t   *event;
 
     if (p->pos + APIKEY_PACK_BOUND > p->events + APIKEY_PACK_SCRATCH) {
         return false;
     }
 
+    event = &a->event;
     count = &event->count;
 
-    number = apikey_pack_shape(p, event);
+    number = apikey_pack_shape(p, a);
     if (number == APIKEY_PACK_NONE) {
         return false;
     }

@@ -10,12 +10,17 @@
 #include <string.h>
 
 #include "base/crc.h"
+#include "base/fetch.h"
 #include "base/varint.h"
 #include "usage/pack_entry.h"
 
 
 static size_t apikey_pack_shape_bytes(uint8_t *buf,
     const apikey_event_t *event);
+static uint32_t apikey_pack_hash(apikey_pack_kind_e kind, const void *bytes,
+    size_t len);
+static uint32_t apikey_pack_number(apikey_packer_t *p,
+    apikey_pack_kind_e kind, uint32_t hash, const void *bytes, size_t len);
 static uint32_t *apikey_pack_slot(apikey_packer_t *p, uint32_t hash);
 static bool apikey_pack_new(apikey_packer_t *p, size_t len);
 static void apikey_pack_spread(apikey_packer_t *p);
@@ -74,16 +79,71 @@ apikey_packer_full(const apikey_packer_t *p)
 }
 
 
+/* The frame has not used its entry yet: with many keys few frames have. */
+
+void
+apikey_pack_slot_ahead(apikey_packer_t *p, apikey_pack_ahead_t *a)
+{
+    const apikey_event_t  *event;
+
+    event = &a->event;
+
+    if (event->entry < p->known && p->map[event->entry] != APIKEY_PACK_NONE) {
+        a->len = 0;
+        return;
+    }
+
+    a->len = (uint32_t) apikey_pack_shape_bytes(a->shape, event);
+    a->hash = apikey_pack_hash(APIKEY_PACK_SHAPE, a->shape, a->len);
+
+    apikey_fetch(&p->slot[a->hash % p->nslots]);
+}
+
+
+void
+apikey_pack_entry_ahead(const apikey_packer_t *p,
+    const apikey_pack_ahead_t *a)
+{
+    uint32_t  n;
+
+    n = a->len ? p->slot[a->hash % p->nslots] : 0;
+
+    if (n) {
+        apikey_fetch(&p->entry[n - 1]);
+        apikey_fetch(&p->entry[n - 1].times);
+    }
+}
+
+
+void
+apikey_pack_bytes_ahead(const apikey_packer_t *p,
+    const apikey_pack_ahead_t *a)
+{
+    uint32_t                    n, i;
+    const apikey_pack_entry_t  *entry;
+
+    n = a->len ? p->slot[a->hash % p->nslots] : 0;
+
+    if (n) {
+        entry = &p->entry[n - 1];
+
+        for (i = 0; i < entry->len; i += 64) {
+            apikey_fetch(p->text + entry->offset + i);
+        }
+    }
+}
+
+
 /* Once for each entry of the frame that comes. */
 
 uint32_t
-apikey_pack_shape(apikey_packer_t *p, const apikey_event_t *event)
+apikey_pack_shape(apikey_packer_t *p, const apikey_pack_ahead_t *a)
 {
-    size_t                len;
-    uint8_t               buf[APIKEY_PACK_SHAPE_MAX
-                              + APIKEY_TEXTS * APIKEY_TEXT_MAX];
-    uint32_t              n, number, client;
-    apikey_pack_entry_t  *entry;
+    uint32_t               n, number, client;
+    apikey_pack_entry_t   *entry;
+    const apikey_event_t  *event;
+
+    event = &a->event;
 
     while (p->known <= event->entry) {
         p->map[p->known++] = APIKEY_PACK_NONE;
@@ -93,10 +153,10 @@ apikey_pack_shape(apikey_packer_t *p, const apikey_event_t *event)
         return p->map[event->entry];
     }
 
-    len = apikey_pack_shape_bytes(buf, event);
     n = p->n;
 
-    number = apikey_pack_find(p, APIKEY_PACK_SHAPE, buf, len);
+    number = apikey_pack_number(p, APIKEY_PACK_SHAPE, a->hash, a->shape,
+                                a->len);
     if (number == APIKEY_PACK_NONE) {
         return APIKEY_PACK_NONE;
     }
@@ -184,10 +244,24 @@ uint32_t
 apikey_pack_find(apikey_packer_t *p, apikey_pack_kind_e kind,
     const void *bytes, size_t len)
 {
-    uint32_t              hash, i, *slot;
-    apikey_pack_entry_t  *entry;
+    return apikey_pack_number(p, kind, apikey_pack_hash(kind, bytes, len),
+                              bytes, len);
+}
 
-    hash = apikey_crc32c((uint32_t) kind, bytes, len);
+
+static uint32_t
+apikey_pack_hash(apikey_pack_kind_e kind, const void *bytes, size_t len)
+{
+    return apikey_crc32c((uint32_t) kind, bytes, len);
+}
+
+
+static uint32_t
+apikey_pack_number(apikey_packer_t *p, apikey_pack_kind_e kind, uint32_t hash,
+    const void *bytes, size_t len)
+{
+    uint32_t              i, *slot;
+    apikey_pack_entry_t  *entry;
 
     for (i = hash; ; i++) {
         slot = &p->slot[i % p->nslots];

@@ -78,6 +78,19 @@ typedef struct {
 } apikey_pack_entry_t;
 
 
+/* An event that is decoded, but whose turn it is not yet. */
+
+#define APIKEY_PACK_AHEAD    8         /* a power of two */
+
+typedef struct {
+    apikey_event_t        event;
+    uint32_t              hash;      /* of its shape */
+    uint32_t              len;       /* of its shape; 0: its entry is known */
+    uint8_t               shape[APIKEY_PACK_SHAPE_MAX
+                                + APIKEY_TEXTS * APIKEY_TEXT_MAX];
+} apikey_pack_ahead_t;
+
+
 struct apikey_packer_s {
     uint8_t              *text;
     size_t                len;
@@ -101,14 +114,27 @@ struct apikey_packer_s {
     uint8_t              *add;       /* in entries */
     uint32_t              map[APIKEY_FRAME_TABLE];
     uint32_t              touched[APIKEY_FRAME_TABLE];
+    int                   rc;        /* of the decoder */
+    uint32_t              decoded;   /* events, which are ahead[] */
+    apikey_pack_ahead_t   ahead[APIKEY_PACK_AHEAD];
     apikey_decoder_t      decoder;
     uint8_t               events[APIKEY_PACK_SCRATCH];
     uint8_t               entries[APIKEY_PACK_SCRATCH];
 };
 
 
+/*
+ * What an event's shape is found by, and three steps of asking for what that
+ * touches: its slot, then the entry which that names, then the entry's bytes.
+ */
+void apikey_pack_slot_ahead(apikey_packer_t *p, apikey_pack_ahead_t *a);
+void apikey_pack_entry_ahead(const apikey_packer_t *p,
+    const apikey_pack_ahead_t *a);
+void apikey_pack_bytes_ahead(const apikey_packer_t *p,
+    const apikey_pack_ahead_t *a);
+
 /* NONE: there is no room for a new one. */
-uint32_t apikey_pack_shape(apikey_packer_t *p, const apikey_event_t *event);
+uint32_t apikey_pack_shape(apikey_packer_t *p, const apikey_pack_ahead_t *a);
 uint32_t apikey_pack_client(apikey_packer_t *p, const uint8_t address[16]);
 uint32_t apikey_pack_find(apikey_packer_t *p, apikey_pack_kind_e kind,
     const void *bytes, size_t len);
