@@ -14,6 +14,7 @@
 #include "usage/ship.h"
 
 
+static ngx_int_t ngx_http_apikey_ship_alloc(ngx_http_apikey_ship_t *ship);
 static ngx_int_t ngx_http_apikey_ship_connect(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_flush(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_free(ngx_http_apikey_ship_t *ship);
@@ -41,11 +42,7 @@ ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
     ship->beat_at = ngx_current_msec;
     ship->since = apikey_clock_real();
 
-    ship->chunk = malloc(APIKEY_SPOOL_CHUNK);
-    ship->frames = malloc(NGX_HTTP_APIKEY_FRAMES);
-    ship->batch = ngx_http_apikey_batch_create();
-
-    if (ship->chunk == NULL || ship->frames == NULL || ship->batch == NULL) {
+    if (ngx_http_apikey_ship_alloc(ship) != NGX_OK) {
         goto failed;
     }
 
@@ -81,6 +78,24 @@ failed:
     ngx_http_apikey_ship_free(ship);
 
     return NULL;
+}
+
+
+static ngx_int_t
+ngx_http_apikey_ship_alloc(ngx_http_apikey_ship_t *ship)
+{
+    ship->chunk = malloc(APIKEY_SPOOL_CHUNK);
+    ship->frames = malloc(NGX_HTTP_APIKEY_FRAMES);
+    ship->later = malloc(NGX_HTTP_APIKEY_FRAMES);
+    ship->batch = ngx_http_apikey_batch_create();
+
+    if (ship->chunk == NULL || ship->frames == NULL || ship->later == NULL
+        || ship->batch == NULL)
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
 }
 
 
@@ -276,5 +291,6 @@ ngx_http_apikey_ship_free(ngx_http_apikey_ship_t *ship)
     ngx_http_apikey_text_free(&ship->runs);
     free(ship->chunk);
     free(ship->frames);
+    free(ship->later);
     free(ship);
 }

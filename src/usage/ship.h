@@ -232,6 +232,14 @@ typedef struct {
     size_t                           read_len;
     int64_t                          frames_as_of;
     ngx_msec_t                       frames_at;  /* chunk_at; 0: unknown */
+
+    /* what comes behind the frames, written while Postgres has those */
+    u_char                          *later;
+    size_t                           later_len;
+    int64_t                          later_as_of;
+    ngx_msec_t                       later_at;
+    ngx_uint_t                       later_count;    /* events */
+
     ngx_msec_t                       send_at;    /* while held */
     int64_t                          as_of;      /* told to Postgres */
     int64_t                          since;      /* the oldest segment's
@@ -355,6 +363,14 @@ void ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship);
 ngx_uint_t ngx_http_apikey_ship_settle(ngx_http_apikey_ship_t *ship);
 /* ms until it should run again */
 ngx_msec_t ngx_http_apikey_ship_wait(ngx_http_apikey_ship_t *ship);
+
+/* ship_frames.c */
+/* The chunk was written behind all that is in memory: 1: it is there, too. */
+ngx_uint_t ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship);
+/* All of the frames is in Postgres. */
+void ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship);
+/* What is in memory is read or gathered again. */
+void ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship);
 
 /* ship_pg.c */
 void ngx_http_apikey_ship_pg(ngx_http_apikey_ship_t *ship);

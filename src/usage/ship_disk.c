@@ -23,7 +23,6 @@ static void ngx_http_apikey_ship_thread(void *data, ngx_log_t *log);
 static void ngx_http_apikey_ship_thread_done(ngx_event_t *ev);
 static void ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship);
-static ngx_uint_t ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_read(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_unread(ngx_http_apikey_ship_t *ship);
@@ -86,7 +85,7 @@ ngx_http_apikey_ship_tell(ngx_http_apikey_ship_t *ship)
         return;
     }
 
-    left = ship->frames_len;
+    left = ship->frames_len + ship->later_len;
 
     if (ship->opened) {
         left += apikey_spool_left(&ship->spool, &ship->cursor);
@@ -446,31 +445,6 @@ ngx_http_apikey_ship_appended(ngx_http_apikey_ship_t *ship)
 }
 
 
-/* What was written is shipped without being read again. */
-
-static ngx_uint_t
-ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship)
-{
-    if (ship->frames_len
-        && (!ship->held
-            || NGX_HTTP_APIKEY_FRAMES - ship->frames_len < ship->chunk_len))
-    {
-        ship->held = 0;
-        return 0;
-    }
-
-    ngx_memcpy(ship->frames + ship->frames_len, ship->chunk, ship->chunk_len);
-
-    ship->frames_len += ship->chunk_len;
-    ship->frames_as_of = ngx_max(ship->frames_as_of, ship->chunk_as_of);
-    ship->frames_at = ship->chunk_at;
-
-    ngx_http_apikey_ship_hold(ship, ship->chunk_count);
-
-    return 1;
-}
-
-
 /* Of a backlog, too, a batch is made of as much as there is room for. */
 
 static void
@@ -485,9 +459,7 @@ ngx_http_apikey_ship_read(ngx_http_apikey_ship_t *ship)
     ngx_http_apikey_ship_hold(ship, events);
 
     if (ship->read_len == 0
-        || apikey_spool_at_end(&ship->spool, &ship->cursor)
-        || NGX_HTTP_APIKEY_FRAMES - ship->frames_len
-           < APIKEY_SPOOL_CHUNK)
+        || apikey_spool_at_end(&ship->spool, &ship->cursor))
     {
         ship->held = 0;
     }

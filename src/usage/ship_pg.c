@@ -43,12 +43,10 @@ static void ngx_http_apikey_ship_sent(ngx_http_apikey_pg_op_t *op,
 static void ngx_http_apikey_ship_told(ngx_http_apikey_ship_t *ship,
     PGresult *res, int column);
 static void ngx_http_apikey_ship_applied(ngx_http_apikey_ship_t *ship);
-static void ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_beat(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_beaten(ngx_http_apikey_pg_op_t *op,
     PGresult *res);
 static void ngx_http_apikey_ship_behind(ngx_http_apikey_ship_t *ship);
-static void ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship);
 
 
 /* Starts the next thing to say, if nothing is being said. */
@@ -246,8 +244,11 @@ ngx_http_apikey_ship_hold(ngx_http_apikey_ship_t *ship, ngx_uint_t events)
         return;
     }
 
+    /* nor without room for what would be read behind the frames */
+
     if (ship->batch->more
-        || 2 * (ship->batch->count + events) > ship->batch->slots)
+        || 2 * (ship->batch->count + events) > ship->batch->slots
+        || NGX_HTTP_APIKEY_FRAMES - ship->frames_len < APIKEY_SPOOL_CHUNK)
     {
         ship->held = 0;
     }
@@ -448,33 +449,6 @@ ngx_http_apikey_ship_applied(ngx_http_apikey_ship_t *ship)
 }
 
 
-/* All of the frames is in Postgres. */
-
-static void
-ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship)
-{
-    if (ship->frames_as_of > ship->as_of) {
-        ship->as_of = ship->frames_as_of;
-    }
-
-    if (ship->direct) {
-        ngx_http_apikey_ship_synced(ship);
-
-    } else if (ship->frames_at
-               && (ngx_msec_int_t) (ship->frames_at - ship->unsafe_at) > 0)
-    {
-        ship->unsafe_at = ship->frames_at;
-    }
-
-    ship->direct = 0;
-    ship->held = 0;
-    ship->filled = 0;
-    ship->frames_len = 0;
-    ship->frames_as_of = 0;
-    ship->frames_at = 0;
-}
-
-
 /* Nothing is new: say up to when that is so. */
 
 static void
@@ -560,25 +534,6 @@ ngx_http_apikey_ship_retry(ngx_http_apikey_ship_t *ship)
                                             NGX_HTTP_APIKEY_BACKOFF) : 50;
     ship->retry_at = ngx_current_msec + ship->backoff / 2
                      + (ngx_msec_t) ngx_random() % (ship->backoff / 2 + 1);
-}
-
-
-/* The frames in memory are read or gathered again. */
-
-static void
-ngx_http_apikey_ship_forget(ngx_http_apikey_ship_t *ship)
-{
-    if (ship->direct) {
-        ngx_http_apikey_ship_ungather(ship);
-    }
-
-    ship->direct = 0;
-    ship->held = 0;
-    ship->filled = 0;
-    ship->frames_len = 0;
-    ship->frames_as_of = 0;
-    ship->frames_at = 0;
-    ship->seek = 1;
 }
 
 
