@@ -186,9 +186,10 @@ apikey_account_slots(apikey_account_t *v, const apikey_account_call_t *call)
 static void
 apikey_account_busy(apikey_account_t *v, uint64_t busy)
 {
-    uint64_t  room;
+    uint64_t  out, room;
 
-    room = APIKEY_ACCOUNT_MAX - apikey_account_out(v);
+    out = apikey_account_out(v);
+    room = out < APIKEY_ACCOUNT_MAX ? APIKEY_ACCOUNT_MAX - out : 0;
 
     v->out[0] += busy < room ? busy : room;
 }

@@ -418,7 +418,7 @@
     "    if a.born == 0 or a.born ~= v.born\n"
     "       or name == 'out1' and a.generation + 1 ~= v.generation\n"
     "       or v[name] < n then\n"
-    "      v.out0 = v.out0 + min(a.busy, MAX - out(v))\n"
+    "      v.out0 = v.out0 + min(a.busy, max(0, MAX - out(v)))\n"
     "      return 0\n"
     "    end\n"
     "    spent(v, a.spent, v.at)\n"
