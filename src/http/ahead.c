@@ -57,7 +57,10 @@ ngx_http_apikey_ahead_fetch(ngx_http_apikey_ahead_t *ahead,
 {
     uint32_t  tag;
 
-    tag = (uint32_t) (ngx_http_apikey_ahead_hash(key) >> 16);
+    /* no more bits: as little of a key as will do is kept */
+
+    tag = (uint32_t) (ngx_http_apikey_ahead_hash(key)
+                      >> (48 - NGX_HTTP_APIKEY_AHEAD_BITS)) & 0xffff;
 
     if (ahead->tag != tag) {
         ngx_memzero(ahead, sizeof(ngx_http_apikey_ahead_t));
