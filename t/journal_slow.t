@@ -19,7 +19,7 @@ my $key = $t->key;
 my $long = 'x' x 200;
 my $number = 0;
 
-# large records, of which memory holds some 7,000; no upstream, to be quick
+# large records, of which memory holds some 1,200; no upstream, to be quick
 
 my $n = $t->nginx(http => 'keepalive_requests 100000;', server => <<'EOT',
         location / {

@@ -233,11 +233,13 @@ typedef struct {
     int64_t                          frames_as_of;
     ngx_msec_t                       frames_at;  /* chunk_at; 0: unknown */
 
-    /* what comes behind the frames, written while Postgres has those */
+    /* what comes behind the frames, written while Postgres has those: CHUNK
+       bytes at most, of as many as there is room for */
     u_char                          *later;
     size_t                           later_len;
     int64_t                          later_as_of;
-    ngx_msec_t                       later_at;
+    ngx_msec_t                       later_from; /* chunk_at of the first */
+    ngx_msec_t                       later_at;   /* and of the last one */
     ngx_uint_t                       later_count;    /* events */
 
     ngx_msec_t                       send_at;    /* while held */

@@ -24,8 +24,14 @@ ngx_http_apikey_ship_keep(ngx_http_apikey_ship_t *ship)
 {
     if (ship->frames_len && !ship->held) {
 
-        if (NGX_HTTP_APIKEY_FRAMES - ship->later_len < ship->chunk_len) {
+        /* all of it is decoded at once, in the event loop */
+
+        if (APIKEY_SPOOL_CHUNK - ship->later_len < ship->chunk_len) {
             return 0;
+        }
+
+        if (ship->later_len == 0) {
+            ship->later_from = ship->chunk_at;
         }
 
         ngx_memcpy(ship->later + ship->later_len, ship->chunk,
@@ -80,12 +86,16 @@ ngx_http_apikey_ship_finished(ngx_http_apikey_ship_t *ship)
 }
 
 
-/* The frames are those that came behind them. */
+/*
+ * The frames are those that came behind them, which have waited for others as
+ * long as Postgres took for these.
+ */
 
 static void
 ngx_http_apikey_ship_follow(ngx_http_apikey_ship_t *ship)
 {
     u_char      *frames;
+    ngx_msec_t   waited;
     ngx_uint_t   events;
 
     frames = ship->frames;
@@ -96,6 +106,7 @@ ngx_http_apikey_ship_follow(ngx_http_apikey_ship_t *ship)
     ship->frames_at = ship->later_at;
 
     events = ship->later_count;
+    waited = ship->later_at - ship->later_from;
 
     ship->later = frames;
     ship->later_len = 0;
@@ -105,6 +116,7 @@ ngx_http_apikey_ship_follow(ngx_http_apikey_ship_t *ship)
 
     if (ship->frames_len) {
         ngx_http_apikey_ship_hold(ship, events);
+        ship->send_at -= waited;
     }
 }
 
