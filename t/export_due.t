@@ -11,7 +11,6 @@ use Digest::SHA qw(sha256_hex);
 use JSON::PP ();
 use Test::More;
 
-use Apikey::Process qw(spawn);
 use Apikey::Test qw(wait_for json);
 
 my $t = Apikey::Test->new;
@@ -129,31 +128,6 @@ sub claim {
 
     return $pg->value("SELECT claim FROM apikey.export_schedule
                        WHERE id = '$s->{id}' AND claimed_until > now()");
-}
-
-
-# Holds up whoever reads events, until what it returns is called.
-
-sub hold {
-    $pg->run('CREATE TABLE gate ()');
-
-    my $held = spawn(name => 'held', log => $t->dir . '/held.log', code => sub {
-        $pg->run('BEGIN; LOCK TABLE apikey.usage_event; DO $$ BEGIN
-            WHILE NOT EXISTS (SELECT FROM gate) LOOP
-                PERFORM pg_sleep(0.05);
-            END LOOP; END $$; COMMIT');
-    });
-
-    wait_for('the lock', sub {
-        $pg->value("SELECT count(*) FROM pg_locks WHERE granted
-            AND mode = 'AccessExclusiveLock'
-            AND relation = 'apikey.usage_event'::regclass") > 0;
-    });
-
-    return sub {
-        $pg->run('INSERT INTO gate DEFAULT VALUES');
-        wait_for('its commit', sub { !$held->alive });
-    };
 }
 
 
@@ -290,7 +264,7 @@ unlink "$dir/$file";
 $two->stop;
 
 {
-    my $go = hold();
+    my $go = $pg->locked('LOCK TABLE apikey.usage_event');
 
     due($s{csv});
     wait_for('a claim', sub { claim($s{csv}) }, 20);

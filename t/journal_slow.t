@@ -8,7 +8,6 @@ use warnings;
 use Test::More;
 use Apikey::Ctl;
 use Apikey::Http;
-use Apikey::Process qw(spawn);
 use Apikey::Test qw(wait_for);
 
 my $t = Apikey::Test->new;
@@ -33,7 +32,6 @@ EOT
               'apikey_journal %%DIR%%/journal ring=%%RING%%;' })->start;
 
 $t->sync($n);
-$pg->run('CREATE TABLE gate ()');
 
 
 # Ids of requests that were answered.
@@ -65,30 +63,10 @@ sub many {
 }
 
 
-# No raw event comes in until it is called.
+# No raw event comes in until what it returns is called.
 
 sub hold {
-    $pg->run('TRUNCATE gate');
-
-    my $held = spawn(name => 'held', log => $t->dir . '/held.log', code => sub {
-        $pg->run('BEGIN; LOCK TABLE apikey.usage_event IN EXCLUSIVE MODE;
-            DO $$ BEGIN
-                WHILE NOT EXISTS (SELECT FROM gate) LOOP
-                    PERFORM pg_sleep(0.05);
-                END LOOP;
-            END $$; COMMIT');
-    });
-
-    wait_for('the lock', sub {
-        $pg->value("SELECT count(*) FROM pg_locks WHERE granted
-            AND mode = 'ExclusiveLock'
-            AND relation = 'apikey.usage_event'::regclass") > 0;
-    });
-
-    return sub {
-        $pg->run('INSERT INTO gate DEFAULT VALUES');
-        wait_for('its commit', sub { !$held->alive });
-    };
+    return $pg->locked('LOCK TABLE apikey.usage_event IN EXCLUSIVE MODE');
 }
 
 

@@ -16,6 +16,7 @@
 
 #define APIKEY_FETCH_LINE  64
 
+
 static inline void
 apikey_fetch(const void *p)
 {

@@ -321,11 +321,10 @@ sub column {
 sub run { my ($self, $sql, %opt) = @_; $self->rows($sql, %opt); return }
 
 
-# Holds what the SQL locks; runs work() in a child until that waits for it, then
-# check(), and lets it go on.  True: check() did not die, and the child is well.
+# Holds what the SQL locks, until what it returns is called.
 
-sub while_locked {
-    my ($self, $sql, $work, $check) = @_;
+sub locked {
+    my ($self, $sql) = @_;
 
     open my $one, '|-', bindir() . '/psql', '-Xqo', '/dev/null', '-v',
         'ON_ERROR_STOP=1', '-d', $self->conninfo(user => 'postgres')
@@ -337,6 +336,20 @@ sub while_locked {
         q{SELECT count(*) FROM pg_stat_activity
           WHERE state = 'idle in transaction'}) });
 
+    return sub {
+        print $one "COMMIT;\n";
+        close $one or die "psql: $?\n";
+    };
+}
+
+
+# The same; runs work() in a child until that waits for it, then check(), and
+# lets it go on.  True: check() did not die, and the child is well.
+
+sub while_locked {
+    my ($self, $sql, $work, $check) = @_;
+
+    my $go = $self->locked($sql);
     my $pid = fork // die "fork: $!\n";
 
     if ($pid == 0) {
@@ -353,8 +366,7 @@ sub while_locked {
     };
 
     warn $@ unless $well;
-    print $one "COMMIT;\n";
-    close $one or die "psql: $?\n";
+    $go->();
     waitpid $pid, 0;
 
     return $well && $? == 0;
