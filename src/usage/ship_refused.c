@@ -12,6 +12,8 @@
 #include "usage/ship.h"
 
 
+static void ngx_http_apikey_ship_over(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_trouble_t *trouble, const char *what);
 static void ngx_http_apikey_ship_trouble(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_ship_trouble_t *trouble, PGresult *res, const char *what,
     const char *so);
@@ -77,11 +79,7 @@ ngx_http_apikey_ship_stuck(ngx_http_apikey_ship_t *ship, PGresult *res,
 void
 ngx_http_apikey_ship_flows(ngx_http_apikey_ship_t *ship)
 {
-    if (ship->stuck.told) {
-        ship->stuck.told = 0;
-        ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
-                      "apikey: Postgres takes usage again");
-    }
+    ngx_http_apikey_ship_over(ship, &ship->stuck, "takes usage again");
 }
 
 
@@ -96,10 +94,18 @@ ngx_http_apikey_ship_deaf(ngx_http_apikey_ship_t *ship, PGresult *res)
 void
 ngx_http_apikey_ship_hears(ngx_http_apikey_ship_t *ship)
 {
-    if (ship->deaf.told) {
-        ship->deaf.told = 0;
-        ngx_log_error(NGX_LOG_NOTICE, ship->log, 0,
-                      "apikey: Postgres hears what runs again");
+    ngx_http_apikey_ship_over(ship, &ship->deaf, "hears what runs again");
+}
+
+
+static void
+ngx_http_apikey_ship_over(ngx_http_apikey_ship_t *ship,
+    ngx_http_apikey_ship_trouble_t *trouble, const char *what)
+{
+    if (trouble->told) {
+        trouble->told = 0;
+        ngx_log_error(NGX_LOG_NOTICE, ship->log, 0, "apikey: Postgres %s",
+                      what);
     }
 }
 
