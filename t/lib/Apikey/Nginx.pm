@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use File::Path qw(make_path);
+use Time::HiRes qw(time);
 
 use Apikey::Http;
 use Apikey::Process qw(free_port wait_for spawn adopt account children_of
@@ -504,6 +505,19 @@ sub metric {
     my $text = $self->get('/metrics')->{body};
 
     return $text =~ /^\Q$name\E (\S+)/m ? $1 + 0 : undef;
+}
+
+
+# Whether its copy of the keys is as new as Postgres was then.  The age is
+# counted from before it was asked for: the answer may be long on its way.
+
+sub keyring_since {
+    my ($self, $then) = @_;
+
+    my $now = time;
+    my $age = eval { $self->metric('apikey_keyring_age_seconds') };
+
+    return defined $age && $now - $age > $then;
 }
 
 

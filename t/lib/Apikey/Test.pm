@@ -460,10 +460,8 @@ sub sync {
     @nodes = grep { $_->alive } @{$self->{nodes}} unless @nodes;
 
     for my $node (@nodes) {
-        wait_for("keyring of $node->{name}", sub {
-            my $age = eval { $node->metric('apikey_keyring_age_seconds') };
-            return defined $age && time - $age > $asked;
-        });
+        wait_for("keyring of $node->{name}",
+                 sub { $node->keyring_since($asked) });
     }
 }
 
