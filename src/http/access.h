@@ -12,6 +12,13 @@
 #include "http/http.h"
 
 
+/*
+ * lend.c: memory at the beginning of a block that is lent to the pool; NULL:
+ * none.  A cleanup handler of the pool has to end it.
+ */
+void *ngx_http_apikey_lend(ngx_pool_t *pool, size_t size);
+void ngx_http_apikey_lend_end(ngx_pool_t *pool, void *p);
+
 /* context.c; NULL: no memory. */
 ngx_http_apikey_ctx_t *ngx_http_apikey_ctx_create(ngx_http_request_t *r);
 

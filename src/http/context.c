@@ -2,11 +2,6 @@
 /*
  * The context of a request: made once, and found again after an internal
  * redirect through the cleanup chain of the request's pool.
- *
- * It lives in a pool of its own, with all that we allocate for a request:
- * the request's pool is nearly full when the access phase comes, and another
- * block of it would be a malloc() and a free() for each request.  Pools are
- * kept for the next requests; they come back when the request's pool goes.
  */
 
 
@@ -18,17 +13,7 @@
 #include "http/access.h"
 
 
-#define NGX_HTTP_APIKEY_CTX_POOL   2560      /* context, key, a limit, its
-                                                headers */
-#define NGX_HTTP_APIKEY_CTX_POOLS  1024      /* that are kept at most */
-
-
-static ngx_pool_t *ngx_http_apikey_ctx_pool(ngx_log_t *log);
 static void ngx_http_apikey_ctx_cleanup(void *data);
-
-
-static ngx_pool_t  *ngx_http_apikey_ctx_pools[NGX_HTTP_APIKEY_CTX_POOLS];
-static ngx_uint_t   ngx_http_apikey_ctx_npools;
 
 
 ngx_http_apikey_ctx_t *
@@ -63,10 +48,14 @@ ngx_http_apikey_get_ctx(ngx_http_request_t *r)
 ngx_http_apikey_ctx_t *
 ngx_http_apikey_ctx_create(ngx_http_request_t *r)
 {
-    ngx_pool_t             *pool;
     ngx_http_cleanup_t     *detach;
     ngx_pool_cleanup_t     *cln;
     ngx_http_apikey_ctx_t  *ctx;
+
+    ctx = ngx_http_apikey_lend(r->pool, sizeof(ngx_http_apikey_ctx_t));
+    if (ctx == NULL) {
+        return NULL;
+    }
 
     /* runs on an abort, before the log phase and while count is above 1 */
 
@@ -77,21 +66,10 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
         return NULL;
     }
 
-    pool = ngx_http_apikey_ctx_pool(r->connection->log);
-    if (pool == NULL) {
-        return NULL;
-    }
-
-    ctx = ngx_palloc(pool, sizeof(ngx_http_apikey_ctx_t));
-    if (ctx == NULL) {
-        ngx_destroy_pool(pool);
-        return NULL;
-    }
-
     ngx_memzero(ctx, NGX_HTTP_APIKEY_CTX_ZEROED);
 
     ctx->request = r;
-    ctx->pool = pool;
+    ctx->pool = r->pool;
     ctx->time = apikey_clock_real();
     ctx->now = ctx->time;
 
@@ -121,22 +99,6 @@ ngx_http_apikey_ctx_name(ngx_http_request_t *r, ngx_http_apikey_ctx_t *ctx)
 }
 
 
-static ngx_pool_t *
-ngx_http_apikey_ctx_pool(ngx_log_t *log)
-{
-    ngx_pool_t  *pool;
-
-    if (ngx_http_apikey_ctx_npools == 0) {
-        return ngx_create_pool(NGX_HTTP_APIKEY_CTX_POOL, log);
-    }
-
-    pool = ngx_http_apikey_ctx_pools[--ngx_http_apikey_ctx_npools];
-    pool->log = log;
-
-    return pool;
-}
-
-
 /* By this address the context is found again, too. */
 
 static void
@@ -144,16 +106,5 @@ ngx_http_apikey_ctx_cleanup(void *data)
 {
     ngx_http_apikey_ctx_t *ctx = data;
 
-    ngx_pool_t  *pool;
-
-    pool = ctx->pool;
-
-    if (ngx_http_apikey_ctx_npools == NGX_HTTP_APIKEY_CTX_POOLS) {
-        ngx_destroy_pool(pool);
-        return;
-    }
-
-    ngx_reset_pool(pool);
-
-    ngx_http_apikey_ctx_pools[ngx_http_apikey_ctx_npools++] = pool;
+    ngx_http_apikey_lend_end(ctx->pool, ctx);
 }

@@ -300,8 +300,8 @@ typedef struct {
 
 
 /*
- * One for each client request; lives in a pool of its own, whose end is that
- * of the request's pool, and is found again after an internal redirect.
+ * One for each client request; lives in the request's pool and is found again
+ * after an internal redirect.
  */
 
 typedef struct {
