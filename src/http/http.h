@@ -365,7 +365,7 @@ typedef struct {
     ngx_http_apikey_key_t            key;
     ngx_http_apikey_keyring_wait_t   wait;
     ngx_http_apikey_known_t          known;
-    ngx_event_t                     *resume;     /* where waiting is set */
+    ngx_event_t                      resume;     /* where waiting is set */
 } ngx_http_apikey_ctx_t;
 
 

@@ -84,20 +84,13 @@ ngx_http_apikey_suspend(ngx_http_request_t *r,
 
     c = r->connection;
 
-    /* not in the context, for few requests ever wait */
+    resume = &ctx->resume;
 
-    resume = ngx_pcalloc(ctx->pool, sizeof(ngx_event_t));
-
-    if (resume == NULL) {
-        ngx_http_apikey_detach(ctx);
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
+    ngx_memzero(resume, sizeof(ngx_event_t));
 
     resume->handler = ngx_http_apikey_resume;
     resume->data = ctx;
     resume->log = c->log;
-
-    ctx->resume = resume;
 
     /* a client that leaves while we wait must be noticed */
 
@@ -134,7 +127,7 @@ ngx_http_apikey_suspend_looked_up(ngx_http_apikey_keyring_wait_t *wait,
     ctx->pending = 0;
     ctx->wait_rc = rc;
 
-    ngx_post_event(ctx->resume, &ngx_posted_events);
+    ngx_post_event(&ctx->resume, &ngx_posted_events);
 }
 
 
@@ -148,7 +141,7 @@ ngx_http_apikey_suspend_decided(ngx_http_apikey_decision_t *d)
     ctx->pending = 0;
     ctx->taken = (d->rc == NGX_OK);
 
-    ngx_post_event(ctx->resume, &ngx_posted_events);
+    ngx_post_event(&ctx->resume, &ngx_posted_events);
 }
 
 
@@ -214,8 +207,8 @@ ngx_http_apikey_detach(void *data)
     if (ctx->waiting) {
         ctx->waiting = 0;
 
-        if (ctx->resume->posted) {
-            ngx_delete_posted_event(ctx->resume);
+        if (ctx->resume.posted) {
+            ngx_delete_posted_event(&ctx->resume);
         }
 
         amcf = ngx_http_get_module_main_conf(ctx->request,
