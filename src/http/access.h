@@ -14,7 +14,8 @@
 
 /*
  * lend.c: memory at the beginning of a block that is lent to the pool; NULL:
- * none.  A cleanup handler of the pool has to end it.
+ * none.  The last cleanup handler of the pool may end it, and then the block
+ * is kept; else it goes with the pool.
  */
 void *ngx_http_apikey_lend(ngx_pool_t *pool, size_t size);
 void ngx_http_apikey_lend_end(ngx_pool_t *pool, void *p);

@@ -49,7 +49,7 @@ ngx_http_apikey_ctx_t *
 ngx_http_apikey_ctx_create(ngx_http_request_t *r)
 {
     ngx_http_cleanup_t     *detach;
-    ngx_pool_cleanup_t     *cln;
+    ngx_pool_cleanup_t     *cln, **last;
     ngx_http_apikey_ctx_t  *ctx;
 
     ctx = ngx_http_apikey_lend(r->pool, sizeof(ngx_http_apikey_ctx_t));
@@ -60,7 +60,7 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
     /* runs on an abort, before the log phase and while count is above 1 */
 
     detach = ngx_http_cleanup_add(r, 0);
-    cln = ngx_pool_cleanup_add(r->pool, 0);
+    cln = ngx_palloc(r->pool, sizeof(ngx_pool_cleanup_t));
 
     if (detach == NULL || cln == NULL) {
         return NULL;
@@ -76,8 +76,17 @@ ngx_http_apikey_ctx_create(ngx_http_request_t *r)
     detach->handler = ngx_http_apikey_detach;
     detach->data = ctx;
 
+    /* behind all the others, for with it the block may be another's */
+
     cln->handler = ngx_http_apikey_ctx_cleanup;
     cln->data = ctx;
+    cln->next = NULL;
+
+    for (last = &r->pool->cleanup; *last; last = &(*last)->next) {
+        /* void */
+    }
+
+    *last = cln;
 
     ngx_http_set_ctx(r, ctx, ngx_http_apikey_module);
 

@@ -306,7 +306,8 @@ typedef struct {
 
 typedef struct {
     ngx_http_request_t              *request;
-    ngx_pool_t                      *pool;
+    ngx_pool_t                      *pool;       /* r->pool, which is NULL in
+                                                    its cleanup handlers */
     ngx_uint_t                       state;
     ngx_uint_t                       changes;    /* r->uri_changes of the
                                                     location it is in */

@@ -5,8 +5,10 @@
  * room there, too: the first block is nearly full when the access phase comes,
  * and each one behind it would be a malloc() and a free() for every request.
  *
- * It is taken out by a cleanup handler, before the chain is freed.  What
- * stands in it is read until the pool is gone: nobody gets the block before.
+ * It is taken out by the last of the pool's cleanup handlers, unless enough
+ * are kept; then it goes with the pool.  ngx_destroy_pool() still reads what
+ * stands in it, but nobody else's code runs, and so nobody gets it, before
+ * that is over.
  */
 
 
@@ -20,20 +22,23 @@
 
 /* the context, a key, its limits, and what proxying a request takes */
 #define NGX_HTTP_APIKEY_LEND_SIZE  8192
-
-/* blocks that are kept at most; a sanitizer is to see the end of each */
-
-#if defined(__SANITIZE_ADDRESS__)
-#define NGX_HTTP_APIKEY_LEND_KEEP  0
-#else
 #define NGX_HTTP_APIKEY_LEND_KEEP  512
+
+/* a sanitizer is to see the end of each: there none is lent again */
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define NGX_HTTP_APIKEY_LEND_ASAN  1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define NGX_HTTP_APIKEY_LEND_ASAN  1
 #endif
 
 #define NGX_HTTP_APIKEY_LEND_HEAD                                             \
     ngx_align(sizeof(ngx_pool_data_t), NGX_CPU_CACHE_LINE)
 
 
-static ngx_pool_t  *ngx_http_apikey_lend_blocks[NGX_HTTP_APIKEY_LEND_KEEP + 1];
+static ngx_pool_t  *ngx_http_apikey_lend_blocks[NGX_HTTP_APIKEY_LEND_KEEP];
 static ngx_uint_t   ngx_http_apikey_lend_n;
 
 
@@ -42,6 +47,16 @@ ngx_http_apikey_lend(ngx_pool_t *pool, size_t size)
 {
     u_char      *p;
     ngx_pool_t  *block, *last;
+
+    if (size > NGX_HTTP_APIKEY_LEND_SIZE - NGX_HTTP_APIKEY_LEND_HEAD) {
+        return NULL;
+    }
+
+#if (NGX_HTTP_APIKEY_LEND_ASAN)
+    while (ngx_http_apikey_lend_n) {
+        ngx_free(ngx_http_apikey_lend_blocks[--ngx_http_apikey_lend_n]);
+    }
+#endif
 
     if (ngx_http_apikey_lend_n) {
         block = ngx_http_apikey_lend_blocks[--ngx_http_apikey_lend_n];
@@ -86,10 +101,6 @@ ngx_http_apikey_lend_end(ngx_pool_t *pool, void *p)
     }
 
     before->d.next = block->d.next;
-
-    /* handlers that come after this one may want memory */
-
-    pool->current = pool;
 
     ngx_http_apikey_lend_blocks[ngx_http_apikey_lend_n++] = block;
 }

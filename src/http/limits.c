@@ -3,7 +3,7 @@
  * From the limits of a key and its owner to the accounts of a decision, and
  * back: which limit to speak of.
  *
- * Accounts and buckets live in the context's pool.
+ * Accounts and buckets live in the request's pool.
  */
 
 

@@ -2,7 +2,7 @@
 /*
  * The limits of a request: its accounts, the decision on them, and what is
  * said of it.  For the files of http/; accounts and buckets live in the
- * context's pool.
+ * request's pool.
  */
 
 

@@ -6,8 +6,7 @@
  *
  * What is longer than "max" is not looked into, and what is no JSON object
  * says nothing: such a request may be for any model and any number of tokens.
- * All memory is the context's; a body that asks a stream for its usage gets
- * new buffers from the request's pool.
+ * A body that asks a stream for its usage gets new buffers.
  */
 
 
