@@ -15,11 +15,14 @@ my $redis = $t->redis;
 
 $t->allow(qr/apikey_redis:/);
 
+# who costs nothing waits for Postgres as long as for Redis, and no longer
+
 my %n = map {
     my ($mode, $down) = split / /;
 
     $down // $mode => $t->nginx(name => $down // $mode, workers => 1, base => {
-        redis => "apikey_redis %%REDIS%%; apikey_limit_mode $mode;\n"
+        redis => "apikey_redis %%REDIS%% timeout=5s;\n"
+                 . "    apikey_limit_mode $mode;\n"
                  . ($down ? "    apikey_redis_down $down;" : '') },
         server => <<'EOT')->start
         location / {
