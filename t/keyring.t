@@ -278,8 +278,8 @@ subtest 'the elected worker dies, or goes' => sub {
     my $k = $t->key;
     wait_status($a, $k->{key}, 200);
 
-    my $killed = time;
     $a->kill_worker($_) for $a->workers;
+    my $killed = time;
 
     wait_for('another one', sub { $a->keyring_since($killed) });
     ok(in_force($a, $k->{key}, 401, "UPDATE apikey.key SET enabled = false

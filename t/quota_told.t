@@ -92,7 +92,7 @@ for my $node (qw(direct leased local)) {
 is(told('direct', $paid, 30), '200 70 70 ok month', 'paid by another node');
 is(told('leased', $paid, 0), '200 70 70 ok month', '... is known at once');
 
-# who costs nothing passes, and waits for nobody
+# who costs nothing passes, whatever becomes of Postgres
 
 $pg->stop;
 

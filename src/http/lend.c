@@ -26,12 +26,12 @@
 
 /* a sanitizer is to see the end of each: there none is lent again */
 
-#if defined(__has_feature)
+#if defined(__SANITIZE_ADDRESS__)
+#define NGX_HTTP_APIKEY_LEND_ASAN  1
+#elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define NGX_HTTP_APIKEY_LEND_ASAN  1
 #endif
-#elif defined(__SANITIZE_ADDRESS__)
-#define NGX_HTTP_APIKEY_LEND_ASAN  1
 #endif
 
 #define NGX_HTTP_APIKEY_LEND_HEAD                                             \

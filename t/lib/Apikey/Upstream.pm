@@ -88,16 +88,17 @@ sub requests {
 }
 
 
-sub hits { scalar(my @all = $_[0]->requests) }
+sub hits { return $_[0]->text =~ tr/\n// }
 sub ids  { map { $_->{id} } $_[0]->requests }
 
 
 # Waits until so many requests have come; for those that get no answer.
 
 sub wait_hits {
-    my ($self, $n) = @_;
+    my ($self, $n, @seconds) = @_;
 
-    wait_for("$n requests at the upstream", sub { $self->hits >= $n });
+    wait_for("$n requests at the upstream", sub { $self->hits >= $n },
+             @seconds);
 }
 
 
