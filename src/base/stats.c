@@ -49,6 +49,22 @@ static const char *const  apikey_limited_names[APIKEY_LIMITEDS] = {
 };
 
 
+uint64_t
+apikey_stats_sum(apikey_stats_t *stats, unsigned what)
+{
+    uint64_t  sum;
+    unsigned  i;
+
+    sum = 0;
+
+    for (i = 0; i <= APIKEY_STATS_OWNERS; i++) {
+        sum += apikey_stats_get(&stats->own[i].n[what]);
+    }
+
+    return sum;
+}
+
+
 void
 apikey_histogram_add(apikey_histogram_t *h, uint64_t us)
 {

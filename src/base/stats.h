@@ -2,6 +2,9 @@
 /*
  * Counters of one nginx master, in the zone: written by any worker without
  * a lock, read by metrics and health.  They only grow, except gauges.
+ * Those that each request adds to are a worker's own, by its place in the
+ * master's table, and summed up by who reads them; workers with places beyond
+ * share the last ones.
  *
  * Plain C on the compiler's atomics; zeroed memory is a valid start.
  */
@@ -18,6 +21,13 @@
 
 #define APIKEY_STATS_BUCKETS  12    /* upper bounds in apikey_stats_bounds */
 #define APIKEY_STATS_WORKERS  1024  /* NGX_MAX_PROCESSES */
+#define APIKEY_STATS_OWNERS   63    /* workers with counters of their own */
+
+/* which of these: one per mode, one per verdict; a request that passes adds to
+   two of the first eight, a cache line */
+#define APIKEY_STATS_DECISIONS(mode)    (mode)
+#define APIKEY_STATS_REQUESTS(verdict)  (APIKEY_MODES + (verdict))
+#define APIKEY_STATS_OWN                (APIKEY_MODES + APIKEY_VERDICTS)
 
 
 typedef struct {
@@ -56,9 +66,15 @@ typedef enum {
 } apikey_limited_e;
 
 
+/* no cache line is written by two workers */
+
 typedef struct {
-    uint64_t            requests[APIKEY_VERDICTS];
-    uint64_t            decisions[APIKEY_MODES];
+    uint64_t            n[APIKEY_STATS_OWN];
+} __attribute__((aligned(64))) apikey_stats_own_t;
+
+
+typedef struct {
+    apikey_stats_own_t  own[APIKEY_STATS_OWNERS + 1];
     uint64_t            failures[APIKEY_FAILS];
     uint64_t            limited[APIKEY_LIMITEDS];
     uint64_t            leases;          /* asked for in Redis */
@@ -99,7 +115,27 @@ typedef struct {
 #define apikey_stats_get(p)      __atomic_load_n(p, __ATOMIC_RELAXED)
 
 
+/* One more of the worker at this place, who alone writes there. */
+
+static inline void
+apikey_stats_count(apikey_stats_t *stats, uint64_t place, unsigned what)
+{
+    uint64_t  *n;
+
+    if (place >= APIKEY_STATS_OWNERS) {
+        apikey_stats_add(&stats->own[APIKEY_STATS_OWNERS].n[what], 1);
+        return;
+    }
+
+    n = &stats->own[place].n[what];
+    apikey_stats_set(n, apikey_stats_get(n) + 1);
+}
+
+
 extern const uint64_t  apikey_stats_bounds[APIKEY_STATS_BUCKETS];  /* us */
+
+/* Of all workers. */
+uint64_t apikey_stats_sum(apikey_stats_t *stats, unsigned what);
 
 void apikey_histogram_add(apikey_histogram_t *h, uint64_t us);
 const char *apikey_fail_name(apikey_fail_e reason);

@@ -338,7 +338,8 @@ ngx_http_apikey_access_limits(ngx_http_request_t *r,
 
     if (d->naccounts == 0) {
         d->mode = APIKEY_MODE_NONE;
-        apikey_stats_add(&amcf->sh->stats.decisions[APIKEY_MODE_NONE], 1);
+        apikey_stats_count(&amcf->sh->stats, ngx_process_slot,
+                           APIKEY_STATS_DECISIONS(APIKEY_MODE_NONE));
 
         return ngx_http_apikey_admit(r, ctx);
     }

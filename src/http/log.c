@@ -79,7 +79,8 @@ ngx_http_apikey_log_handler(ngx_http_request_t *r)
         return NGX_OK;
     }
 
-    apikey_stats_add(&amcf->sh->stats.requests[ctx->verdict], 1);
+    apikey_stats_count(&amcf->sh->stats, ngx_process_slot,
+                       APIKEY_STATS_REQUESTS(ctx->verdict));
 
     if (ctx->slot) {
         ngx_http_apikey_log_close(r, amcf, ctx, &metered);

@@ -36,6 +36,8 @@ static void ngx_http_apikey_metrics_journal(ngx_http_apikey_metrics_t *m,
     apikey_stats_t *stats);
 static void ngx_http_apikey_metrics_drift(ngx_http_apikey_metrics_t *m,
     apikey_stats_t *stats);
+static void ngx_http_apikey_metrics_sums(apikey_stats_t *stats,
+    ngx_uint_t first, uint64_t *sums, ngx_uint_t n);
 static void ngx_http_apikey_metrics_labels(ngx_http_apikey_metrics_t *m,
     const char *name, const char *label, uint64_t *values, ngx_uint_t n,
     const char *(*text)(ngx_uint_t i));
@@ -95,20 +97,25 @@ static void
 ngx_http_apikey_metrics_stats(ngx_http_apikey_metrics_t *m,
     ngx_http_apikey_main_conf_t *amcf)
 {
+    uint64_t         sums[APIKEY_STATS_OWN];
     apikey_stats_t  *stats;
 
     stats = &amcf->sh->stats;
 
     ngx_http_apikey_metrics_head(m, "apikey_requests_total", "counter",
                                  "Requests by verdict.");
+    ngx_http_apikey_metrics_sums(stats, APIKEY_STATS_REQUESTS(0), sums,
+                                 APIKEY_VERDICTS);
     ngx_http_apikey_metrics_labels(m, "apikey_requests_total", "verdict",
-                                   stats->requests, APIKEY_VERDICTS,
+                                   sums, APIKEY_VERDICTS,
                                    ngx_http_apikey_metrics_verdict);
 
     ngx_http_apikey_metrics_head(m, "apikey_decisions_total", "counter",
                                  "Decisions about limits by mode.");
+    ngx_http_apikey_metrics_sums(stats, APIKEY_STATS_DECISIONS(0), sums,
+                                 APIKEY_MODES);
     ngx_http_apikey_metrics_labels(m, "apikey_decisions_total", "mode",
-                                   stats->decisions, APIKEY_MODES,
+                                   sums, APIKEY_MODES,
                                    ngx_http_apikey_metrics_mode);
 
     ngx_http_apikey_metrics_head(m, "apikey_credential_failures_total",
@@ -257,6 +264,18 @@ ngx_http_apikey_metrics_drift(ngx_http_apikey_metrics_t *m,
 
     m->pos = ngx_slprintf(m->pos, m->end, "apikey_budget_drift %*s\n",
                           (size_t) (last - text), text);
+}
+
+
+static void
+ngx_http_apikey_metrics_sums(apikey_stats_t *stats, ngx_uint_t first,
+    uint64_t *sums, ngx_uint_t n)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < n; i++) {
+        sums[i] = apikey_stats_sum(stats, first + i);
+    }
 }
 
 

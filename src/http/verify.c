@@ -322,7 +322,8 @@ ngx_http_apikey_verify_limits(ngx_http_apikey_verify_t *v)
 
     if (d->naccounts == 0) {
         d->mode = APIKEY_MODE_NONE;
-        apikey_stats_add(&a->amcf->sh->stats.decisions[APIKEY_MODE_NONE], 1);
+        apikey_stats_count(&a->amcf->sh->stats, ngx_process_slot,
+                           APIKEY_STATS_DECISIONS(APIKEY_MODE_NONE));
 
         return ngx_http_apikey_verify_end(v, APIKEY_OK);
     }

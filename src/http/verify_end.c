@@ -53,7 +53,8 @@ ngx_http_apikey_verify_end(ngx_http_apikey_verify_t *v,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    apikey_stats_add(&v->admin->amcf->sh->stats.requests[ctx->verdict], 1);
+    apikey_stats_count(&v->admin->amcf->sh->stats, ngx_process_slot,
+                       APIKEY_STATS_REQUESTS(ctx->verdict));
 
     return ngx_http_apikey_verify_answer(v);
 }

@@ -531,7 +531,8 @@ ngx_http_apikey_decide_done(ngx_http_apikey_decision_t *d, ngx_int_t rc,
     }
 
     if (!d->look) {
-        apikey_stats_add(&d->limiter->conf.stats->decisions[mode], 1);
+        apikey_stats_count(d->limiter->conf.stats, ngx_process_slot,
+                           APIKEY_STATS_DECISIONS(mode));
     }
 
     return rc;

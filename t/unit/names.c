@@ -63,6 +63,36 @@ test_names(void)
 }
 
 
+/* The last places share, and lose nothing by it. */
+
+static void
+test_own(void)
+{
+    unsigned               i;
+    static apikey_stats_t  stats;
+
+    for (i = 0; i < APIKEY_STATS_WORKERS; i++) {
+        apikey_stats_count(&stats, i, APIKEY_STATS_REQUESTS(APIKEY_OK));
+        apikey_stats_count(&stats, i,
+                           APIKEY_STATS_DECISIONS(APIKEY_MODE_DOWN_DENY));
+    }
+
+    apikey_stats_count(&stats, 7,
+                       APIKEY_STATS_REQUESTS(APIKEY_INVALID_REQUEST));
+
+    is_uint(apikey_stats_sum(&stats, APIKEY_STATS_REQUESTS(APIKEY_OK)),
+            APIKEY_STATS_WORKERS, "requests of all workers");
+    is_uint(apikey_stats_sum(&stats,
+                             APIKEY_STATS_DECISIONS(APIKEY_MODE_DOWN_DENY)),
+            APIKEY_STATS_WORKERS, "and decisions");
+    is_uint(apikey_stats_sum(&stats,
+                           APIKEY_STATS_REQUESTS(APIKEY_INVALID_REQUEST)),
+            1, "of one");
+    is_uint(apikey_stats_sum(&stats, APIKEY_STATS_DECISIONS(0)), 0,
+            "each apart");
+}
+
+
 static void
 test_histogram(void)
 {
@@ -100,6 +130,7 @@ int
 main(void)
 {
     test_names();
+    test_own();
     test_histogram();
 
     return unit_done();
