@@ -37,30 +37,32 @@ static const char  apikey_hex_pairs[] =
 char *
 apikey_uint_format(char *out, uint64_t n)
 {
-    char    digits[APIKEY_UINT_TEXT_LEN], *p;
-    size_t  len;
+    char      *p, *end;
+    uint64_t   rest;
 
-    p = digits + sizeof(digits);
+    /* first how many digits there are, so that none is moved */
 
-    while (n >= 100) {
+    end = out + 1;
+
+    for (rest = n; rest >= 10000; rest /= 10000) {
+        end += 4;
+    }
+
+    end += (rest >= 10) + (rest >= 100) + (rest >= 1000);
+
+    for (p = end; n >= 100; n /= 100) {
         p -= 2;
         memcpy(p, apikey_decimal_pairs + n % 100 * 2, 2);
-        n /= 100;
     }
 
     if (n >= 10) {
-        p -= 2;
-        memcpy(p, apikey_decimal_pairs + n * 2, 2);
+        memcpy(out, apikey_decimal_pairs + n * 2, 2);
 
     } else {
-        *--p = (char) ('0' + n);
+        *out = (char) ('0' + n);
     }
 
-    len = (size_t) (digits + sizeof(digits) - p);
-
-    memcpy(out, p, len);
-
-    return out + len;
+    return end;
 }
 
 
