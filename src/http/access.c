@@ -182,7 +182,7 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
 
     rc = ngx_http_apikey_identify(r, ctx, copy, &key);
 
-    /* there is other work while memory of the keyring comes */
+    /* there is other work while memory of the zone comes */
 
     named = ctx->named;
 
@@ -190,7 +190,7 @@ ngx_http_apikey_access_start(ngx_http_request_t *r,
         ngx_http_apikey_ctx_name(r, ctx);
     }
 
-    if (rc == NGX_OK) {
+    if (rc == NGX_OK && !ctx->foreseen) {
         ngx_http_apikey_identify_ahead(r, ctx);
     }
 

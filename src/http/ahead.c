@@ -1,7 +1,7 @@
 
 /*
  * What a key's look-up and decision will touch, asked for by where it was the
- * last time: rows of a table, one for all keys that share its hash.
+ * last time.
  */
 
 
@@ -13,30 +13,39 @@
 #include "http/ahead.h"
 
 
-#define NGX_HTTP_APIKEY_AHEAD_BITS    12     /* of the rows: 64 KB, for a table
+#define NGX_HTTP_APIKEY_AHEAD_BITS    10     /* of the sets: 64 KB, for a table
                                                 of many pages is itself slow */
+#define NGX_HTTP_APIKEY_AHEAD_ROWS    4      /* of a set: a cache line */
 #define NGX_HTTP_APIKEY_AHEAD_RECORD  384    /* bytes: with a limit */
+#define NGX_HTTP_APIKEY_AHEAD_TURNS   16     /* in one of them what is named
+                                                is looked for all the same */
 
 
 static uint64_t ngx_http_apikey_ahead_hash(const ngx_str_t *key);
+static ngx_http_apikey_ahead_t *ngx_http_apikey_ahead_row(
+    ngx_http_apikey_ahead_t *rows, uint32_t tag);
 static void ngx_http_apikey_ahead_lines(const void *zone, uint32_t line,
     size_t size);
 
 
 static ngx_http_apikey_ahead_t
-    ngx_http_apikey_ahead_rows[1 << NGX_HTTP_APIKEY_AHEAD_BITS];
+    ngx_http_apikey_ahead_rows[1 << NGX_HTTP_APIKEY_AHEAD_BITS]
+                              [NGX_HTTP_APIKEY_AHEAD_ROWS]
+    __attribute__((aligned(APIKEY_FETCH_LINE)));
+
+static ngx_uint_t  ngx_http_apikey_ahead_turn;
 
 
 ngx_http_apikey_ahead_t *
 ngx_http_apikey_ahead(const ngx_str_t *key)
 {
-    ngx_http_apikey_ahead_t  *ahead;
+    ngx_http_apikey_ahead_t  *rows;
 
-    ahead = &ngx_http_apikey_ahead_rows[ngx_http_apikey_ahead_hash(key)
-                                        >> (64 - NGX_HTTP_APIKEY_AHEAD_BITS)];
-    apikey_fetch(ahead);
+    rows = ngx_http_apikey_ahead_rows[ngx_http_apikey_ahead_hash(key)
+                                      >> (64 - NGX_HTTP_APIKEY_AHEAD_BITS)];
+    apikey_fetch(rows);
 
-    return ahead;
+    return rows;
 }
 
 
@@ -51,21 +60,27 @@ ngx_http_apikey_ahead_hash(const ngx_str_t *key)
 }
 
 
-void
-ngx_http_apikey_ahead_fetch(ngx_http_apikey_ahead_t *ahead,
-    const ngx_str_t *key, const void *zone, size_t entry)
+ngx_http_apikey_ahead_t *
+ngx_http_apikey_ahead_fetch(ngx_http_apikey_ahead_t *rows,
+    const ngx_str_t *key, const void *zone, size_t entry,
+    ngx_uint_t *foreseen)
 {
-    uint32_t  tag;
+    uint32_t                  tag;
+    ngx_http_apikey_ahead_t  *ahead;
 
     /* no more bits: as little of a key as will do is kept */
 
     tag = (uint32_t) (ngx_http_apikey_ahead_hash(key)
                       >> (48 - NGX_HTTP_APIKEY_AHEAD_BITS)) & 0xffff;
 
-    if (ahead->tag != tag) {
+    ahead = ngx_http_apikey_ahead_row(rows, tag);
+
+    if (ahead->tag != tag || ahead->record == 0) {
         ngx_memzero(ahead, sizeof(ngx_http_apikey_ahead_t));
         ahead->tag = tag;
-        return;
+        *foreseen = 0;
+
+        return ahead;
     }
 
     ngx_http_apikey_ahead_lines(zone, ahead->record,
@@ -73,6 +88,35 @@ ngx_http_apikey_ahead_fetch(ngx_http_apikey_ahead_t *ahead,
     ngx_http_apikey_ahead_lines(zone, ahead->link, 1);
     ngx_http_apikey_ahead_lines(zone, ahead->entry,
                                 entry + APIKEY_FETCH_LINE - 1);
+
+    *foreseen = ++ngx_http_apikey_ahead_turn % NGX_HTTP_APIKEY_AHEAD_TURNS;
+
+    return ahead;
+}
+
+
+/* This key's, or else an empty one, or else anybody's. */
+
+static ngx_http_apikey_ahead_t *
+ngx_http_apikey_ahead_row(ngx_http_apikey_ahead_t *rows, uint32_t tag)
+{
+    ngx_uint_t                i;
+    ngx_http_apikey_ahead_t  *empty;
+
+    empty = NULL;
+
+    for (i = 0; i < NGX_HTTP_APIKEY_AHEAD_ROWS; i++) {
+
+        if (rows[i].record == 0) {
+            empty = &rows[i];
+
+        } else if (rows[i].tag == tag) {
+            return &rows[i];
+        }
+    }
+
+    return empty ? empty : &rows[ngx_http_apikey_ahead_turn++
+                                 % NGX_HTTP_APIKEY_AHEAD_ROWS];
 }
 
 
@@ -89,13 +133,7 @@ ngx_http_apikey_ahead_lines(const void *zone, uint32_t line, size_t size)
 void
 ngx_http_apikey_ahead_note(uint32_t *line, const void *zone, const void *p)
 {
-    uint32_t  now;
-
-    now = p ? (uint32_t) (((const u_char *) p - (const u_char *) zone)
-                          / APIKEY_FETCH_LINE)
-            : 0;
-
-    if (*line != now) {
-        *line = now;
-    }
+    *line = p ? (uint32_t) (((const u_char *) p - (const u_char *) zone)
+                            / APIKEY_FETCH_LINE)
+              : 0;
 }

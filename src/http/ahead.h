@@ -6,9 +6,9 @@
  * asked for at once, with the slot of the index, all have come when the
  * request's headers are written.
  *
- * A table of the worker's own, by the last bytes of the key's text.  Nothing
- * in it is ever believed, nor read where it points: what is wrong is a line of
- * memory asked for in vain.
+ * A table of the worker's own, by the last bytes of the key's text; a cache
+ * line has the rows of a few keys.  Nothing in it is ever believed, nor read
+ * where it points: what is wrong is a line of memory asked for in vain.
  */
 
 
@@ -30,15 +30,18 @@ typedef struct {
 } ngx_http_apikey_ahead_t;
 
 
-/* The row of a key, of APIKEY_KEY_MIN bytes at least, which is asked for. */
+/* The first of the rows where that of a key, of APIKEY_KEY_MIN bytes at least,
+   may stand: they are asked for. */
 ngx_http_apikey_ahead_t *ngx_http_apikey_ahead(const ngx_str_t *key);
 
 /*
- * Some time later: all that it names is asked for, entry bytes of an entry.
- * If it was another key's, it is this one's from now on.
+ * Some time later: the key's row.  All that it names is asked for, entry bytes
+ * of an entry.  foreseen: that is what will be needed; else it should be
+ * looked for early, and noted, for it was not known, or not for some time.
  */
-void ngx_http_apikey_ahead_fetch(ngx_http_apikey_ahead_t *ahead,
-    const ngx_str_t *key, const void *zone, size_t entry);
+ngx_http_apikey_ahead_t *ngx_http_apikey_ahead_fetch(
+    ngx_http_apikey_ahead_t *rows, const ngx_str_t *key, const void *zone,
+    size_t entry, ngx_uint_t *foreseen);
 
 /* NULL: not there. */
 void ngx_http_apikey_ahead_note(uint32_t *line, const void *zone,

@@ -11,6 +11,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
+#include "base/fetch.h"
 #include "base/number.h"
 #include "http/http.h"
 #include "http/limits.h"
@@ -32,6 +33,7 @@ typedef struct {
 
 
 static ngx_int_t ngx_http_apikey_header_filter(ngx_http_request_t *r);
+static void ngx_http_apikey_headers_ahead(ngx_http_apikey_ctx_t *ctx);
 static ngx_uint_t ngx_http_apikey_headers_known(ngx_http_apikey_ctx_t *ctx);
 static void ngx_http_apikey_headers_clear(ngx_http_request_t *r,
     ngx_uint_t limits);
@@ -94,6 +96,8 @@ ngx_http_apikey_header_filter(ngx_http_request_t *r)
         return ngx_http_next_header_filter(r);
     }
 
+    ngx_http_apikey_headers_ahead(ctx);
+
     alcf = ngx_http_get_module_loc_conf(r, ngx_http_apikey_module);
 
     if (ctx->metered || alcf->usage == NGX_HTTP_APIKEY_USAGE_HEADERS) {
@@ -129,6 +133,28 @@ ngx_http_apikey_header_filter(ngx_http_request_t *r)
     }
 
     return ngx_http_next_header_filter(r);
+}
+
+
+/*
+ * While the upstream had the request, others had the cache: what is read here
+ * and in the log phase, and the slot that is written there, come back at once.
+ */
+
+static void
+ngx_http_apikey_headers_ahead(ngx_http_apikey_ctx_t *ctx)
+{
+    apikey_fetch_all(ctx, NGX_HTTP_APIKEY_CTX_ZEROED);
+
+    if (ctx->decision.naccounts) {
+        apikey_fetch_all(ctx->decision.accounts,
+                         sizeof(ngx_http_apikey_account_t)
+                         + sizeof(ngx_http_apikey_bucket_t));
+    }
+
+    if (ctx->slot) {
+        apikey_fetch_all(ctx->slot, NGX_HTTP_APIKEY_USAGE_SLOT);
+    }
 }
 
 

@@ -354,8 +354,8 @@ typedef struct {
     unsigned                         metered:1;  /* apikey_usage headers */
     unsigned                         priced:1;
     unsigned                         any_model:1;    /* nobody knows which */
-    unsigned                         momentary:1;    /* is over at once: takes
-                                                    no slot */
+    unsigned                         foreseen:1; /* by what ahead names */
+    unsigned                         momentary:1;    /* takes no slot */
 
     ngx_http_apikey_decision_t       decision;
 

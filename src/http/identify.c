@@ -90,6 +90,7 @@ static ngx_int_t
 ngx_http_apikey_identify_begin(ngx_http_request_t *r,
     ngx_http_apikey_ctx_t *ctx, ngx_str_t *key)
 {
+    ngx_uint_t                    foreseen;
     ngx_http_apikey_main_conf_t  *amcf;
 
     amcf = ngx_http_get_module_main_conf(r, ngx_http_apikey_module);
@@ -101,8 +102,11 @@ ngx_http_apikey_identify_begin(ngx_http_request_t *r,
     }
 
     ngx_http_apikey_keyring_ahead(amcf->sh->keyring, ctx->digest);
-    ngx_http_apikey_ahead_fetch(ctx->ahead, key, amcf->shpool,
-                        ngx_http_apikey_decide_ahead_size(amcf->limiter));
+
+    ctx->ahead = ngx_http_apikey_ahead_fetch(ctx->ahead, key, amcf->shpool,
+                          ngx_http_apikey_decide_ahead_size(amcf->limiter),
+                          &foreseen);
+    ctx->foreseen = (foreseen != 0);
 
     return NGX_OK;
 }

@@ -61,6 +61,10 @@ ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
 {
     ngx_http_apikey_holder_t  holder;
 
+    if (ctx->foreseen && ctx->key.nkey_limits + ctx->key.nowner_limits <= 1) {
+        return;
+    }
+
     ngx_http_apikey_limits_key(ctx, &holder);
     ngx_http_apikey_limits_ahead_holder(amcf, &holder, ctx->ahead);
 
