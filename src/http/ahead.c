@@ -17,13 +17,13 @@
                                                 of many pages is itself slow */
 #define NGX_HTTP_APIKEY_AHEAD_ROWS    4      /* of a set: a cache line */
 #define NGX_HTTP_APIKEY_AHEAD_RECORD  384    /* bytes: with a limit */
-#define NGX_HTTP_APIKEY_AHEAD_TURNS   16     /* in one of them what is named
-                                                is looked for all the same */
+#define NGX_HTTP_APIKEY_AHEAD_TURNS   16     /* of a row: in one of them what
+                                                it names is looked for anew */
 
 
 static uint64_t ngx_http_apikey_ahead_hash(const ngx_str_t *key);
 static ngx_http_apikey_ahead_t *ngx_http_apikey_ahead_row(
-    ngx_http_apikey_ahead_t *rows, uint32_t tag);
+    ngx_http_apikey_ahead_t *rows, uint16_t tag);
 static void ngx_http_apikey_ahead_lines(const void *zone, uint32_t line,
     size_t size);
 
@@ -32,8 +32,6 @@ static ngx_http_apikey_ahead_t
     ngx_http_apikey_ahead_rows[1 << NGX_HTTP_APIKEY_AHEAD_BITS]
                               [NGX_HTTP_APIKEY_AHEAD_ROWS]
     __attribute__((aligned(APIKEY_FETCH_LINE)));
-
-static ngx_uint_t  ngx_http_apikey_ahead_turn;
 
 
 ngx_http_apikey_ahead_t *
@@ -65,23 +63,15 @@ ngx_http_apikey_ahead_fetch(ngx_http_apikey_ahead_t *rows,
     const ngx_str_t *key, const void *zone, size_t entry,
     ngx_uint_t *foreseen)
 {
-    uint32_t                  tag;
+    uint16_t                  tag;
     ngx_http_apikey_ahead_t  *ahead;
 
     /* no more bits: as little of a key as will do is kept */
 
-    tag = (uint32_t) (ngx_http_apikey_ahead_hash(key)
-                      >> (48 - NGX_HTTP_APIKEY_AHEAD_BITS)) & 0xffff;
+    tag = (uint16_t) (ngx_http_apikey_ahead_hash(key)
+                      >> (48 - NGX_HTTP_APIKEY_AHEAD_BITS));
 
     ahead = ngx_http_apikey_ahead_row(rows, tag);
-
-    if (ahead->tag != tag || ahead->record == 0) {
-        ngx_memzero(ahead, sizeof(ngx_http_apikey_ahead_t));
-        ahead->tag = tag;
-        *foreseen = 0;
-
-        return ahead;
-    }
 
     ngx_http_apikey_ahead_lines(zone, ahead->record,
                                 NGX_HTTP_APIKEY_AHEAD_RECORD);
@@ -89,34 +79,42 @@ ngx_http_apikey_ahead_fetch(ngx_http_apikey_ahead_t *rows,
     ngx_http_apikey_ahead_lines(zone, ahead->entry,
                                 entry + APIKEY_FETCH_LINE - 1);
 
-    *foreseen = ++ngx_http_apikey_ahead_turn % NGX_HTTP_APIKEY_AHEAD_TURNS;
+    *foreseen = ahead->record
+                && ++ahead->turn % NGX_HTTP_APIKEY_AHEAD_TURNS != 0;
 
     return ahead;
 }
 
 
-/* This key's, or else an empty one, or else anybody's. */
+/* This key's; else an empty one, or anybody's, which is this key's now. */
 
 static ngx_http_apikey_ahead_t *
-ngx_http_apikey_ahead_row(ngx_http_apikey_ahead_t *rows, uint32_t tag)
+ngx_http_apikey_ahead_row(ngx_http_apikey_ahead_t *rows, uint16_t tag)
 {
     ngx_uint_t                i;
-    ngx_http_apikey_ahead_t  *empty;
+    ngx_http_apikey_ahead_t  *row;
+    static ngx_uint_t         next;
 
-    empty = NULL;
+    row = NULL;
 
     for (i = 0; i < NGX_HTTP_APIKEY_AHEAD_ROWS; i++) {
 
         if (rows[i].record == 0) {
-            empty = &rows[i];
+            row = &rows[i];
 
         } else if (rows[i].tag == tag) {
             return &rows[i];
         }
     }
 
-    return empty ? empty : &rows[ngx_http_apikey_ahead_turn++
-                                 % NGX_HTTP_APIKEY_AHEAD_ROWS];
+    if (row == NULL) {
+        row = &rows[next++ % NGX_HTTP_APIKEY_AHEAD_ROWS];
+    }
+
+    ngx_memzero(row, sizeof(ngx_http_apikey_ahead_t));
+    row->tag = tag;
+
+    return row;
 }
 
 

@@ -8,7 +8,8 @@
  *
  * A table of the worker's own, by the last bytes of the key's text; a cache
  * line has the rows of a few keys.  Nothing in it is ever believed, nor read
- * where it points: what is wrong is a line of memory asked for in vain.
+ * where it points: what is wrong is a line of memory asked for in vain, and a
+ * wait for the right one, in some requests until it is looked for again.
  */
 
 
@@ -23,8 +24,9 @@
 /* Lines of 64 bytes from the zone's start; 0: not known. */
 
 typedef struct {
-    uint32_t  tag;               /* whose: some bits of the key's hash */
-    uint32_t  record;
+    uint16_t  tag;               /* whose: some bits of the key's hash */
+    uint16_t  turn;
+    uint32_t  record;            /* 0: nobody's row */
     uint32_t  link;
     uint32_t  entry;
 } ngx_http_apikey_ahead_t;
@@ -36,8 +38,8 @@ ngx_http_apikey_ahead_t *ngx_http_apikey_ahead(const ngx_str_t *key);
 
 /*
  * Some time later: the key's row.  All that it names is asked for, entry bytes
- * of an entry.  foreseen: that is what will be needed; else it should be
- * looked for early, and noted, for it was not known, or not for some time.
+ * of an entry.  foreseen: the record is among that; else it should be looked
+ * for early, and all of it noted, for it was not known, or not for some time.
  */
 ngx_http_apikey_ahead_t *ngx_http_apikey_ahead_fetch(
     ngx_http_apikey_ahead_t *rows, const ngx_str_t *key, const void *zone,

@@ -139,21 +139,26 @@ ngx_http_apikey_header_filter(ngx_http_request_t *r)
 /*
  * While the upstream had the request, others had the cache: what is read here
  * and in the log phase, and the slot that is written there, come back at once.
+ * A refusal has no slot, and has waited for nobody.
  */
 
 static void
 ngx_http_apikey_headers_ahead(ngx_http_apikey_ctx_t *ctx)
 {
+    if (ctx->slot == NULL) {
+        return;
+    }
+
     apikey_fetch_all(ctx, NGX_HTTP_APIKEY_CTX_ZEROED);
+    apikey_fetch_all(ctx->slot, NGX_HTTP_APIKEY_USAGE_SLOT);
+
+    /* behind the accounts their buckets begin */
 
     if (ctx->decision.naccounts) {
         apikey_fetch_all(ctx->decision.accounts,
-                         sizeof(ngx_http_apikey_account_t)
+                         ctx->decision.naccounts
+                         * sizeof(ngx_http_apikey_account_t)
                          + sizeof(ngx_http_apikey_bucket_t));
-    }
-
-    if (ctx->slot) {
-        apikey_fetch_all(ctx->slot, NGX_HTTP_APIKEY_USAGE_SLOT);
     }
 }
 

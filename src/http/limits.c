@@ -59,9 +59,14 @@ void
 ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_ctx_t *ctx)
 {
+    ngx_uint_t                limits;
     ngx_http_apikey_holder_t  holder;
 
-    if (ctx->foreseen && ctx->key.nkey_limits + ctx->key.nowner_limits <= 1) {
+    limits = ctx->key.nkey_limits + ctx->key.nowner_limits;
+
+    if (ctx->foreseen
+        && (limits == 0 || (limits == 1 && ctx->ahead->entry)))
+    {
         return;
     }
 

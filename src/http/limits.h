@@ -21,7 +21,8 @@
 ngx_int_t ngx_http_apikey_limits_build(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_ctx_t *ctx);
 
-/* Once the key is known: its limits will be asked about. */
+/* Once the key is known: its limits will be asked about, and what that takes
+   is not foreseen. */
 void ngx_http_apikey_limits_ahead(ngx_http_apikey_main_conf_t *amcf,
     ngx_http_apikey_ctx_t *ctx);
 

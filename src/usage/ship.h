@@ -20,6 +20,10 @@
 #include "wire/postgres.h"
 
 
+_Static_assert(sizeof(apikey_slot_t) <= NGX_HTTP_APIKEY_USAGE_SLOT,
+               "a slot is larger than usage.h says");
+
+
 #define NGX_HTTP_APIKEY_RINGS      256   /* files in a directory */
 #define NGX_HTTP_APIKEY_OWN_RINGS  8     /* of one worker */
 #define NGX_HTTP_APIKEY_SUMS       256

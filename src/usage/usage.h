@@ -25,6 +25,11 @@
 #include "usage/record.h"
 
 
+/* bytes of a slot that may be touched when it is closed, for who asks the
+   cache for them before */
+#define NGX_HTTP_APIKEY_USAGE_SLOT  256
+
+
 typedef struct ngx_http_apikey_usage_s       ngx_http_apikey_usage_t;
 typedef struct ngx_http_apikey_usage_slot_s  ngx_http_apikey_usage_slot_t;
 
@@ -149,9 +154,6 @@ void ngx_http_apikey_usage_stop(ngx_http_apikey_usage_t *u);
  */
 ngx_http_apikey_usage_slot_t *ngx_http_apikey_usage_open(
     ngx_http_apikey_usage_t *u, ngx_http_apikey_usage_start_t *start);
-
-/* What of a slot is touched when it is closed: for who asks for it before. */
-#define NGX_HTTP_APIKEY_USAGE_SLOT  256      /* bytes */
 
 void ngx_http_apikey_usage_close(ngx_http_apikey_usage_t *u,
     ngx_http_apikey_usage_slot_t *slot, ngx_http_apikey_usage_end_t *end);
