@@ -124,9 +124,45 @@ $t->redis->start;
 wait_for('redis_up 1', sub { $n->metric('apikey_redis_up') == 1 });
 pass('redis_up follows Redis');
 
-my $local = $t->nginx(name => 'local', base => { redis => undef })->start;
+my $local = $t->nginx(name => 'local', workers => 3,
+                      base => { redis => undef })->start;
 
 unlike($local->get('/metrics')->{body}, qr/^apikey_redis_up \d/m,
        'no value without apikey_redis');
+
+# each worker has counters of its own; what those that are gone have counted
+# is not forgotten, nor counted twice by who comes in their place
+
+my $free = $t->key(name => 'free');
+
+$t->sync;
+
+my $before = $t->{upstream}->hits;
+
+for my $then ('of all workers', 'with one killed', 'with all killed',
+              'after a reload')
+{
+    $local->kill_worker if $then eq 'with one killed';
+    $local->kill_worker($_)
+        for $then eq 'with all killed' ? $local->workers : ();
+    $local->reload if $then eq 'after a reload';
+
+    my @got = $local->parallel(map {
+        +{ key => $free->{key} }
+    } 1 .. 60);
+
+    is(scalar(grep { $_->{status} == 200 } @got), 60, "60 pass, $then");
+
+    # an answer is there before it is counted
+
+    my $want = $t->{upstream}->hits - $before;
+    my $sum = sub { $local->metric("apikey_$_[0]_total", @_[1, 2]) };
+
+    wait_for("$want requests", sub {
+        return $sum->('requests', verdict => 'ok') >= $want;
+    });
+    is($sum->('requests', verdict => 'ok'), $want, "requests, $then");
+    is($sum->('decisions', mode => 'none'), $want, "decisions, $then");
+}
 
 $t->done;
