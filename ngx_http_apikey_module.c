@@ -11,7 +11,6 @@
 #include <ngx_http.h>
 
 #include "http/http.h"
-#include "wire/slow.h"
 
 
 static ngx_int_t ngx_http_apikey_preconfiguration(ngx_conf_t *cf);
@@ -304,14 +303,6 @@ ngx_http_apikey_postconfiguration(ngx_conf_t *cf)
 
     if (!amcf->used) {
         return NGX_OK;
-    }
-
-    /* the journal is synced in nginx's own threads */
-
-    if (ngx_thread_pool_add(cf, NULL) == NULL
-        || ngx_http_apikey_slow_add(cf) != NGX_CONF_OK)
-    {
-        return NGX_ERROR;
     }
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);

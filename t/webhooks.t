@@ -482,9 +482,7 @@ subtest 'a worker that quits' => sub {
 
 
 subtest 'receivers that hang hold up nothing but themselves' => sub {
-    $n = $t->nginx(name => 'c', main => 'thread_pool default threads=4;
-                                       thread_pool apikey threads=10;')
-         ->start;
+    $n = $t->nginx(name => 'c')->start;
 
     hook('/hang') for 1 .. 8;
 

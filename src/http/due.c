@@ -94,7 +94,7 @@ ngx_http_apikey_due_connection(ngx_cycle_t *cycle,
 }
 
 
-/* No thread runs any more: they end before the modules. */
+/* No thread runs any more: worker.c has waited for them. */
 
 void
 ngx_http_apikey_due_stop(ngx_http_apikey_due_t *due)

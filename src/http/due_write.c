@@ -50,14 +50,14 @@ ngx_http_apikey_due_step(ngx_http_apikey_due_job_t *job, ngx_uint_t step)
         return;
     }
 
-    /* the queue of the threads is full: this one step is done here */
+    /* no thread can be made: this one step is done here */
 
     ngx_http_apikey_save_free(&job->save);
 
     if (job->end == NGX_HTTP_APIKEY_DUE_GO) {
         job->end = NGX_HTTP_APIKEY_DUE_FAILED;
         ngx_cpystrn((u_char *) job->error,
-                    (u_char *) "the thread pool is full",
+                    (u_char *) "no thread can be made",
                     NGX_HTTP_APIKEY_SAVE_ERROR);
     }
 

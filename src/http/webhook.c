@@ -83,7 +83,7 @@ ngx_http_apikey_webhook_start(ngx_cycle_t *cycle,
 }
 
 
-/* No thread runs any more: they end before the modules. */
+/* No thread runs any more: worker.c has waited for them. */
 
 void
 ngx_http_apikey_webhook_stop(ngx_http_apikey_webhook_t *wh)

@@ -11,6 +11,7 @@
 
 #include "http/reports.h"
 #include "http/rooms.h"
+#include "wire/thread.h"
 
 
 static void ngx_http_apikey_worker_lost(void *data,
@@ -35,7 +36,8 @@ ngx_http_apikey_worker_start(ngx_cycle_t *cycle,
 
     apikey_stats_set(&amcf->sh->stats.waiting[ngx_process_slot], 0);
 
-    if (ngx_http_apikey_keyring_room(cycle, amcf) != NGX_OK
+    if (ngx_http_apikey_threads_start(cycle) != NGX_OK
+        || ngx_http_apikey_keyring_room(cycle, amcf) != NGX_OK
         || ngx_http_apikey_limit_room(cycle, amcf) != NGX_OK
         || ngx_http_apikey_quota_room(cycle, amcf) != NGX_OK)
     {
@@ -86,6 +88,8 @@ ngx_http_apikey_worker_lost(void *data, const apikey_hold_t *hold)
 void
 ngx_http_apikey_worker_stop(ngx_http_apikey_main_conf_t *amcf)
 {
+    ngx_http_apikey_threads_stop();
+
     if (amcf->due) {
         ngx_http_apikey_due_stop(amcf->due);
         amcf->due = NULL;

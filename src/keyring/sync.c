@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/uuid.h"
+#include "wire/thread.h"
 
 
 #define NGX_HTTP_APIKEY_SYNC_ELECT  100
@@ -34,9 +35,6 @@ static void ngx_http_apikey_sync_catching(ngx_http_apikey_sync_t *s,
 static void ngx_http_apikey_sync_save(ngx_http_apikey_sync_t *s);
 static void ngx_http_apikey_sync_save_thread(void *data, ngx_log_t *log);
 static void ngx_http_apikey_sync_saved(ngx_event_t *ev);
-
-
-static ngx_str_t  ngx_http_apikey_sync_pool_name = ngx_string("default");
 
 
 ngx_http_apikey_keyring_t *
@@ -530,7 +528,6 @@ ngx_http_apikey_sync_ok(ngx_http_apikey_sync_t *s, PGresult *res,
 static void
 ngx_http_apikey_sync_save(ngx_http_apikey_sync_t *s)
 {
-    ngx_thread_pool_t             *tp;
     ngx_http_apikey_keyring_sh_t  *sh;
 
     sh = s->kr->conf.sh;
@@ -538,12 +535,6 @@ ngx_http_apikey_sync_save(ngx_http_apikey_sync_t *s)
     if (!sh->complete || sh->changes == s->saved || s->task->event.active
         || (ngx_msec_int_t) (s->save_at - ngx_current_msec) > 0)
     {
-        return;
-    }
-
-    tp = ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle,
-                             &ngx_http_apikey_sync_pool_name);
-    if (tp == NULL) {
         return;
     }
 
@@ -555,7 +546,7 @@ ngx_http_apikey_sync_save(ngx_http_apikey_sync_t *s)
     s->task->event.handler = ngx_http_apikey_sync_saved;
     s->task->event.data = s;
 
-    if (ngx_thread_task_post(tp, s->task) != NGX_OK) {
+    if (ngx_http_apikey_thread_post(s->task) != NGX_OK) {
         s->saved = (uint64_t) -1;
     }
 }

@@ -24,7 +24,6 @@ ngx_http_apikey_ship_t *
 ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
 {
     ngx_http_apikey_ship_t  *ship;
-    static ngx_str_t         name = ngx_string("default");
 
     ship = calloc(1, sizeof(ngx_http_apikey_ship_t));
     if (ship == NULL) {
@@ -48,13 +47,7 @@ ngx_http_apikey_ship_create(ngx_http_apikey_usage_t *u)
 
     /* a worker that is leaving has no threads any more */
 
-    if (!u->stopping) {
-        ship->tp = ngx_thread_pool_get((ngx_cycle_t *) ngx_cycle, &name);
-    }
-
-    if (ship->tp == NULL) {
-        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
-                      "apikey: no thread pool, usage is shipped from memory");
+    if (u->stopping) {
         ship->bad = 1;
 
     } else {
@@ -191,7 +184,7 @@ ngx_http_apikey_ship_destroy(ngx_http_apikey_ship_t *ship)
 {
     ngx_http_apikey_ship_disconnect(ship);
 
-    /* the threads are joined by now: a call under way has come to its end */
+    /* the threads have ended by now: a call under way has come to its end */
 
     if (ship->busy) {
         ship->busy = 0;

@@ -209,7 +209,6 @@ typedef struct {
     apikey_spool_t                   spool;
     apikey_cursor_t                  cursor;
     apikey_marks_t                   shipped;    /* a copy for the thread */
-    ngx_thread_pool_t               *tp;
     ngx_thread_task_t               *task;
     ngx_http_apikey_disk_e           disk_op;
     apikey_spool_e                   disk_rc;

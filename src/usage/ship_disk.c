@@ -1,7 +1,7 @@
 
 /*
  * The shipper's way to the spool and back into memory.  Every call of the
- * spool runs in nginx's thread pool, one at a time.
+ * spool runs in a thread, one at a time.
  */
 
 
@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "usage/ship.h"
+#include "wire/thread.h"
 
 
 static void ngx_http_apikey_ship_tell(ngx_http_apikey_ship_t *ship);
@@ -40,8 +41,8 @@ ngx_http_apikey_ship_disk(ngx_http_apikey_ship_t *ship)
     ngx_http_apikey_ship_tell(ship);
 
     if (!ship->opened) {
-        if (ship->tp && (ngx_msec_int_t) (ship->disk_retry - ngx_current_msec)
-                        <= 0)
+        if (ship->task
+            && (ngx_msec_int_t) (ship->disk_retry - ngx_current_msec) <= 0)
         {
             ngx_http_apikey_ship_post(ship, NGX_HTTP_APIKEY_DISK_OPEN);
         }
@@ -232,7 +233,7 @@ ngx_http_apikey_ship_post(ngx_http_apikey_ship_t *ship,
     ship->task->event.handler = ngx_http_apikey_ship_thread_done;
     ship->task->event.data = ship;
 
-    if (ngx_thread_task_post(ship->tp, ship->task) != NGX_OK) {
+    if (ngx_http_apikey_thread_post(ship->task) != NGX_OK) {
         ship->disk_retry = ngx_current_msec + 1000;
         ngx_http_apikey_ship_ungather(ship);
         ship->chunk_len = 0;

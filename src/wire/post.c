@@ -10,13 +10,12 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_event.h>
-#include <ngx_thread_pool.h>
 
 #include <curl/curl.h>
 
 #include "base/address.h"
 #include "wire/post.h"
-#include "wire/slow.h"
+#include "wire/thread.h"
 
 
 static void ngx_http_apikey_post_thread(void *data, ngx_log_t *log);
@@ -41,7 +40,6 @@ static ngx_uint_t  ngx_http_apikey_post_ready;
 ngx_int_t
 ngx_http_apikey_post_send(ngx_http_apikey_post_t *post, ngx_pool_t *pool)
 {
-    ngx_thread_pool_t  *tp;
     ngx_thread_task_t  *task;
 
     if (!ngx_http_apikey_post_ready) {
@@ -53,10 +51,9 @@ ngx_http_apikey_post_send(ngx_http_apikey_post_t *post, ngx_pool_t *pool)
         ngx_http_apikey_post_ready = 1;
     }
 
-    tp = ngx_http_apikey_slow_get();
     task = ngx_thread_task_alloc(pool, sizeof(ngx_http_apikey_post_t *));
 
-    if (tp == NULL || task == NULL) {
+    if (task == NULL) {
         return NGX_ERROR;
     }
 
@@ -66,7 +63,7 @@ ngx_http_apikey_post_send(ngx_http_apikey_post_t *post, ngx_pool_t *pool)
     task->event.handler = ngx_http_apikey_post_done;
     task->event.data = post;
 
-    return ngx_thread_task_post(tp, task);
+    return ngx_http_apikey_thread_post(task);
 }
 
 

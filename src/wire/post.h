@@ -1,7 +1,7 @@
 
 /*
  * One POST to a URL that somebody else has written: libcurl's easy interface
- * in a task of nginx's thread pool, never on the event loop.
+ * in a thread, never on the event loop.
  *
  * No redirect is followed, no proxy used, no credential or cookie known; a
  * private address is refused before anything is sent to it, unless "allowed"

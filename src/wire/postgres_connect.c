@@ -10,7 +10,7 @@
 
 
 #include "wire/postgres_conn.h"
-#include "wire/slow.h"
+#include "wire/thread.h"
 
 
 #define NGX_HTTP_APIKEY_PG_PARAMS  64     /* libpq has some 40 */
@@ -28,8 +28,7 @@ static void ngx_http_apikey_pg_notice(void *data, const char *message);
 void
 ngx_http_apikey_pg_connect(ngx_http_apikey_pg_t *pg)
 {
-    ngx_int_t           rc;
-    ngx_thread_pool_t  *tp;
+    ngx_int_t  rc;
 
     pg->state = NGX_HTTP_APIKEY_PG_RESOLVING;
     pg->deadline = ngx_current_msec + pg->connect_timeout;
@@ -47,9 +46,7 @@ ngx_http_apikey_pg_connect(ngx_http_apikey_pg_t *pg)
         return;
     }
 
-    tp = (rc == NGX_AGAIN && pg->task) ? ngx_http_apikey_slow_get() : NULL;
-
-    if (tp == NULL) {
+    if (rc != NGX_AGAIN) {
         ngx_http_apikey_pg_resolve(&pg->addrs, pg->log);
         ngx_http_apikey_pg_open(pg);
         return;
@@ -60,8 +57,8 @@ ngx_http_apikey_pg_connect(ngx_http_apikey_pg_t *pg)
     pg->task->event.handler = ngx_http_apikey_pg_resolved;
     pg->task->event.data = pg;
 
-    if (ngx_thread_task_post(tp, pg->task) != NGX_OK) {
-        ngx_http_apikey_pg_fail(pg, "the thread pool is full");
+    if (ngx_http_apikey_thread_post(pg->task) != NGX_OK) {
+        ngx_http_apikey_pg_fail(pg, "no thread can be made");
     }
 }
 

@@ -3,7 +3,7 @@
  * Names of servers, looked up while nginx runs: a name may come to mean
  * another address, and a name server may have been down at the start.
  *
- * In nginx's thread pool, for it may take long.  What the thread works on is
+ * In a thread, for it may take long.  What the thread works on is
  * its own until the event that it is done; memory is the pool's.
  */
 
@@ -15,7 +15,7 @@
 #include <netdb.h>
 
 #include "wire/redis_private.h"
-#include "wire/slow.h"
+#include "wire/thread.h"
 
 
 #define NGX_HTTP_APIKEY_RESOLVE_PAUSE  1000      /* ms */
@@ -144,16 +144,9 @@ ngx_http_apikey_resolve_create(ngx_http_apikey_redis_t *redis,
 ngx_int_t
 ngx_http_apikey_resolve_start(ngx_http_apikey_resolve_t *resolve)
 {
-    ngx_thread_pool_t  *tp;
-
     if (resolve->task->event.active
         || ngx_current_msec - resolve->last < NGX_HTTP_APIKEY_RESOLVE_PAUSE)
     {
-        return NGX_ERROR;
-    }
-
-    tp = ngx_http_apikey_slow_get();
-    if (tp == NULL) {
         return NGX_ERROR;
     }
 
@@ -164,7 +157,7 @@ ngx_http_apikey_resolve_start(ngx_http_apikey_resolve_t *resolve)
     resolve->task->event.handler = ngx_http_apikey_resolve_event_handler;
     resolve->task->event.data = resolve;
 
-    return ngx_thread_task_post(tp, resolve->task);
+    return ngx_http_apikey_thread_post(resolve->task);
 }
 
 

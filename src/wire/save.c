@@ -9,10 +9,9 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_event.h>
-#include <ngx_thread_pool.h>
 
 #include "wire/save.h"
-#include "wire/slow.h"
+#include "wire/thread.h"
 
 
 static void ngx_http_apikey_save_thread(void *data, ngx_log_t *log);
@@ -49,16 +48,9 @@ ngx_http_apikey_save_init(ngx_http_apikey_save_t *save, ngx_pool_t *pool)
 ngx_int_t
 ngx_http_apikey_save_step(ngx_http_apikey_save_t *save, ngx_uint_t step)
 {
-    ngx_thread_pool_t  *tp;
-
-    tp = ngx_http_apikey_slow_get();
-    if (tp == NULL) {
-        return NGX_ERROR;
-    }
-
     save->step = step;
 
-    return ngx_thread_task_post(tp, save->task);
+    return ngx_http_apikey_thread_post(save->task);
 }
 
 

@@ -1,8 +1,8 @@
 
 /*
- * A file that is there whole or not at all, written by nginx's thread pool:
- * open, write as often as need be, close; or drop, whatever came before.  One
- * step at a time, each ends with a call of the handler in the event loop.
+ * A file that is there whole or not at all, written by threads: open, write as
+ * often as need be, close; or drop, whatever came before.  One step at a time,
+ * each ends with a call of the handler in the event loop.
  *
  * Strings and data are the caller's, and stay as they are while a step runs.
  */
