@@ -57,6 +57,16 @@ subtest 'one request' => sub {
 };
 
 
+subtest 'threads end with their work' => sub {
+    $n->get('/', key => $key->{key}) for 1 .. 20;
+
+    wait_for('workers of one thread each', sub {
+        return 2 == grep { 1 == (() = glob "/proc/$_/task/*") } $n->workers;
+    });
+    pass('no worker keeps one');
+};
+
+
 subtest 'refusals are sums, and a few of them details' => sub {
     my $from = time;
     my $ok = grep { $_->{status} == 200 }
