@@ -156,6 +156,47 @@ subtest 'full=drop' => sub {
 };
 
 
+subtest 'no thread can be made' => sub {
+    my $n = $t->nginx(name => 'eagain', server => $server,
+                      base => { redis => undef })->start;
+    $t->sync($n);
+    undef $conn;
+
+    $number = 0;
+
+    my ($worker) = $n->workers;
+    open my $status, '<', "/proc/$worker/status" or die "status: $!\n";
+    my %id = map { /^([UG]id):\s+(\d+)/ ? ($1 => $2) : () } <$status>;
+
+    my @as = $> == 0 ? ('setpriv', '--reuid', $id{Uid}, '--regid', $id{Gid},
+                        '--clear-groups') : ();
+    my $limit = sub {
+        return system(@as, 'prlimit', '--pid', $worker, "--nproc=$_[0]:");
+    };
+
+    plan skip_all => 'no limit of processes holds here'
+        if !$id{Uid} || $limit->(0) != 0;
+
+    $t->allow(qr/pthread_create\(\) failed/);
+    $t->allow(qr/no thread for the journal .*, usage is shipped from memory/);
+
+    is_deeply(many($n, 30), { 200 => 30 }, 'requests');
+    wait_for('their records', sub { events($n) == 30 });
+    is(() = $n->log_text =~ /shipped from memory/g, 1, 'logged once');
+
+    $limit->(1000);
+    wait_for('the disk again', sub {
+        many($n, 1);
+        return $n->log_text =~ /is written again/;
+    });
+
+    my $up = $number;
+    wait_for('all of them', sub { events($n) == $up });
+    is(events($n), $up, 'each once');
+    $n->stop;
+};
+
+
 # A tracer makes every sync of the spool fail.
 
 subtest 'a disk that fails to sync' => sub {

@@ -177,7 +177,7 @@ ngx_http_apikey_webhook_claimed(ngx_http_apikey_pg_op_t *op, PGresult *res)
 }
 
 
-/* What cannot be sent for lack of memory is due again when its claim ends. */
+/* What lacks memory or a thread now is due again when its claim ends. */
 
 static void
 ngx_http_apikey_webhook_start_job(ngx_http_apikey_webhook_t *wh,

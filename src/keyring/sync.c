@@ -548,6 +548,7 @@ ngx_http_apikey_sync_save(ngx_http_apikey_sync_t *s)
 
     if (ngx_http_apikey_thread_post(s->task) != NGX_OK) {
         s->saved = (uint64_t) -1;
+        s->save_at = ngx_current_msec + NGX_HTTP_APIKEY_SYNC_SAVE;
     }
 }
 

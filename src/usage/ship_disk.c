@@ -20,6 +20,7 @@ static ngx_msec_t ngx_http_apikey_ship_due(ngx_http_apikey_ship_t *ship);
 static ngx_msec_t ngx_http_apikey_ship_pace(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_post(ngx_http_apikey_ship_t *ship,
     ngx_http_apikey_disk_e op);
+static void ngx_http_apikey_ship_alone(ngx_http_apikey_ship_t *ship);
 static void ngx_http_apikey_ship_thread(void *data, ngx_log_t *log);
 static void ngx_http_apikey_ship_thread_done(ngx_event_t *ev);
 static void ngx_http_apikey_ship_opened(ngx_http_apikey_ship_t *ship);
@@ -234,13 +235,35 @@ ngx_http_apikey_ship_post(ngx_http_apikey_ship_t *ship,
     ship->task->event.data = ship;
 
     if (ngx_http_apikey_thread_post(ship->task) != NGX_OK) {
-        ship->disk_retry = ngx_current_msec + 1000;
-        ngx_http_apikey_ship_ungather(ship);
-        ship->chunk_len = 0;
+        ngx_http_apikey_ship_alone(ship);
         return;
     }
 
     ship->busy = 1;
+}
+
+
+/* No thread can be made: nothing has happened, and it is tried again. */
+
+static void
+ngx_http_apikey_ship_alone(ngx_http_apikey_ship_t *ship)
+{
+    ship->disk_retry = ngx_current_msec + 1000;
+
+    if (ship->disk_op == NGX_HTTP_APIKEY_DISK_READ) {
+        ship->read_retry = ship->disk_retry;
+        return;
+    }
+
+    ngx_http_apikey_ship_ungather(ship);
+    ship->chunk_len = 0;
+
+    if (!ship->bad) {
+        ngx_log_error(NGX_LOG_ALERT, ship->log, 0,
+                      "apikey: no thread for the journal \"%V\", usage is "
+                      "shipped from memory", &ship->usage->conf.directory);
+        ship->bad = 1;
+    }
 }
 
 

@@ -35,7 +35,7 @@ ngx_http_apikey_pg_connect(ngx_http_apikey_pg_t *pg)
 
     ngx_http_apikey_pg_arm(pg);
 
-    if (pg->task && pg->task->event.active) {
+    if (pg->task->event.active) {
         return;                  /* its end goes on from here */
     }
 

@@ -2,8 +2,10 @@
 /*
  * Threads that end with their task.
  *
- * A task that is done goes through a pipe, as its address: what the thread has
- * written is seen by who reads it, and nothing needs a lock.
+ * A task that is done goes through a pipe, as its address and its thread's
+ * name: nothing needs a lock.  Who reads that joins the thread, which has a
+ * few instructions left, so that none is still in the module's code when the
+ * process ends, or in libraries that are done.
  */
 
 
@@ -15,6 +17,14 @@
 
 
 #define NGX_HTTP_APIKEY_THREADS_READ  64
+
+
+/* Written and read whole: less than PIPE_BUF. */
+
+typedef struct {
+    ngx_thread_task_t  *task;
+    pthread_t           tid;
+} ngx_http_apikey_thread_end_t;
 
 
 static ngx_int_t ngx_http_apikey_threads_watch(ngx_fd_t fd, ngx_log_t *log);
@@ -81,6 +91,7 @@ ngx_http_apikey_threads_watch(ngx_fd_t fd, ngx_log_t *log)
 
     if (ngx_add_event(c->read, NGX_READ_EVENT, NGX_LEVEL_EVENT) != NGX_OK) {
         ngx_free_connection(c);
+        c->fd = (ngx_socket_t) -1;
         return NGX_ERROR;
     }
 
@@ -93,9 +104,9 @@ ngx_http_apikey_threads_watch(ngx_fd_t fd, ngx_log_t *log)
 void
 ngx_http_apikey_threads_stop(void)
 {
-    ssize_t             n;
-    ngx_connection_t   *c;
-    ngx_thread_task_t  *task;
+    ssize_t                        n;
+    ngx_connection_t              *c;
+    ngx_http_apikey_thread_end_t   end;
 
     c = ngx_http_apikey_threads;
 
@@ -109,9 +120,10 @@ ngx_http_apikey_threads_stop(void)
     }
 
     while (ngx_http_apikey_threads_active) {
-        n = read(c->fd, &task, sizeof(ngx_thread_task_t *));
+        n = read(c->fd, &end, sizeof(ngx_http_apikey_thread_end_t));
 
-        if (n == sizeof(ngx_thread_task_t *)) {
+        if (n == sizeof(ngx_http_apikey_thread_end_t)) {
+            (void) pthread_join(end.tid, NULL);
             ngx_http_apikey_threads_active--;
 
         } else if (n != -1 || ngx_errno != NGX_EINTR) {
@@ -131,20 +143,13 @@ ngx_http_apikey_threads_stop(void)
 ngx_int_t
 ngx_http_apikey_thread_post(ngx_thread_task_t *task)
 {
-    int             err;
-    sigset_t        all, before;
-    pthread_t       tid;
-    pthread_attr_t  attr;
+    int                err;
+    sigset_t           all, before;
+    pthread_t          tid;
+    ngx_uint_t         level;
+    static ngx_uint_t  failed;
 
     if (ngx_http_apikey_threads == NULL || task->event.active) {
-        return NGX_ERROR;
-    }
-
-    err = pthread_attr_init(&attr);
-
-    if (err) {
-        ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, err,
-                      "pthread_attr_init() failed");
         return NGX_ERROR;
     }
 
@@ -159,45 +164,46 @@ ngx_http_apikey_thread_post(ngx_thread_task_t *task)
     (void) sigdelset(&all, SIGBUS);
     (void) pthread_sigmask(SIG_BLOCK, &all, &before);
 
-    err = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-
-    if (err == 0) {
-        err = pthread_create(&tid, &attr, ngx_http_apikey_thread_main, task);
-    }
+    err = pthread_create(&tid, NULL, ngx_http_apikey_thread_main, task);
 
     (void) pthread_sigmask(SIG_SETMASK, &before, NULL);
-    (void) pthread_attr_destroy(&attr);
 
     if (err) {
         task->event.active = 0;
-        ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, err,
-                      "pthread_create() failed");
+        level = failed ? NGX_LOG_INFO : NGX_LOG_ALERT;
+        ngx_log_error(level, ngx_cycle->log, err, "pthread_create() failed");
+        failed = 1;
         return NGX_ERROR;
     }
 
+    failed = 0;
     ngx_http_apikey_threads_active++;
 
     return NGX_OK;
 }
 
 
-/* The pipe holds far more addresses than there are tasks: it never fills. */
+/* The pipe holds far more than there are tasks: it never fills. */
 
 static void *
 ngx_http_apikey_thread_main(void *data)
 {
     ngx_thread_task_t *task = data;
 
-    ssize_t  n;
+    ssize_t                       n;
+    ngx_http_apikey_thread_end_t  end;
 
     task->handler(task->ctx, ngx_cycle->log);
 
+    end.task = task;
+    end.tid = pthread_self();
+
     do {
-        n = write(ngx_http_apikey_threads_fd, &task,
-                  sizeof(ngx_thread_task_t *));
+        n = write(ngx_http_apikey_threads_fd, &end,
+                  sizeof(ngx_http_apikey_thread_end_t));
     } while (n == -1 && ngx_errno == NGX_EINTR);
 
-    if (n != sizeof(ngx_thread_task_t *)) {
+    if (n != sizeof(ngx_http_apikey_thread_end_t)) {
         ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, ngx_errno,
                       "write() to a pipe of threads failed");
     }
@@ -209,11 +215,15 @@ ngx_http_apikey_thread_main(void *data)
 static void
 ngx_http_apikey_threads_handler(ngx_event_t *ev)
 {
-    ssize_t             n;
-    ngx_uint_t          i;
-    ngx_thread_task_t  *done[NGX_HTTP_APIKEY_THREADS_READ];
+    ssize_t                        n;
+    ngx_uint_t                     i;
+    ngx_event_t                   *done;
+    ngx_connection_t              *c;
+    ngx_http_apikey_thread_end_t   end[NGX_HTTP_APIKEY_THREADS_READ];
 
-    n = read(((ngx_connection_t *) ev->data)->fd, done, sizeof(done));
+    c = ev->data;
+
+    n = read(c->fd, end, sizeof(end));
 
     if (n == -1) {
         if (ngx_errno != NGX_EAGAIN && ngx_errno != NGX_EINTR) {
@@ -224,11 +234,14 @@ ngx_http_apikey_threads_handler(ngx_event_t *ev)
         return;
     }
 
-    for (i = 0; i < n / sizeof(ngx_thread_task_t *); i++) {
+    for (i = 0; i < n / sizeof(ngx_http_apikey_thread_end_t); i++) {
+        (void) pthread_join(end[i].tid, NULL);
         ngx_http_apikey_threads_active--;
 
-        done[i]->event.complete = 1;
-        done[i]->event.active = 0;
-        done[i]->event.handler(&done[i]->event);
+        done = &end[i].task->event;
+
+        done->complete = 1;
+        done->active = 0;
+        done->handler(done);
     }
 }

@@ -10,11 +10,12 @@ use warnings;
 use Exporter qw(import);
 use File::Path qw(remove_tree);
 use IO::Socket::INET;
+use List::Util qw(max sum0);
 use POSIX qw(setsid WNOHANG);
-use Time::HiRes qw(time sleep);
+use Time::HiRes qw(clock_gettime time sleep);
 
 our @EXPORT_OK = qw(free_port wait_for clear_of spawn adopt account slow
-                    children_of process_title runs users_of watch);
+                    children_of cpu_of process_title runs users_of watch);
 
 
 my %reserved;        # port => UDP socket, held as long as the test lives
@@ -347,6 +348,18 @@ sub users_of {
     }
 
     return @users;
+}
+
+
+# Seconds of CPU of whole processes, with all their threads, also those that
+# have ended: the kernel's clock of each, see clock_getcpuclockid(3).
+
+sub cpu_of {
+    my (@pids) = @_;
+
+    return sum0(map {
+        max(0, clock_gettime(unpack 'l', pack 'l', ~$_ << 3 | 2))
+    } @pids);
 }
 
 
